@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * TC ingress of an uplink: answers to SNATed flows, and everything for a pod of
+ * this node. What is for the node itself, or to be routed on, is the stack's.
+ */
+#ifndef HOSTROUTE_FROM_UPLINK_H
+#define HOSTROUTE_FROM_UPLINK_H
+
+/*
+ * A packet for a pod that was not SNATed: remembers who opened the flow, so
+ * that its answers keep the pod's address whatever the masquerade policy says.
+ */
+static __always_inline int note_inbound(struct packet *p, struct pod *pod, bool six)
+{
+	union tuple tuple;
+	struct flow *flow;
+	bool opening = opens(p);
+
+	if (is_mid_flow(p) && (bpf_jiffies64() >= control.older_until || !masquerade_due(&p->source)))
+		return GO_ON;
+	tuple_in(&tuple, p, six);
+	flow = flow_of(&tuple, six);
+	if (flow && flow->pod_id == pod->id && keep_alive(&flow->life)) {
+		if (is_mid_flow(p) && flow->verdict == FLOW_STACK)
+			return REASON_OLDER_FLOW;
+		/* nor does a SYN from outside end a live SNATed flow */
+		if (!opening || flow->verdict == FLOW_INBOUND ||
+		    (flow->verdict == FLOW_SNAT && !(flow->tcp & (SEEN_FIN | SEEN_RST)))) {
+			touch(flow, 0);
+			return GO_ON;
+		}
+	}
+	if (is_mid_flow(p))
+		return flow ? GO_ON : REASON_OLDER_FLOW;
+	if (!flow || forget(&tuple, flow, six)) {
+		struct flow inbound = { .verdict = FLOW_INBOUND, .pod_id = pod->id };
+
+		/* generation 0 is never current: the answer looks its route up */
+		inbound.seen = inbound.created = bpf_jiffies64();
+		insert_flow(&tuple, &inbound, six); /* full: answers are judged as new */
+	}
+	return GO_ON;
+}
+
+static __attribute__((noinline)) int note_inbound4(struct packet *p, struct pod *pod)
+{
+	return pod ? note_inbound(p, pod, false) : GO_ON;
+}
+
+static __attribute__((noinline)) int note_inbound6(struct packet *p, struct pod *pod)
+{
+	return pod ? note_inbound(p, pod, true) : GO_ON;
+}
+
+/* An answer to a SNATed flow: back to its pod. */
+static __always_inline int answer_to_pod(struct packet *p, struct rewrite *new, bool six)
+{
+	struct reverse *reverse;
+	union tuple tuple;
+	struct pod *pod;
+	__u32 now;
+
+	tuple_in(&tuple, p, six);
+	reverse = reverse_of(&tuple, six);
+	if (!reverse || !keep_alive(&reverse->life))
+		return REASON_NODE;
+	__builtin_memcpy(&new->address, reverse->pod, 16);
+	pod = pod_of(&new->address, six);
+	if (!pod || pod->id != reverse->pod_id)
+		return REASON_NODE;
+	now = bpf_jiffies64();
+	if (reverse->seen != now)
+		reverse->seen = now;
+	if (!reverse->replied)
+		reverse->replied = 1;
+	if ((reverse->tcp | p->tcp) != reverse->tcp)
+		reverse->tcp |= p->tcp;
+	new->what = NAT_DESTINATION;
+	new->port = reverse->pod_port;
+	return send_to_pod(p, pod, new, six);
+}
+
+static __always_inline int route_from_uplink(struct packet *p, bool six)
+{
+	struct rewrite new = {};
+	struct pod *pod;
+	int reason;
+
+	reason = six ? parse6(p) : parse4(p);
+	if (reason != GO_ON)
+		return reason;
+	if (p->device->flags & (six ? DEVICE_STACK6 : DEVICE_STACK4))
+		return REASON_POLICY;
+	pod = pod_of(&p->destination, six);
+	if (!p->fragment) {
+		reason = parse_l4(p, six);
+		if (reason != GO_ON)
+			return reason;
+	}
+	if (pod) {
+		if (p->tracked) {
+			reason = six ? note_inbound6(p, pod) : note_inbound4(p, pod);
+			if (reason != GO_ON)
+				return reason;
+		}
+		return send_to_pod(p, pod, &new, six);
+	}
+	if (p->fragment)
+		return REASON_FRAGMENT;
+	if (p->tracked) {
+		/* the request of an echo is the node's to answer */
+		if (is_echo(p, six) && p->icmp_type != (six ? ICMPV6_ECHO_REPLY : ICMP_ECHOREPLY))
+			return REASON_NODE;
+		return answer_to_pod(p, &new, six);
+	}
+	if (is_icmp_error(p, six))
+		return six ? error_to_pod6(p) : error_to_pod4(p);
+	return REASON_NODE;
+}
+
+SEC("tc")
+int from_uplink(struct __sk_buff *skb)
+{
+	struct packet p = { .skb = skb };
+	bool six = skb->protocol == bpf_htons(ETH_P_IPV6);
+	int reason;
+
+	p.device = device_of(skb->ifindex);
+	if (!p.device)
+		return TC_ACT_UNSPEC;
+	if (!switched_on())
+		reason = REASON_OFF;
+	else if (skb->vlan_present)
+		reason = REASON_VLAN;
+	else if (skb->pkt_type != 0 /* PACKET_HOST */)
+		reason = REASON_NOT_FOR_ROUTER;
+	else if (skb->protocol == bpf_htons(ETH_P_IP))
+		reason = route_from_uplink(&p, false);
+	else if (six)
+		reason = route_from_uplink(&p, true);
+	else
+		reason = REASON_NOT_IP;
+	return conclude(&p, reason, six);
+}
+
+#endif

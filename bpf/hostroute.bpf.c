@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The datapath, one translation unit. A packet's way:
+ *
+ *   from_pod.h       TC ingress of a pod's host-side device
+ *   from_uplink.h    TC ingress of an uplink
+ *   uplink_filter.h  XDP on an uplink, before both (by configuration)
+ *
+ * each a list of stages: parse.h -> source check -> pods.h -> flow.h and
+ * snat.h -> route.h -> send.h. A stage returns a reason or GO_ON; verdict.h
+ * turns the reason into an action and counts it. expire.h ends old flows.
+ *
+ * Never guess: what a stage does not fully know goes to the stack unchanged.
+ * Nothing may write to a packet before it is sure to be forwarded.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/icmpv6.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <linux/pkt_cls.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "types.h"
+#include "maps.h"
+#include "verdict.h"
+#include "checksum.h"
+#include "parse.h"
+#include "pods.h"
+#include "route.h"
+#include "flow.h"
+#include "snat.h"
+#include "send.h"
+#include "icmp_error.h"
+#include "from_pod.h"
+#include "from_uplink.h"
+#include "uplink_filter.h"
+#include "expire.h"
+
+/* GPL: bpf_redirect_neigh, bpf_skc_lookup_tcp and others ask for it. */
+char LICENSE[] SEC("license") = "GPL";

@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * ICMP errors about SNATed flows (RFC 5508): the packet inside the error has
+ * the flow's other face, so the inner address, port and checksums change along
+ * with the outer address. Rare packets: every write goes through
+ * bpf_skb_store_bytes with BPF_F_RECOMPUTE_CSUM, which keeps every state of
+ * ip_summed right, and no speed is sought.
+ */
+#ifndef HOSTROUTE_ICMP_ERROR_H
+#define HOSTROUTE_ICMP_ERROR_H
+
+/* The packet inside an ICMP error; `local` is the side that NAT changes. */
+struct inner {
+	__u32 ip; /* offset of its IP header */
+	__u32 l4; /* offset of its transport header */
+	__u8 protocol;
+	__u8 local_is_source;
+	struct address source;
+	struct address destination;
+	__be16 source_port; /* echo: identifier in both */
+	__be16 destination_port;
+};
+
+static __always_inline bool is_icmp_error(const struct packet *p, bool six)
+{
+	if (!is_echo(p, six) || p->tracked)
+		return false;
+	if (six)
+		return p->icmp_type >= ICMPV6_DEST_UNREACH && p->icmp_type <= ICMPV6_PARAMPROB;
+	return p->icmp_type == ICMP_DEST_UNREACH || p->icmp_type == ICMP_SOURCE_QUENCH ||
+	       p->icmp_type == ICMP_TIME_EXCEEDED || p->icmp_type == ICMP_PARAMETERPROB;
+}
+
+/* GO_ON: `inner` is a packet whose flow can be looked up. */
+static __always_inline int parse_inner(struct packet *p, struct inner *inner, bool six)
+{
+	__be16 ports[4]; /* the eight bytes that every error carries */
+
+	inner->ip = p->l4 + sizeof(struct icmp_header);
+	if (six) {
+		struct ipv6hdr ip;
+
+		if (bpf_skb_load_bytes(p->skb, inner->ip, &ip, sizeof(ip)))
+			return REASON_MALFORMED;
+		__builtin_memcpy(&inner->source, &ip.saddr, 16);
+		__builtin_memcpy(&inner->destination, &ip.daddr, 16);
+		inner->protocol = ip.nexthdr;
+		inner->l4 = inner->ip + sizeof(ip);
+	} else {
+		struct iphdr ip;
+
+		if (bpf_skb_load_bytes(p->skb, inner->ip, &ip, sizeof(ip)) || ip.ihl < 5)
+			return REASON_MALFORMED;
+		if (ip.frag_off & bpf_htons(IP_OFFSET))
+			return REASON_FRAGMENT;
+		inner->source.high = 0;
+		inner->source.low = MAPPED(ip.saddr);
+		inner->destination.high = 0;
+		inner->destination.low = MAPPED(ip.daddr);
+		inner->protocol = ip.protocol;
+		inner->l4 = inner->ip + ip.ihl * 4;
+	}
+	if (inner->l4 + sizeof(ports) > p->end || bpf_skb_load_bytes(p->skb, inner->l4, ports, sizeof(ports)))
+		return REASON_MALFORMED;
+	switch (inner->protocol) {
+	case IPPROTO_TCP:
+	case IPPROTO_UDP:
+		inner->source_port = ports[0];
+		inner->destination_port = ports[1];
+		return GO_ON;
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		inner->source_port = inner->destination_port = ports[2];
+		return GO_ON;
+	}
+	return REASON_PROTOCOL;
+}
+
+static __always_inline void tuple_of_inner(union tuple *tuple, const struct inner *inner, bool six)
+{
+	bool echo = inner->protocol == IPPROTO_ICMP || inner->protocol == IPPROTO_ICMPV6;
+
+	if (inner->local_is_source)
+		make_tuple(tuple, &inner->source, &inner->destination, inner->source_port,
+			   echo ? 0 : inner->destination_port, inner->protocol, six);
+	else
+		make_tuple(tuple, &inner->destination, &inner->source, inner->destination_port,
+			   echo ? 0 : inner->source_port, inner->protocol, six);
+}
+
+static __always_inline int store(struct packet *p, __u32 offset, const void *from, __u32 length)
+{
+	return bpf_skb_store_bytes(p->skb, offset, from, length, BPF_F_RECOMPUTE_CSUM);
+}
+
+/*
+ * Rewrites the inner local address and port, the outer address that mirrors it
+ * (an error for a flow's local side is sent to it, or by it), the outer TTL and
+ * all checksums. 0, or a negative error after which the packet must be dropped.
+ */
+static __always_inline int rewrite_error(struct packet *p, const struct inner *inner, const struct address *address,
+					 __be16 port, bool six)
+{
+	const bool source = inner->local_is_source;
+	const struct address *old = source ? &inner->source : &inner->destination;
+	const __be16 old_port = source ? inner->source_port : inner->destination_port;
+	const struct address *outer_old = source ? &p->destination : &p->source;
+	const bool echo = inner->protocol == IPPROTO_ICMP || inner->protocol == IPPROTO_ICMPV6;
+	__u32 check_offset, covered, icmp_difference;
+	__u16 old_check = 0, check;
+	bool has_check;
+	int error = 0;
+
+	/* inner transport checksum: covers the port and, but for ICMPv4, the address */
+	covered = difference2(old_port, port);
+	if (inner->protocol != IPPROTO_ICMP)
+		covered += six ? difference16(old, address) : difference4(PLAIN(*old), PLAIN(*address));
+	check_offset = inner->l4 + (inner->protocol == IPPROTO_TCP ? offsetof(struct tcphdr, check) :
+				    inner->protocol == IPPROTO_UDP ? offsetof(struct udphdr, check) :
+								     offsetof(struct icmp_header, checksum));
+	/* of TCP the first eight bytes are often all there is */
+	has_check = check_offset + 2 <= p->end && !bpf_skb_load_bytes(p->skb, check_offset, &old_check, 2) &&
+		    (inner->protocol != IPPROTO_UDP || old_check);
+	icmp_difference = difference2(old_port, port);
+	if (has_check) {
+		check = checksum_after(old_check, covered);
+		if (!check && inner->protocol == IPPROTO_UDP)
+			check = 0xffff;
+		error |= store(p, check_offset, &check, 2);
+		icmp_difference += difference2(old_check, check);
+	}
+	error |= store(p, inner->l4 + (echo ? 4 : source ? 0 : 2), &port, 2);
+
+	if (six) {
+		struct ipv6hdr ip;
+
+		error |= store(p,
+			       inner->ip + (source ? offsetof(struct ipv6hdr, saddr) : offsetof(struct ipv6hdr, daddr)),
+			       address, 16);
+		icmp_difference += difference16(old, address);
+		icmp_difference += difference16(outer_old, address); /* pseudo header */
+		error |= bpf_skb_load_bytes(p->skb, ETH, &ip, sizeof(ip));
+		ip.hop_limit--;
+		__builtin_memcpy(source ? &ip.daddr : &ip.saddr, address, 16);
+		error |= store(p, ETH, &ip, sizeof(ip));
+	} else {
+		struct iphdr ip;
+		__be32 plain = PLAIN(*address);
+		__u16 *word = (__u16 *)&ip.ttl, old_word;
+
+		/* the inner header's checksum balances the inner address */
+		error |= bpf_skb_load_bytes(p->skb, inner->ip, &ip, sizeof(ip));
+		ip.check = checksum_after(ip.check, difference4(PLAIN(*old), plain));
+		if (source)
+			ip.saddr = plain;
+		else
+			ip.daddr = plain;
+		error |= store(p, inner->ip, &ip, sizeof(ip));
+
+		error |= bpf_skb_load_bytes(p->skb, ETH, &ip, sizeof(ip));
+		old_word = *word;
+		ip.ttl--;
+		ip.check =
+			checksum_after(ip.check, difference2(old_word, *word) + difference4(PLAIN(*outer_old), plain));
+		if (source)
+			ip.daddr = plain;
+		else
+			ip.saddr = plain;
+		error |= store(p, ETH, &ip, sizeof(ip));
+	}
+	error |= bpf_skb_load_bytes(p->skb, p->l4 + offsetof(struct icmp_header, checksum), &old_check, 2);
+	check = checksum_after(old_check, fold(icmp_difference));
+	error |= store(p, p->l4 + offsetof(struct icmp_header, checksum), &check, 2);
+	return error;
+}
+
+/* An error from outside about a flow that left with our address: to its pod. */
+static __always_inline int error_to_pod(struct packet *p, bool six)
+{
+	struct inner inner = { .local_is_source = 1 };
+	struct reverse *reverse;
+	struct address address;
+	union tuple tuple;
+	struct pod *pod;
+	__u8 macs[12];
+	int reason;
+
+	reason = parse_inner(p, &inner, six);
+	if (reason != GO_ON)
+		return reason;
+	/* it must be for the address that the inner packet came from */
+	if (!same_address(&p->destination, &inner.source))
+		return REASON_NODE;
+	tuple_of_inner(&tuple, &inner, six);
+	reverse = reverse_of(&tuple, six);
+	if (!reverse || !keep_alive(&reverse->life))
+		return REASON_NODE;
+	__builtin_memcpy(&address, reverse->pod, 16);
+	pod = pod_of(&address, six);
+	if (!pod || pod->id != reverse->pod_id)
+		return REASON_NODE;
+	if (p->ttl <= 1)
+		return REASON_TTL;
+	if (!(pod->flags & POD_READY))
+		return REASON_POD_NOT_READY;
+	if (too_big(p, pod->mtu, six))
+		return REASON_MTU;
+	if (rewrite_error(p, &inner, &address, reverse->pod_port, six))
+		return REASON_DROP_MALFORMED;
+	__builtin_memcpy(macs, pod->mac, 6);
+	__builtin_memcpy(macs + 6, pod->host_mac, 6);
+	if (bpf_skb_store_bytes(p->skb, 0, macs, sizeof(macs), 0))
+		return REASON_DROP_MALFORMED;
+	p->skb->mark = 0;
+	p->out = pod->ifindex;
+	p->action = bpf_redirect_peer(pod->ifindex, 0);
+	return REASON_TO_POD;
+}
+
+/*
+ * An error that a pod sends about a packet it was sent over a SNATed flow: it
+ * leaves with the flow's face. GO_ON: no such flow, route it like any packet.
+ */
+static __always_inline int error_from_pod(struct packet *p, bool six)
+{
+	struct inner inner = {};
+	struct nexthop *nexthop;
+	struct address address;
+	union tuple tuple;
+	struct flow *flow;
+	__u32 index = 0;
+	int reason;
+
+	reason = parse_inner(p, &inner, six);
+	if (reason != GO_ON)
+		return reason;
+	if (!same_address(&p->source, &inner.destination))
+		return GO_ON;
+	tuple_of_inner(&tuple, &inner, six);
+	flow = flow_of(&tuple, six);
+	if (!flow || flow->pod_id != p->device->pod_id || flow->verdict != FLOW_SNAT || !keep_alive(&flow->life))
+		return GO_ON;
+	reason = choose_nexthop(p, six, (__u32)flow->route, &index);
+	if (reason != GO_ON)
+		return reason;
+	nexthop = nexthop_at(index);
+	if (!nexthop)
+		return REASON_ROUTE;
+	if (too_big(p, nexthop->mtu, six))
+		return REASON_MTU;
+	__builtin_memcpy(&address, flow->nat_address, 16);
+	if (rewrite_error(p, &inner, &address, flow->nat_port, six))
+		return REASON_DROP_MALFORMED;
+	p->skb->mark = 0;
+	p->out = nexthop->ifindex;
+	return send_to_neighbour(p, nexthop, six);
+}
+
+static __attribute__((noinline)) int error_to_pod4(struct packet *p)
+{
+	return error_to_pod(p, false);
+}
+
+static __attribute__((noinline)) int error_to_pod6(struct packet *p)
+{
+	return error_to_pod(p, true);
+}
+
+static __attribute__((noinline)) int error_from_pod4(struct packet *p)
+{
+	return error_from_pod(p, false);
+}
+
+static __attribute__((noinline)) int error_from_pod6(struct packet *p)
+{
+	return error_from_pod(p, true);
+}
+
+#endif

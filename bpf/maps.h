@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * All maps. Above each: who writes, who reads. "daemon" writes from user space
+ * through src/maps; sizes marked * are set by the daemon before loading.
+ */
+#ifndef HOSTROUTE_MAPS_H
+#define HOSTROUTE_MAPS_H
+
+#include "types.h"
+
+/* daemon writes, every program reads, for every packet */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, DEVICE_SLOTS);
+	__type(key, __u32);
+	__type(value, struct device);
+} devices SEC(".maps");
+
+/* daemon writes, from_pod and from_uplink read, for every packet */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, POD_SLOTS);
+	__type(key, __u32);
+	__type(value, struct pod_slot);
+} pod_slots SEC(".maps");
+
+/* daemon writes; read when a slot of pod_slots is shared */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u8[16]);
+	__type(value, struct pod);
+} pods SEC(".maps");
+
+/* daemon writes; read for the first packet of a flow and after route changes */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1048576); /* * */
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct route4_key);
+	__type(value, struct route);
+} routes4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1048576); /* * */
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct route6_key);
+	__type(value, struct route);
+} routes6 SEC(".maps");
+
+/* daemon writes, from_pod reads for every packet that leaves the node */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_NEXTHOPS);
+	__type(key, __u32);
+	__type(value, struct nexthop);
+} nexthops SEC(".maps");
+
+/* daemon writes; read where nexthops is chosen */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct group);
+} groups SEC(".maps");
+
+/* daemon writes; read for destinations that are on-link */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536); /* * */
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct neighbour_key);
+	__type(value, struct neighbour);
+} neighbours SEC(".maps");
+
+/* daemon writes a whole new epoch, then switches; read for new flows */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 8192);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct masquerade_key);
+	__type(value, struct masquerade);
+} masquerade SEC(".maps");
+
+/* daemon writes: row -> port that SNAT may take; read for new SNAT flows */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_PORTS);
+	__type(key, __u32);
+	__type(value, __u16); /* host order */
+} snat_ports SEC(".maps");
+
+/*
+ * The programs write, `expire` deletes. Hash, not LRU: what must not vanish
+ * does not. Not preallocated: a full-size table costs memory only when used.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144); /* * */
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct tuple4);
+	__type(value, struct flow);
+} flows4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144); /* * */
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct tuple6);
+	__type(value, struct flow);
+} flows6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144); /* * */
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct tuple4);
+	__type(value, struct reverse);
+} reverse4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144); /* * */
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct tuple6);
+	__type(value, struct reverse);
+} reverse6 SEC(".maps");
+
+/* The programs write, the daemon reads: row device.row * REASON_MAX + reason */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1024 * REASON_MAX); /* * */
+	__type(key, __u32);
+	__type(value, struct counter);
+} counters SEC(".maps");
+
+/* The programs write, the daemon reads */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1024 * 1024);
+} events SEC(".maps");
+
+/* One writer, the daemon; a global because reading it costs no look-up. */
+volatile struct control control SEC(".data.control");
+
+#endif

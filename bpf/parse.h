@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * From bytes to struct packet. Headers are checked as strictly as the kernel
+ * does on receive (ip_rcv_core, ip6_rcv_core): what it would refuse goes to it.
+ */
+#ifndef HOSTROUTE_PARSE_H
+#define HOSTROUTE_PARSE_H
+
+#define ETH ((__u32)sizeof(struct ethhdr))
+/* 00:00:ff:ff before the IPv4 address of a v4-mapped one, in memory order. */
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define MAPPED(four) (((__u64)(four) << 32) | 0xffff0000ULL)
+#define PLAIN(address) ((__be32)((address).low >> 32))
+#else
+#define MAPPED(four) (0x0000ffff00000000ULL | (four))
+#define PLAIN(address) ((__be32)(address).low)
+#endif
+
+#define DATA(skb) ((void *)(long)(skb)->data)
+#define END(skb) ((void *)(long)(skb)->data_end)
+
+#define IP_MF 0x2000
+#define IP_OFFSET 0x1fff
+#define ICMP_ECHOREPLY 0
+#define ICMP_DEST_UNREACH 3
+#define ICMP_SOURCE_QUENCH 4
+#define ICMP_ECHO 8
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETERPROB 12
+
+/* Of both families. Not from linux/icmp.h: that pulls in libc's headers. */
+struct icmp_header {
+	__u8 type;
+	__u8 code;
+	__be16 checksum;
+	__be16 id;
+	__be16 sequence;
+};
+
+#define ICMPV6_NEIGHBOUR_FIRST 133 /* router solicitation ... */
+#define ICMPV6_NEIGHBOUR_LAST 137  /* ... redirect */
+#define NEXTHDR_FRAGMENT 44
+
+/* Makes the first `bytes` linear. false: the packet is shorter. */
+static __always_inline bool pull(struct __sk_buff *skb, __u32 bytes)
+{
+	if (DATA(skb) + bytes <= END(skb))
+		return true;
+	if (skb->len < bytes || bpf_skb_pull_data(skb, bytes))
+		return false;
+	return DATA(skb) + bytes <= END(skb);
+}
+
+/* this network, loopback, link-local, multicast, reserved, broadcast */
+static __always_inline bool special4(__be32 address)
+{
+	__u32 host = bpf_ntohl(address);
+
+	return host >= 0xe0000000 || host >> 24 == 0 || host >> 24 == 127 || host >> 16 == 0xa9fe;
+}
+
+/* ::/64 (unspecified, loopback, v4-mapped and -compatible), fe80::/10, ff00::/8 */
+static __always_inline bool special6(const struct address *address)
+{
+	__u32 head;
+
+	__builtin_memcpy(&head, address, 4);
+	head = bpf_ntohl(head);
+	return !address->high || head >> 24 == 0xff || head >> 22 == 0x3fa;
+}
+
+/* A router refuses a damaged header (RFC 1812 5.2.2); the stack counts it. */
+static __always_inline bool header_checksum_ok(const struct iphdr *ip)
+{
+	const __u32 *word = (const void *)ip;
+	__u64 sum = (__u64)word[0] + word[1] + word[2] + word[3] + word[4];
+
+	/* at most 0x20002 after this, so that folding once more is enough */
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+	return (sum & 0xffff) + (sum >> 16) == 0xffff;
+}
+
+static __always_inline int parse4(struct packet *p)
+{
+	struct __sk_buff *skb = p->skb;
+	struct iphdr *ip;
+	__u32 length;
+
+	if (!pull(skb, ETH + sizeof(*ip)))
+		return REASON_MALFORMED;
+	ip = DATA(skb) + ETH;
+	if ((void *)(ip + 1) > END(skb) || ip->version != 4 || ip->ihl < 5)
+		return REASON_MALFORMED;
+	if (ip->ihl != 5)
+		return REASON_OPTIONS;
+	length = bpf_ntohs(ip->tot_len);
+	/* BIG TCP over IPv4 (6.3) carries total length 0 in GSO packets. */
+	if (length > skb->len - ETH || (length < sizeof(*ip) && !(length == 0 && skb->gso_size)))
+		return REASON_MALFORMED;
+	if (!header_checksum_ok(ip))
+		return REASON_MALFORMED;
+	p->end = length ? ETH + length : skb->len;
+	p->source.high = 0;
+	p->source.low = MAPPED(ip->saddr);
+	p->destination.high = 0;
+	p->destination.low = MAPPED(ip->daddr);
+	p->protocol = ip->protocol;
+	p->ttl = ip->ttl;
+	p->fragment = (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET)) != 0;
+	p->l4 = ETH + sizeof(*ip);
+	if (special4(ip->daddr) || special4(ip->saddr))
+		return REASON_LINK_LOCAL;
+	return GO_ON;
+}
+
+static __always_inline int parse6(struct packet *p)
+{
+	struct __sk_buff *skb = p->skb;
+	struct ipv6hdr *ip;
+
+	if (!pull(skb, ETH + sizeof(*ip)))
+		return REASON_MALFORMED;
+	ip = DATA(skb) + ETH;
+	if ((void *)(ip + 1) > END(skb) || ip->version != 6)
+		return REASON_MALFORMED;
+	/* payload length 0 belongs to jumbograms and BIG TCP: the kernel judges */
+	if (!ip->payload_len || bpf_ntohs(ip->payload_len) + sizeof(*ip) > skb->len - ETH)
+		return REASON_MALFORMED;
+	p->end = ETH + sizeof(*ip) + bpf_ntohs(ip->payload_len);
+	__builtin_memcpy(&p->source, &ip->saddr, 16);
+	__builtin_memcpy(&p->destination, &ip->daddr, 16);
+	p->protocol = ip->nexthdr;
+	p->ttl = ip->hop_limit;
+	p->l4 = ETH + sizeof(*ip);
+	if (special6(&p->destination) || special6(&p->source))
+		return REASON_LINK_LOCAL;
+	switch (ip->nexthdr) {
+	case IPPROTO_HOPOPTS:
+	case IPPROTO_ROUTING:
+	case IPPROTO_DSTOPTS:
+	case IPPROTO_MH:
+	case IPPROTO_AH:
+		return REASON_OPTIONS;
+	case NEXTHDR_FRAGMENT:
+		p->fragment = 1;
+		break;
+	case IPPROTO_ICMPV6: {
+		struct icmp6hdr *icmp;
+
+		if (p->end < ETH + sizeof(*ip) + sizeof(*icmp) || !pull(skb, ETH + sizeof(*ip) + sizeof(*icmp)))
+			return REASON_MALFORMED;
+		icmp = DATA(skb) + ETH + sizeof(*ip);
+		if ((void *)(icmp + 1) > END(skb))
+			return REASON_MALFORMED;
+		if ((icmp->icmp6_type >= ICMPV6_NEIGHBOUR_FIRST && icmp->icmp6_type <= ICMPV6_NEIGHBOUR_LAST) ||
+		    (icmp->icmp6_type >= ICMPV6_MGM_QUERY && icmp->icmp6_type <= ICMPV6_MGM_REDUCTION) ||
+		    icmp->icmp6_type == ICMPV6_MLD2_REPORT)
+			return REASON_LINK_LOCAL;
+		break;
+	}
+	}
+	return GO_ON;
+}
+
+static __always_inline __u8 tcp_flags(const struct tcphdr *tcp)
+{
+	__u8 flags = ((const __u8 *)tcp)[13]; /* FIN 1, SYN 2, RST 4, ACK 16 */
+
+	return (flags & 2) >> 1 | (flags & 1) << 1 | (flags & 4) | (flags & 16) >> 1;
+}
+
+/*
+ * Ports, flags and echo identifier of what is not a fragment. Leaves `tracked`
+ * 0 for every other protocol, ICMP errors among them.
+ */
+static __always_inline int parse_l4(struct packet *p, bool six)
+{
+	struct __sk_buff *skb = p->skb;
+	const __u32 l4 = ETH + (six ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+
+	switch (p->protocol) {
+	case IPPROTO_TCP: {
+		struct tcphdr *tcp;
+
+		if (p->end < l4 + sizeof(*tcp) || !pull(skb, l4 + sizeof(*tcp)))
+			return REASON_MALFORMED;
+		tcp = DATA(skb) + l4;
+		if ((void *)(tcp + 1) > END(skb) || tcp->doff < 5)
+			return REASON_MALFORMED;
+		p->source_port = tcp->source;
+		p->destination_port = tcp->dest;
+		p->tcp = tcp_flags(tcp);
+		p->tracked = 1;
+		break;
+	}
+	case IPPROTO_UDP: {
+		struct udphdr *udp;
+
+		if (p->end < l4 + sizeof(*udp) || !pull(skb, l4 + sizeof(*udp)))
+			return REASON_MALFORMED;
+		udp = DATA(skb) + l4;
+		if ((void *)(udp + 1) > END(skb))
+			return REASON_MALFORMED;
+		p->source_port = udp->source;
+		p->destination_port = udp->dest;
+		p->tracked = 1;
+		break;
+	}
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6: {
+		struct icmp_header *icmp;
+
+		if (p->protocol != (six ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
+			break;
+		if (p->end < l4 + sizeof(*icmp) || !pull(skb, l4 + sizeof(*icmp)))
+			return REASON_MALFORMED;
+		icmp = DATA(skb) + l4;
+		if ((void *)(icmp + 1) > END(skb))
+			return REASON_MALFORMED;
+		p->icmp_type = icmp->type;
+		if (icmp->type == (six ? ICMPV6_ECHO_REQUEST : ICMP_ECHO) ||
+		    icmp->type == (six ? ICMPV6_ECHO_REPLY : ICMP_ECHOREPLY)) {
+			p->source_port = icmp->id;
+			p->destination_port = icmp->id;
+			p->tracked = 1;
+		}
+		break;
+	}
+	}
+	return GO_ON;
+}
+
+/*
+ * Larger than `mtu` once cut into its segments. GSO packets are judged by the
+ * segments they become (skb_gso_validate_network_len), not by their length.
+ */
+static __always_inline bool too_big(struct packet *p, __u32 mtu, bool six)
+{
+	struct __sk_buff *skb = p->skb;
+	const __u32 l4 = ETH + (six ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	__u32 headers;
+
+	if (skb->len - ETH <= mtu)
+		return false;
+	if (!skb->gso_size)
+		return true;
+	if (p->protocol == IPPROTO_TCP) {
+		struct tcphdr *tcp = DATA(skb) + l4;
+
+		if ((void *)(tcp + 1) > END(skb))
+			return true;
+		headers = l4 - ETH + tcp->doff * 4;
+	} else if (p->protocol == IPPROTO_UDP) {
+		headers = l4 - ETH + sizeof(struct udphdr);
+	} else {
+		return true;
+	}
+	return headers + skb->gso_size > mtu;
+}
+
+#endif

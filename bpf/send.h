@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The last stage: rewrite and redirect. All writes of a packet are here and in
+ * fix_l4(); after the first one nothing may return to the stack.
+ */
+#ifndef HOSTROUTE_SEND_H
+#define HOSTROUTE_SEND_H
+
+/* What NAT changes in the headers; nothing if `what` is NAT_NONE. */
+enum nat { NAT_NONE, NAT_SOURCE, NAT_DESTINATION };
+
+struct rewrite {
+	enum nat what;
+	struct address address;
+	__be16 port;
+	const __u8 *to; /* MACs; NULL: leave the Ethernet header */
+	const __u8 *from;
+};
+
+/* Between a map's value and a packet. Not memcpy: clang would copy single bytes. */
+static __always_inline void copy_mac(__u8 *to, const __u8 *from)
+{
+	*(__u32 *)to = *(const __u32 *)from;
+	*(__u16 *)(to + 4) = *(const __u16 *)(from + 4);
+}
+
+static __always_inline void write_port(struct packet *p, void *l4, __be16 port, bool source)
+{
+	__be16 *at = l4;
+
+	if (p->protocol == IPPROTO_ICMP || p->protocol == IPPROTO_ICMPV6)
+		at += 2; /* the echo identifier */
+	else if (!source)
+		at += 1;
+	*at = port;
+}
+
+/* Checks that all is writable before the first write. false: nothing was changed. */
+static __always_inline bool rewrite(struct packet *p, const struct rewrite *new, bool six)
+{
+	struct __sk_buff *skb = p->skb;
+	const __u32 l4 = ETH + (six ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	const bool source = new->what == NAT_SOURCE;
+	struct ethhdr *eth;
+
+	if (new->what != NAT_NONE && fix_l4(p, source ? &p->source : &p->destination, &new->address,
+					    source ? p->source_port : p->destination_port, new->port, six))
+		return false;
+	eth = DATA(skb);
+	if (DATA(skb) + l4 + (new->what == NAT_NONE ? 0 : 8) > END(skb))
+		return false;
+	if (six) {
+		struct ipv6hdr *ip = (void *)(eth + 1);
+		__u16 *word = (__u16 *)&ip->nexthdr;
+		__u16 old = *word;
+
+		ip->hop_limit--;
+		/* No header checksum balances this in a CHECKSUM_COMPLETE sum. */
+		if (new->what == NAT_SOURCE)
+			__builtin_memcpy(&ip->saddr, &new->address, 16);
+		else if (new->what == NAT_DESTINATION)
+			__builtin_memcpy(&ip->daddr, &new->address, 16);
+		if (p->device->kind == DEVICE_UPLINK)
+			bpf_csum_update(skb, fold(difference2(old, *word)));
+	} else {
+		struct iphdr *ip = (void *)(eth + 1);
+
+		decrease_ttl4(ip);
+		if (new->what == NAT_SOURCE) {
+			ip->check = checksum_after(ip->check, difference4(ip->saddr, PLAIN(new->address)));
+			ip->saddr = PLAIN(new->address);
+		} else if (new->what == NAT_DESTINATION) {
+			ip->check = checksum_after(ip->check, difference4(ip->daddr, PLAIN(new->address)));
+			ip->daddr = PLAIN(new->address);
+		}
+	}
+	if (new->what != NAT_NONE)
+		write_port(p, (void *)eth + l4, new->port, source);
+	if (new->to) {
+		copy_mac(eth->h_dest, new->to);
+		copy_mac(eth->h_source, new->from);
+	}
+	return true;
+}
+
+/*
+ * To a pod of this node. bpf_redirect_peer frees the packet after the program
+ * when the peer is gone or down: the count then overstates; nothing can be done
+ * here. Before 6.15 it leaves the mark set, so clear it.
+ *
+ * Without the pod's MAC the kernel's stack forwards, except for the answer to a
+ * SNATed flow: it would take that for its own. The neighbour entry asks then.
+ */
+static __always_inline int send_to_pod(struct packet *p, struct pod *pod, struct rewrite *new, bool six)
+{
+	const bool ready = pod->flags & POD_READY;
+	struct bpf_redir_neigh neighbour = {};
+
+	if (p->ttl <= 1)
+		return REASON_TTL;
+	if (!ready && new->what == NAT_NONE)
+		return REASON_POD_NOT_READY;
+	if (too_big(p, pod->mtu, six))
+		return REASON_MTU;
+	new->to = ready ? pod->mac : NULL;
+	new->from = pod->host_mac;
+	if (!rewrite(p, new, six))
+		return REASON_MALFORMED;
+	p->skb->mark = 0;
+	p->out = pod->ifindex;
+	if (ready) {
+		p->action = bpf_redirect_peer(pod->ifindex, 0);
+		return REASON_TO_POD;
+	}
+	if (six) {
+		neighbour.nh_family = AF_INET6;
+		__builtin_memcpy(neighbour.ipv6_nh, &new->address, 16);
+	} else {
+		neighbour.nh_family = AF_INET;
+		neighbour.ipv4_nh = PLAIN(new->address);
+	}
+	p->action = bpf_redirect_neigh(pod->ifindex, &neighbour, sizeof(neighbour), 0);
+	return REASON_TO_NEIGHBOUR;
+}
+
+static __always_inline int send_to_neighbour(struct packet *p, struct nexthop *nexthop, bool six)
+{
+	struct bpf_redir_neigh neighbour = {};
+
+	if (nexthop->flags & NEXTHOP_GATEWAY) {
+		struct address gateway;
+
+		__builtin_memcpy(&gateway, nexthop->gateway, 16);
+		/* the low word of a v4-mapped address starts with 0000ffff */
+		if (!gateway.high && MAPPED(PLAIN(gateway)) == gateway.low) {
+			neighbour.nh_family = AF_INET;
+			neighbour.ipv4_nh = PLAIN(gateway);
+		} else {
+			neighbour.nh_family = AF_INET6;
+			__builtin_memcpy(neighbour.ipv6_nh, &gateway, 16);
+		}
+	} else if (six) {
+		neighbour.nh_family = AF_INET6;
+		__builtin_memcpy(neighbour.ipv6_nh, &p->destination, 16);
+	} else {
+		neighbour.nh_family = AF_INET;
+		neighbour.ipv4_nh = PLAIN(p->destination);
+	}
+	p->action = bpf_redirect_neigh(nexthop->ifindex, &neighbour, sizeof(neighbour), 0);
+	return REASON_TO_NEIGHBOUR;
+}
+
+/* Away from the node. A MAC is used only while the kernel vouches for it. */
+static __always_inline int send_to_uplink(struct packet *p, struct nexthop *nexthop, struct rewrite *new, bool six)
+{
+	new->to = NULL;
+	new->from = nexthop->source_mac;
+	if (nexthop->flags & NEXTHOP_GATEWAY) {
+		if (nexthop->mac_known)
+			new->to = nexthop->mac;
+	} else {
+		struct neighbour_key key = { .ifindex = nexthop->ifindex };
+		struct neighbour *neighbour;
+
+		__builtin_memcpy(key.address, &p->destination, 16);
+		neighbour = bpf_map_lookup_elem(&neighbours, &key);
+		if (neighbour && neighbour->known)
+			new->to = neighbour->mac;
+	}
+	if (!rewrite(p, new, six))
+		return REASON_MALFORMED;
+	p->skb->mark = 0;
+	p->out = nexthop->ifindex;
+	if (!new->to)
+		return send_to_neighbour(p, nexthop, six);
+	p->action = bpf_redirect(nexthop->ifindex, 0);
+	return REASON_TO_UPLINK;
+}
+
+#endif

@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The first packet of a flow: is SNAT due, and with which port.
+ *
+ * A port is taken by inserting its reverse entry with NOEXIST: that is the one
+ * decision, atomic between CPUs. The flow entry follows; the CPU that loses
+ * there gives its port back and uses the winner's.
+ */
+#ifndef HOSTROUTE_SNAT_H
+#define HOSTROUTE_SNAT_H
+
+#define PORT_TRIES 64
+
+/*
+ * Entries in the making. Not on the stack: from 512 bytes for all calls in a
+ * row, as Linux 6.1 counts them, nothing is left for these.
+ */
+struct new_entries {
+	struct flow flow;
+	struct reverse reverse;
+};
+
+/* The programs write and read */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct new_entries);
+} new_entries SEC(".maps");
+
+struct port_search {
+	struct __sk_buff *skb;
+	const struct reverse *reverse;
+	union tuple tuple; /* of the reverse entry */
+	__u32 next;        /* row of snat_ports */
+	__u32 step;
+	int result;        /* GO_ON: found, tuple.local_port is it */
+};
+
+/* A connection or a listener of the node's own has this port. */
+static __always_inline bool node_uses(struct __sk_buff *skb, const union tuple *tuple, bool six)
+{
+	struct bpf_sock_tuple sock = {};
+	struct bpf_sock *found;
+	__u32 size;
+	__u8 protocol;
+
+	if (six) {
+		__builtin_memcpy(sock.ipv6.saddr, tuple->six.remote, 16);
+		__builtin_memcpy(sock.ipv6.daddr, tuple->six.local, 16);
+		sock.ipv6.sport = tuple->six.remote_port;
+		sock.ipv6.dport = tuple->six.local_port;
+		size = sizeof(sock.ipv6);
+		protocol = tuple->six.protocol;
+	} else {
+		sock.ipv4.saddr = tuple->four.remote;
+		sock.ipv4.daddr = tuple->four.local;
+		sock.ipv4.sport = tuple->four.remote_port;
+		sock.ipv4.dport = tuple->four.local_port;
+		size = sizeof(sock.ipv4);
+		protocol = tuple->four.protocol;
+	}
+	if (protocol == IPPROTO_TCP)
+		found = bpf_skc_lookup_tcp(skb, &sock, size, BPF_F_CURRENT_NETNS, 0);
+	else if (protocol == IPPROTO_UDP)
+		found = bpf_sk_lookup_udp(skb, &sock, size, BPF_F_CURRENT_NETNS, 0);
+	else
+		return false;
+	if (!found)
+		return false;
+	bpf_sk_release(found);
+	return true;
+}
+
+static __always_inline long try_port(struct port_search *search, bool six)
+{
+	__u32 row = search->next;
+	__u16 *port = bpf_map_lookup_elem(&snat_ports, &row);
+	__be16 *local_port = six ? &search->tuple.six.local_port : &search->tuple.four.local_port;
+	long error;
+
+	search->next += search->step;
+	if (search->next >= control.port_count)
+		search->next -= control.port_count;
+	if (!port)
+		return 1;
+	*local_port = bpf_htons(*port);
+	if (node_uses(search->skb, &search->tuple, six))
+		return 0;
+	error = six ? bpf_map_update_elem(&reverse6, &search->tuple.six, search->reverse, BPF_NOEXIST) :
+		      bpf_map_update_elem(&reverse4, &search->tuple.four, search->reverse, BPF_NOEXIST);
+	if (error == -17 /* EEXIST */)
+		return 0;
+	search->result = error ? REASON_DROP_FLOWS : GO_ON;
+	return 1;
+}
+
+static long try_port4(__u32 round, struct port_search *search)
+{
+	return try_port(search, false);
+}
+
+static long try_port6(__u32 round, struct port_search *search)
+{
+	return try_port(search, true);
+}
+
+/* Takes a port towards the remote in `tuple`; after GO_ON search->tuple is the reverse entry's. */
+static __always_inline int take_port(struct packet *p, const union tuple *tuple, struct new_entries *new,
+				     struct port_search *search, bool six)
+{
+	__u32 ports = control.port_count;
+	__u32 random = bpf_get_prandom_u32();
+
+	if (!ports || ports > MAX_PORTS)
+		return REASON_DROP_PORTS;
+	search->skb = p->skb;
+	search->result = REASON_DROP_PORTS;
+	search->reverse = &new->reverse;
+	tuple_of_nat(&search->tuple, tuple, &new->flow, six);
+	__builtin_memset(&new->reverse, 0, sizeof(new->reverse));
+	__builtin_memcpy(new->reverse.pod, &p->source, 16);
+	new->reverse.pod_port = p->source_port;
+	new->reverse.pod_id = p->device->pod_id;
+	new->reverse.seen = new->flow.seen;
+	search->next = random % ports;
+	/* so small that no row is tried twice; not 1, since neighbours tend to be taken together */
+	search->step = ports < 2 * PORT_TRIES ? 1 : 1 + (random >> 16) % (ports / PORT_TRIES);
+	if (six)
+		bpf_loop(PORT_TRIES, try_port6, search, 0);
+	else
+		bpf_loop(PORT_TRIES, try_port4, search, 0);
+	new->flow.nat_port = six ? search->tuple.six.local_port : search->tuple.four.local_port;
+	return search->result;
+}
+
+/* Removes an entry that no longer counts. false: somebody else is at it. */
+static __always_inline bool forget(const union tuple *tuple, struct flow *flow, bool six)
+{
+	union tuple reverse;
+
+	if (!claim(&flow->life))
+		return false;
+	if (flow->verdict == FLOW_SNAT) {
+		tuple_of_nat(&reverse, tuple, flow, six);
+		delete_reverse(&reverse, six);
+	}
+	delete_flow(tuple, six);
+	return true;
+}
+
+/*
+ * Decides for a packet without a usable flow. After GO_ON the flow's entry
+ * exists, or its verdict is plain routing and the table is full.
+ */
+static __always_inline int new_flow(struct packet *p, const union tuple *tuple, bool six)
+{
+	struct port_search search = {};
+	struct new_entries *new;
+	struct nexthop *nexthop;
+	struct flow *flow;
+	__u32 index = 0;
+	__u32 generation = control.route_generation;
+	long error;
+	int reason;
+
+	reason = choose_nexthop(p, six, 0, &index);
+	if (reason != GO_ON)
+		return reason;
+	nexthop = nexthop_at(index);
+	if (!nexthop)
+		return REASON_ROUTE;
+	new = bpf_map_lookup_elem(&new_entries, &(__u32){ 0 });
+	if (!new)
+		return REASON_DROP_FLOWS;
+	flow = &new->flow;
+	__builtin_memset(flow, 0, sizeof(*flow));
+	flow->route = (__u64)generation << 32 | index;
+	flow->seen = flow->created = bpf_jiffies64();
+	flow->pod_id = p->device->pod_id;
+	flow->tcp = p->tcp;
+	flow->verdict = FLOW_DIRECT;
+	if (masquerade_due(&p->destination)) {
+		if (is_mid_flow(p) && bpf_jiffies64() < control.older_until) {
+			flow->verdict = FLOW_STACK;
+		} else {
+			struct address nat;
+
+			if (!(nexthop->flags & (six ? NEXTHOP_SNAT6 : NEXTHOP_SNAT4)))
+				return REASON_NO_SOURCE;
+			if (six) {
+				__builtin_memcpy(&nat, nexthop->snat6, 16);
+			} else {
+				nat.high = 0;
+				nat.low = MAPPED(nexthop->snat4);
+			}
+			__builtin_memcpy(flow->nat_address, &nat, 16);
+			flow->verdict = FLOW_SNAT;
+			reason = take_port(p, tuple, new, &search, six);
+			if (reason != GO_ON)
+				return reason;
+		}
+	}
+	error = insert_flow(tuple, flow, six);
+	if (error && flow->verdict == FLOW_SNAT) {
+		delete_reverse(&search.tuple, six);
+		if (error != -17 /* EEXIST: another CPU was first, use its port */)
+			return REASON_DROP_FLOWS;
+	}
+	if (!error && (control.flags & CONTROL_MONITOR)) {
+		p->out = nexthop->ifindex;
+		tell(p, EVENT_FLOW_NEW, REASON_TO_UPLINK, six, flow);
+	}
+	return flow->verdict == FLOW_STACK ? REASON_OLDER_FLOW : GO_ON;
+}
+
+/* Subprograms, not inlined: they are off the hot path. */
+static __attribute__((noinline)) int new_flow4(struct packet *p, const union tuple *tuple)
+{
+	return new_flow(p, tuple, false);
+}
+
+static __attribute__((noinline)) int new_flow6(struct packet *p, const union tuple *tuple)
+{
+	return new_flow(p, tuple, true);
+}
+
+/*
+ * Rewrites the transport checksum for a changed address and port, and leaves
+ * the port itself and the IP header to the caller. The helper knows the states
+ * of ip_summed; a direct write would break CHECKSUM_PARTIAL.
+ */
+static __always_inline int fix_l4(struct packet *p, const struct address *old, const struct address *new,
+				  __be16 old_port, __be16 new_port, bool six)
+{
+	struct __sk_buff *skb = p->skb;
+	const __u32 l4 = ETH + (six ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	__u32 difference;
+	__u64 mangled = 0;
+	__u32 offset;
+	int error;
+
+	switch (p->protocol) {
+	case IPPROTO_TCP:
+		offset = l4 + offsetof(struct tcphdr, check);
+		break;
+	case IPPROTO_UDP:
+		offset = l4 + offsetof(struct udphdr, check);
+		mangled = BPF_F_MARK_MANGLED_0;
+		break;
+	default:
+		offset = l4 + offsetof(struct icmp_header, checksum);
+		break;
+	}
+	if (six) {
+		difference = difference16(old, new);
+		error = bpf_l4_csum_replace(skb, offset, 0, difference, BPF_F_PSEUDO_HDR | mangled);
+		/*
+		 * The helper takes a CHECKSUM_COMPLETE sum for IPv4's, whose header
+		 * checksum balances the address. IPv6 has none: undo that part.
+		 */
+		bpf_csum_update(skb, difference);
+	} else if (p->protocol == IPPROTO_ICMP) {
+		error = 0; /* no pseudo header */
+	} else {
+		error = bpf_l4_csum_replace(skb, offset, PLAIN(*old), PLAIN(*new), BPF_F_PSEUDO_HDR | mangled | 4);
+	}
+	if (!error && old_port != new_port)
+		error = bpf_l4_csum_replace(skb, offset, old_port, new_port, mangled | 2);
+	return error;
+}
+
+#endif

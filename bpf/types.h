@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * What user space and the BPF programs say to each other: keys, values and
+ * codes. Included by bpf/ and native/; src/maps/layout.ts holds the same
+ * offsets and a test compares the two through the object's BTF.
+ *
+ * Invariants
+ * - Every struct has explicit padding that writers set to zero, so that equal
+ *   contents are equal bytes.
+ * - Addresses and ports are in network byte order, everything else in host
+ *   order. An IPv4 address in a 16-byte field is v4-mapped (::ffff:a.b.c.d)
+ *   unless the field says otherwise.
+ * - A change to any layout here raises HR_LAYOUT: pinned maps of another
+ *   layout are refused, never misread.
+ */
+#ifndef HOSTROUTE_TYPES_H
+#define HOSTROUTE_TYPES_H
+
+#include <linux/types.h>
+
+#define HR_LAYOUT 1
+
+/* Table sizes that index arithmetic relies on: powers of two. */
+#define DEVICE_SLOTS 16384 /* devices: ifindex & (DEVICE_SLOTS - 1) */
+#define POD_SLOTS 16384    /* pod_slots: see pod_slot_index() */
+#define MAX_NEXTHOPS 16384
+#define MAX_PORTS 65536
+
+/*
+ * Why a packet went where it went. Each packet counts under exactly one.
+ * Forwarded reasons come first, then stack, then drop: compare with
+ * REASON_FIRST_STACK and REASON_FIRST_DROP.
+ */
+enum reason {
+	REASON_TO_POD = 0,     /* redirected into a pod of this node */
+	REASON_TO_UPLINK,      /* sent with a MAC from the maps */
+	REASON_TO_NEIGHBOUR,   /* sent through the kernel's neighbour entry */
+
+	REASON_OFF,            /* switched off, or the daemon's lease ran out */
+	REASON_UNKNOWN_DEVICE, /* device not in the maps (yet) */
+	REASON_NOT_FOR_ROUTER, /* another MAC, broadcast, multicast */
+	REASON_NOT_IP,         /* ARP and all other ethertypes */
+	REASON_VLAN,           /* tagged frame on the parent device */
+	REASON_MALFORMED,      /* short or contradictory headers */
+	REASON_OPTIONS,        /* IP options or extension headers */
+	REASON_FRAGMENT,       /* fragment of a flow that needs ports */
+	REASON_TTL,            /* TTL or hop limit 1 or less */
+	REASON_MTU,            /* larger than the next hop takes */
+	REASON_LINK_LOCAL,     /* link-local, multicast, loopback, unspecified */
+	REASON_POLICY,         /* ip rules or configuration: kernel decides */
+	REASON_NO_ROUTE,       /* no prefix in the maps covers it */
+	REASON_LOCAL,          /* an address of the node */
+	REASON_ROUTE,          /* a route that the maps cannot express */
+	REASON_POD_NOT_READY,  /* the pod's MAC is not known yet */
+	REASON_SAME_POD,       /* a pod that sends to itself */
+	REASON_PROTOCOL,       /* SNAT is due, the protocol has no ports */
+	REASON_OLDER_FLOW,     /* connection from before hostroute: conntrack has it */
+	REASON_NO_SOURCE,      /* SNAT is due, no source address on the device */
+	REASON_NODE,           /* from an uplink, for the node or beyond it */
+
+	REASON_DROP_SPOOF,     /* source address is not the pod's */
+	REASON_DROP_PORTS,     /* no free SNAT port towards this remote */
+	REASON_DROP_FLOWS,     /* flow table full */
+	REASON_DROP_PROTOCOL,  /* REASON_PROTOCOL, configured as drop */
+	REASON_DROP_MALFORMED, /* XDP: header no stack would take */
+	REASON_DROP_MARTIAN,   /* XDP: source that cannot be on the wire */
+	REASON_MAX = 32,       /* room to grow; fixes the counters' row length */
+};
+#define REASON_FIRST_STACK REASON_OFF
+#define REASON_FIRST_DROP REASON_DROP_SPOOF
+
+enum device_kind {
+	DEVICE_NONE = 0,
+	DEVICE_POD = 1,
+	DEVICE_UPLINK = 2,
+};
+
+/* device.flags */
+#define DEVICE_STACK4 (1U << 0) /* all IPv4 from here goes to the stack (policy) */
+#define DEVICE_STACK6 (1U << 1)
+
+/* One row per served device, at ifindex & (DEVICE_SLOTS - 1). */
+struct device {
+	__u32 ifindex;     /* 0: empty row; else must equal the packet's */
+	__u32 row;         /* row in counters, dense from 0 */
+	__u32 kind;        /* enum device_kind */
+	__u32 flags;       /* DEVICE_* */
+	__u32 pod_id;      /* DEVICE_POD: the same as pod.id of its addresses */
+	__u32 mtu;         /* bytes of L3 */
+	__be32 address4;   /* DEVICE_POD: first IPv4 address, 0 none (plain) */
+	__u32 pad0;
+	__u8 address6[16]; /* DEVICE_POD: first IPv6 address, :: none */
+	__u8 mac[6];       /* the device's own */
+	__u8 pad1[10];
+}; /* 64 */
+
+/* pod.flags */
+#define POD_READY (1U << 0) /* mac is known: may be redirected to */
+#define POD_L3 (1U << 1)    /* netkit in L3 mode: no Ethernet header to fill */
+
+/* A pod's address on this node. */
+struct pod {
+	__u32 ifindex;    /* host-side device */
+	__u32 id;         /* unique for one life of the pod; flows of another id are dead */
+	__u32 mtu;        /* of the host-side device, bytes of L3 */
+	__u32 flags;      /* POD_* */
+	__u8 mac[6];      /* the pod's */
+	__u8 host_mac[6]; /* of the host-side device */
+}; /* 28 */
+
+/* Direct-mapped front of `pods`: one array look-up instead of a hash. */
+struct pod_slot {
+	__u8 address[16]; /* v4-mapped; all zero: empty */
+	struct pod pod;
+	__u32 more;       /* other addresses share this slot: on mismatch ask `pods` */
+}; /* 48 */
+
+enum route_action {
+	ROUTE_STACK = 0,   /* route.reason says why */
+	ROUTE_NEXTHOP = 1, /* route.nexthop indexes nexthops */
+	ROUTE_GROUP = 2,   /* route.nexthop indexes groups */
+};
+
+struct route4_key {
+	__u32 prefix_length; /* 0..32 */
+	__u8 address[4];
+};
+
+struct route6_key {
+	__u32 prefix_length; /* 0..128 */
+	__u8 address[16];
+};
+
+struct route {
+	__u32 action;  /* enum route_action */
+	__u32 nexthop; /* index */
+	__u32 reason;  /* ROUTE_STACK: enum reason to count under */
+	__u32 pad;
+}; /* 16 */
+
+/* nexthop.flags */
+#define NEXTHOP_GATEWAY (1U << 0) /* send to `gateway`; else the destination is on-link */
+#define NEXTHOP_SNAT4 (1U << 1)   /* snat4 is set */
+#define NEXTHOP_SNAT6 (1U << 2)   /* snat6 is set */
+
+struct nexthop {
+	__u32 ifindex; /* 0: free row */
+	__u32 flags;   /* NEXTHOP_* */
+	/* The eight bytes that a MAC change writes, aligned together. */
+	__u8 mac[6];        /* gateway's */
+	__u8 mac_known;     /* 1: mac may be used without asking the kernel */
+	__u8 pad0;
+	__u8 source_mac[6]; /* the device's */
+	__u8 pad1[2];
+	__u8 gateway[16];   /* v4-mapped or IPv6, whatever the route's family */
+	__u32 mtu;          /* bytes of L3: route's own, else the device's */
+	__be32 snat4;       /* plain */
+	__u8 snat6[16];
+}; /* 64 */
+
+#define GROUP_LEGS 64
+/* ECMP: leg = leg[hash % GROUP_LEGS]; weights are how often a leg stands here. */
+struct group {
+	__u32 leg[GROUP_LEGS]; /* indexes of nexthops */
+}; /* 256 */
+
+struct neighbour_key {
+	__u32 ifindex;
+	__u8 address[16];
+}; /* 20 */
+
+struct neighbour {
+	__u8 mac[6];
+	__u8 known; /* 1: REACHABLE, PERMANENT or NOARP: may be used */
+	__u8 pad;
+}; /* 8 */
+
+/* Masquerade policy: longest prefix of the current epoch wins. */
+struct masquerade_key {
+	__u32 prefix_length; /* 32 bits of epoch + bits of address */
+	__u32 epoch;         /* control.masquerade_epoch; so one write switches all */
+	__u8 address[16];    /* v4-mapped */
+}; /* 24 */
+
+struct masquerade {
+	__u32 masquerade; /* 1: SNAT is due, 0: leave the source alone */
+};
+
+/*
+ * A flow as seen from one side. In flows*: local = pod. In reverse*: local =
+ * SNAT address and port. ICMP echo: local_port = identifier, remote_port = 0.
+ */
+struct tuple4 {
+	__be32 local;
+	__be32 remote;
+	__be16 local_port;
+	__be16 remote_port;
+	__u8 protocol;
+	__u8 pad[3];
+}; /* 16 */
+
+struct tuple6 {
+	__u8 local[16];
+	__u8 remote[16];
+	__be16 local_port;
+	__be16 remote_port;
+	__u8 protocol;
+	__u8 pad[3];
+}; /* 40 */
+
+enum flow_verdict {
+	FLOW_DIRECT = 1,  /* routed, source left alone */
+	FLOW_SNAT = 2,    /* source becomes nat_address:nat_port */
+	FLOW_INBOUND = 3, /* opened from outside: source left alone */
+	FLOW_STACK = 4,   /* conntrack has it: stays on the stack */
+};
+
+/* flow.life and reverse.life: see bpf/expire.h for who moves what. */
+enum flow_life {
+	FLOW_LIVE = 0,
+	FLOW_DYING = 1, /* idle for too long; a packet may still revive it */
+	FLOW_DEAD = 2,  /* being deleted: nobody may use it */
+};
+
+/* flow.tcp and reverse.tcp: flags seen from that side. */
+#define SEEN_SYN (1U << 0)
+#define SEEN_FIN (1U << 1)
+#define SEEN_RST (1U << 2)
+#define SEEN_ACK (1U << 3)
+
+struct flow {
+	__u64 route;          /* control.route_generation << 32 | index of nexthops */
+	__u32 seen;           /* jiffies (low 32 bits) of the pod's last packet */
+	__u32 pod_id;
+	__u32 life;           /* enum flow_life, changed by compare-and-exchange */
+	__u8 verdict;         /* enum flow_verdict */
+	__u8 tcp;             /* SEEN_* */
+	__be16 nat_port;
+	__u8 nat_address[16]; /* v4-mapped or IPv6 */
+	__u32 created;        /* jiffies, low 32 bits */
+	__u32 pad;
+}; /* 48 */
+
+struct reverse {
+	__u8 pod[16]; /* v4-mapped or IPv6 */
+	__be16 pod_port;
+	__u8 tcp;     /* SEEN_* from the remote */
+	__u8 replied; /* 1: the remote has answered */
+	__u32 seen;   /* jiffies of the remote's last packet, valid if replied */
+	__u32 pod_id;
+	__u32 life;   /* enum flow_life */
+}; /* 32 */
+
+struct counter {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* Timeouts in jiffies, by what is known of a flow. Defaults: src/config. */
+enum timeout {
+	TIMEOUT_TCP_OPENING = 0, /* no answer yet */
+	TIMEOUT_TCP_ESTABLISHED,
+	TIMEOUT_TCP_CLOSING,     /* FIN from both sides, or RST */
+	TIMEOUT_UDP_ONE_WAY,
+	TIMEOUT_UDP_REPLIED,
+	TIMEOUT_ICMP,
+	TIMEOUT_MAX = 8,
+};
+
+/* control.flags */
+#define CONTROL_ON (1U << 0)             /* else everything goes to the stack */
+#define CONTROL_MONITOR (1U << 1)        /* an event for every packet, within the rate */
+#define CONTROL_SNAT (1U << 2)           /* SNAT is ours; else it is never due */
+#define CONTROL_DROP_PROTOCOLS (1U << 3) /* SNAT due and no ports: drop, not stack */
+
+/* Section .data.control, pinned: one writer (the daemon), all programs read. */
+struct control {
+	__u32 layout;           /* HR_LAYOUT */
+	__u32 flags;            /* CONTROL_* */
+	__u64 lease;            /* jiffies64 after which the programs step aside */
+	__u64 older_until;      /* jiffies64: till then unknown mid-flow TCP is conntrack's */
+	__u32 route_generation; /* raised after each change of routes or groups */
+	__u32 masquerade_epoch;
+	__u32 port_count;       /* rows of snat_ports in use */
+	__u32 event_rate;       /* events a CPU may send in a second */
+	__u32 timeout[TIMEOUT_MAX];
+	__u32 jiffies_per_second;
+	__u32 pad;
+}; /* 80 */
+
+enum event_type {
+	EVENT_PACKET = 1, /* a packet and its reason (drops always, all if monitored) */
+	EVENT_FLOW_NEW = 2,
+};
+
+/* Record of the ring buffer `events`. */
+struct event {
+	__u64 time;    /* CLOCK_MONOTONIC, ns */
+	__u32 type;    /* enum event_type */
+	__u32 reason;  /* enum reason */
+	__u32 ifindex; /* where it came in */
+	__u32 out;     /* where it goes, 0 unknown */
+	__u32 length;  /* bytes of the packet */
+	__u8 family;   /* 4, 6 or 0 */
+	__u8 protocol;
+	__be16 source_port;
+	__be16 destination_port;
+	__be16 nat_port;
+	__u32 lost; /* events not sent on this CPU since the last */
+	__u8 source[16];
+	__u8 destination[16];
+	__u8 nat_address[16];
+}; /* 88 */
+
+/* Context of the `expire` program (SEC("syscall")): in and out. */
+struct expire_args {
+	__u32 family;    /* in: 4 or 6; 0: only read the clock */
+	__u32 pressure;  /* in: 1 halves the timeouts of flows never answered */
+	__u64 jiffies;   /* out: jiffies64 now */
+	__u64 time;      /* out: CLOCK_MONOTONIC, ns, at the same moment */
+	__u32 live;      /* out: flows kept, of all verdicts */
+	__u32 live_snat; /* out: of them with FLOW_SNAT */
+	__u32 dying;     /* out: newly marked */
+	__u32 deleted;   /* out */
+}; /* 40 */
+
+#endif

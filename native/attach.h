@@ -1,0 +1,45 @@
+// Attaching and detaching programs. A link is pinned at a path so that it
+// outlives the process; one that is pinned there already for the same target
+// has its program replaced in one step.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "descriptor.h"
+#include "error.h"
+
+namespace hostroute {
+
+struct Attachment {
+  // Open when the link is not pinned: it detaches when this closes.
+  Descriptor link;
+  bool replaced = false;
+};
+
+enum class Hook { TcxIngress, NetkitPrimary, NetkitPeer };
+
+struct Program {
+  int descriptor = -1;
+  std::string name;
+  uint32_t expectedAttachType = 0; // enum bpf_attach_type
+};
+
+// After failure of any of these the target and the pin are as before, except
+// where a link of another target was pinned at the path: that one is gone.
+Result attachDevice(const Program &program, Hook hook, int ifindex, const std::string &pinPath,
+                    Attachment &out);
+Result attachXdp(const Program &program, int ifindex, bool native, const std::string &pinPath,
+                 Attachment &out);
+// LSM and tracing programs: the target is in the program.
+Result attachTrace(const Program &program, const std::string &pinPath, Attachment &out);
+Result attachCgroup(const Program &program, const std::string &cgroupPath, const std::string &pinPath,
+                    Attachment &out);
+// EEXIST when another program than ours stands at this priority.
+Result attachClsact(const Program &program, int ifindex, uint32_t priority, Attachment &out);
+
+Result detachPinned(const std::string &path, bool &found);
+// Only removes a filter whose program is one of the embedded objects'.
+Result detachClsact(int ifindex, uint32_t priority, bool &found);
+
+} // namespace hostroute

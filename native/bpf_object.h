@@ -1,0 +1,50 @@
+// A loaded BPF object: its programs, maps and control section, and the links
+// that are not pinned, which live as long as it is open.
+#pragma once
+
+#include <napi.h>
+
+#include <string>
+#include <vector>
+
+#include "attach.h"
+#include "control_section.h"
+#include "object_loader.h"
+
+namespace hostroute {
+
+class BpfObject : public Napi::ObjectWrap<BpfObject> {
+public:
+  static Napi::Function define(Napi::Env env);
+  // loadObject(options) of src/native.ts.
+  static Napi::Value load(const Napi::CallbackInfo &info);
+
+  explicit BpfObject(const Napi::CallbackInfo &info);
+
+private:
+  Napi::Value map(const Napi::CallbackInfo &info);
+  Napi::Value reused(const Napi::CallbackInfo &info);
+  Napi::Value readControl(const Napi::CallbackInfo &info);
+  Napi::Value writeControl(const Napi::CallbackInfo &info);
+  Napi::Value testRun(const Napi::CallbackInfo &info);
+  Napi::Value programId(const Napi::CallbackInfo &info);
+  Napi::Value attachTcx(const Napi::CallbackInfo &info);
+  Napi::Value attachNetkit(const Napi::CallbackInfo &info);
+  Napi::Value attachClsact(const Napi::CallbackInfo &info);
+  Napi::Value attachXdp(const Napi::CallbackInfo &info);
+  Napi::Value attachTrace(const Napi::CallbackInfo &info);
+  Napi::Value attachCgroup(const Napi::CallbackInfo &info);
+  Napi::Value close(const Napi::CallbackInfo &info);
+
+  bool isOpen(Napi::Env env) const;
+  // The loaded program that argument 0 names.
+  bool program(const Napi::CallbackInfo &info, const char *method, Program &out,
+               uint32_t *type = nullptr) const;
+  Napi::Value attached(Napi::Env env, const Result &failure, Attachment &attachment);
+
+  LoadedObject loaded_;
+  ControlSection control_;
+  std::vector<Descriptor> links_;
+};
+
+} // namespace hostroute

@@ -1,0 +1,25 @@
+// Many entries of a map at once: in one system call where the kernel can for
+// this type of map, else one by one.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "bpf_map.h"
+
+namespace hostroute {
+
+// All return 0 or an errno.
+
+// `written` says how many entries were written, also after a failure.
+int updateEntries(int map, const MapShape &shape, const uint8_t *keys, const uint8_t *values, uint32_t count,
+                  uint32_t &written);
+
+// Absent keys are passed over. `deleted` counts the others, also after a failure.
+int deleteEntries(int map, const MapShape &shape, const uint8_t *keys, uint32_t count, uint32_t &deleted);
+
+// Every entry that is there throughout is there once. EAGAIN: the map changes
+// faster than it can be read.
+int readEntries(int map, const MapShape &shape, std::vector<uint8_t> &keys, std::vector<uint8_t> &values);
+
+} // namespace hostroute

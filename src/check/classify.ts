@@ -1,0 +1,331 @@
+// Which rules the fast path would bypass.
+//
+// A packet of the fast path comes in by a served device, is addressed to
+// another host, carries no mark and leaves by a served device; it never sees
+// netfilter's hooks prerouting, forward and postrouting, nor a device's ingress
+// hook. Each table is walked from its base chains along jumps with one
+// question: can a packet that the fast path would take arrive here?
+//
+// - `never`: the rule is host-only, and so is all that only it leads to.
+// - A rule that surely ends the chain for every such packet (RETURN for all
+//   that are not marked) closes what stands below it to them.
+// - ACCEPT and RETURN take nothing from a packet: what they would save it from
+//   is judged by itself.
+// What is not understood counts as reached and as doing something.
+
+import type { Policy, PolicyRule } from './policy.js'
+import { matchesPolicyRule } from './policy.js'
+import { insideAny } from './prefixes.js'
+import type { Condition, Effect, Hook, Rule, RuleChain, RuleClass, RuleTable } from './ruleset.js'
+
+/** What is known about the node when rules are judged. */
+export interface RuleContext {
+  /** Served devices by role. */
+  pods: readonly string[]
+  uplinks: readonly string[]
+  /** Devices that exist and whose packets always take the kernel's way. */
+  neverServed: readonly string[]
+  /** Prefix keys: destinations that are left to the kernel as a whole, by configuration or by their route. */
+  stackPrefixes: readonly string[]
+  /** Prefix keys of the node's own addresses. */
+  ownAddresses: readonly string[]
+  /** hostroute masquerades. */
+  snat: boolean
+}
+
+export interface JudgedRule {
+  table: RuleTable
+  chain: RuleChain
+  /** null: the chain's policy, or a flowtable. */
+  rule: Rule | null
+  text: string
+  class: RuleClass
+  /** Whose it is, by the policy. */
+  owner: PolicyRule | null
+  why: string
+  remedy: string | null
+}
+
+type Truth = 'never' | 'maybe' | 'always'
+
+interface Reach {
+  fast: boolean
+  hooks: Set<Hook>
+  /** Why no packet of the fast path arrives. */
+  why: string
+}
+
+const fastHooks = new Set<Hook>(['prerouting', 'forward', 'postrouting', 'ingress', 'egress'])
+
+export function classifyTable(table: RuleTable, context: RuleContext, policy: Policy): JudgedRule[] {
+  const walk = new Walk(table, context)
+  for (const chain of table.chains.values()) if (chain.hook) walk.start(chain)
+  const judged: JudgedRule[] = []
+  for (const chain of table.chains.values()) {
+    for (const rule of chain.rules) judged.push(judge(table, chain, rule, walk.reached.get(rule), context, policy))
+    if (chain.hook && chain.policy === 'drop') judged.push(judgePolicy(table, chain, walk, policy))
+  }
+  for (const flowtable of table.flowtables) judged.push(judgeFlowtable(table, flowtable, context))
+  return judged
+}
+
+class Walk {
+  readonly reached = new Map<Rule, Reach>()
+  /** Base chains whose policy meets packets of the fast path. */
+  readonly openPolicies = new Set<RuleChain>()
+  private readonly seen = new Set<string>()
+
+  constructor(
+    private readonly table: RuleTable,
+    private readonly context: RuleContext
+  ) {}
+
+  start(chain: RuleChain): void {
+    const hook = chain.hook as Hook
+    const why = whyHookIsHostOnly(this.table, chain, this.context)
+    if (this.visit(chain, hook, chain.nat, why)) this.openPolicies.add(chain)
+  }
+
+  /** `why`: null while packets of the fast path arrive. true: they do so at the chain's end, too. */
+  private visit(chain: RuleChain, hook: Hook, nat: boolean, why: string | null): boolean {
+    const key = `${chain.name} ${hook} ${why === null}`
+    if (this.seen.has(key)) return why === null
+    this.seen.add(key)
+    let open = why
+    for (const rule of chain.rules) {
+      const truths = rule.conditions.map((each) => evaluate(each, hook, nat, this.context))
+      const excluded = open ?? truths.find((each) => each.truth === 'never')?.why ?? null
+      this.record(rule, hook, excluded)
+      for (const effect of rule.effects) {
+        const next = effect.kind === 'jump' || effect.kind === 'goto' ? this.table.chains.get(effect.chain) : undefined
+        if (next) this.visit(next, hook, nat, excluded)
+      }
+      const sure = truths.every((each) => each.truth === 'always')
+      if (open === null && sure && rule.effects.some(endsChain)) {
+        open = `the rule "${rule.text}" before it ends the chain for all packets that the fast path could take`
+      }
+    }
+    return open === null
+  }
+
+  private record(rule: Rule, hook: Hook, why: string | null): void {
+    const reach = this.reached.get(rule) ?? { fast: false, hooks: new Set(), why: why ?? '' }
+    if (why === null) reach.fast = true
+    reach.hooks.add(hook)
+    this.reached.set(rule, reach)
+  }
+}
+
+function endsChain(effect: Effect): boolean {
+  return effect.kind === 'accept' || effect.kind === 'return' || effect.kind === 'goto' || effect.kind === 'drop'
+}
+
+function whyHookIsHostOnly(table: RuleTable, chain: RuleChain, context: RuleContext): string | null {
+  if (table.family === 'bridge') return 'it sees packets on bridge ports; hostroute leaves those to the kernel'
+  if (table.family === 'arp') return 'it sees ARP; hostroute leaves ARP to the kernel'
+  const hook = chain.hook as Hook
+  if (!fastHooks.has(hook))
+    return `hook ${hook} sees only packets to or from the node itself; hostroute leaves those to the kernel`
+  if ((hook !== 'ingress' && hook !== 'egress') || chain.devices.length === 0) return null
+  // bpf_redirect to an uplink passes the device's egress hook, redirect_peer to a pod does not
+  const served = hook === 'egress' ? context.pods : [...context.pods, ...context.uplinks]
+  if (chain.devices.some((pattern) => served.some((name) => matchesDevice(pattern, name)))) return null
+  if (hook === 'egress') return 'it sees what leaves by devices whose egress hook hostroute does not pass by'
+  return chain.devices.every((name) => name === 'lo' || context.neverServed.includes(name))
+    ? 'hostroute does not serve its devices'
+    : null
+}
+
+interface Answer {
+  truth: Truth
+  why: string
+}
+
+/** Whether a packet that the fast path could take meets the condition. */
+function evaluate(condition: Condition, hook: Hook, nat: boolean, context: RuleContext): Answer {
+  switch (condition.kind) {
+    case 'in-device':
+    case 'out-device':
+      return turned(device(condition.names, context), condition.invert)
+    case 'mark': {
+      const unmarked = (condition.value & condition.mask) >>> 0 === 0 && condition.value === 0
+      const answer: Answer = {
+        truth: unmarked ? 'always' : 'never',
+        why: 'it wants a mark; packets that the fast path takes carry none'
+      }
+      return turned(answer, condition.invert)
+    }
+    case 'local-destination': {
+      // answers to masqueraded connections are addressed to the node, and taken
+      const taken = context.snat && !nat && (hook === 'prerouting' || hook === 'ingress')
+      return turned({ truth: taken ? 'maybe' : 'never', why: 'it is for packets to the node itself' }, condition.invert)
+    }
+    case 'local-source':
+      return turned({ truth: 'never', why: 'it is for packets from the node itself' }, condition.invert)
+    case 'destination':
+    case 'source':
+      return turned(prefixes(condition, hook, nat, context), condition.invert)
+    case 'owner':
+      return { truth: 'never', why: 'it is for packets that a process of the node sends' }
+    case 'bridge-port':
+      return { truth: 'never', why: 'it is for packets on bridge ports; hostroute leaves those to the kernel' }
+    case 'other':
+      return { truth: 'maybe', why: '' }
+  }
+}
+
+function turned({ truth, why }: Answer, invert: boolean): Answer {
+  if (!invert || truth === 'maybe') return { truth, why }
+  return truth === 'always'
+    ? { truth: 'never', why: 'its negation holds for all packets that the fast path takes' }
+    : { truth: 'always', why }
+}
+
+function device(patterns: string[], context: RuleContext): Answer {
+  const served = [...context.pods, ...context.uplinks]
+  const unserved = ['lo', ...context.neverServed]
+  const matches = (names: string[]) => names.filter((name) => patterns.some((pattern) => matchesDevice(pattern, name)))
+  if (patterns.includes('*')) return { truth: 'always', why: '' }
+  // a name that no device has yet may become a pod's
+  const known = patterns.every((pattern) => unserved.some((name) => matchesDevice(pattern, name)))
+  if (known && matches(served).length === 0)
+    return { truth: 'never', why: `hostroute does not serve ${patterns.join(', ')}` }
+  return { truth: 'maybe', why: '' }
+}
+
+export function matchesDevice(pattern: string, name: string): boolean {
+  return pattern.endsWith('*') ? name.startsWith(pattern.slice(0, -1)) : pattern === name
+}
+
+/** Loopback, multicast, broadcast; and link-local as a destination: never taken by the fast path. */
+const kernelsOwn = ['7f000000/8', 'e0000000/4', 'ffffffff/32', `${'0'.repeat(31)}1/128`, `ff${'0'.repeat(30)}/8`]
+const linkLocal = ['a9fe0000/16', `fe80${'0'.repeat(28)}/10`]
+
+function prefixes(
+  condition: { kind: string; prefixes: string[] },
+  hook: Hook,
+  nat: boolean,
+  context: RuleContext
+): Answer {
+  const inside = (list: readonly string[]) => condition.prefixes.every((prefix) => insideAny(prefix, list))
+  if (condition.prefixes.some((prefix) => prefix.endsWith('/0'))) return { truth: 'maybe', why: '' }
+  if (inside(kernelsOwn))
+    return { truth: 'never', why: 'the fast path takes no loopback, multicast or broadcast packets' }
+  if (condition.kind === 'source') return { truth: 'maybe', why: '' }
+  if (inside([...kernelsOwn, ...linkLocal]))
+    return { truth: 'never', why: 'the fast path takes no packets to link-local addresses' }
+  if (inside([...kernelsOwn, ...linkLocal, ...context.stackPrefixes])) {
+    return { truth: 'never', why: 'packets to these addresses are left to the kernel' }
+  }
+  const answers = context.snat && !nat && (hook === 'prerouting' || hook === 'ingress')
+  if (!answers && inside([...kernelsOwn, ...linkLocal, ...context.stackPrefixes, ...context.ownAddresses])) {
+    return { truth: 'never', why: 'it is for packets to the node itself' }
+  }
+  return { truth: 'maybe', why: '' }
+}
+
+function judge(
+  table: RuleTable,
+  chain: RuleChain,
+  rule: Rule,
+  reach: Reach | undefined,
+  context: RuleContext,
+  policy: Policy
+): JudgedRule {
+  const matching = policy.rules.filter((each) => matchesPolicyRule(each, table, chain.name, rule.text))
+  const owner = matching[0] ?? null
+  const base = { table, chain, rule, text: rule.text, owner }
+  const own = byEffects(rule, reach, context)
+  const said = matching.find((each) => each.class !== null && (own.class === 'bypassed' || each.class === 'bypassed'))
+  if (said?.class) return { ...base, owner: said, class: said.class, why: said.why, remedy: said.remedy }
+  if (own.class !== 'bypassed') return { ...base, ...own, remedy: null }
+  return { ...base, class: 'bypassed', why: owner?.why ?? own.why, remedy: owner?.remedy ?? general(context, rule) }
+}
+
+function byEffects(rule: Rule, reach: Reach | undefined, context: RuleContext): { class: RuleClass; why: string } {
+  if (!reach) return { class: 'harmless', why: 'no base chain leads to it' }
+  if (!reach.fast) return { class: 'host-only', why: reach.why }
+  const doing = rule.effects.find((effect) => ['drop', 'change', 'record', 'masquerade'].includes(effect.kind))
+  if (!doing) return { class: 'harmless', why: 'it only lets packets pass, counts them or leads to other rules' }
+  const hooks = [...reach.hooks].filter((hook) => fastHooks.has(hook)).join(', ')
+  if (doing.kind === 'masquerade') {
+    const plain = rule.conditions.every(
+      (each) => each.kind === 'source' || each.kind === 'destination' || each.kind === 'out-device' || isSettled(each)
+    )
+    if (context.snat && plain) {
+      return { class: 'translatable', why: 'hostroute masquerades by itself, by the configuration of ip-masq-agent' }
+    }
+    const reason = context.snat
+      ? 'under conditions that hostroute cannot express'
+      : 'and hostroute would not (snat.enabled: false)'
+    return { class: 'bypassed', why: `it masquerades pods' packets ${reason}` }
+  }
+  return {
+    class: 'bypassed',
+    why: `${effectWords(doing)} in hook ${hooks}, which packets of the fast path do not pass`
+  }
+}
+
+/** Conditions whose answer for packets of the fast path does not depend on the packet. */
+function isSettled(condition: Condition): boolean {
+  return condition.kind === 'mark' || condition.kind === 'local-destination' || condition.kind === 'local-source'
+}
+
+function effectWords(effect: Effect): string {
+  if (effect.kind === 'drop') return 'it drops packets'
+  if (effect.kind === 'record') return `it records packets (${effect.how})`
+  return effect.kind === 'change' ? `it works on packets (${effect.how})` : `it does "${effect.kind}"`
+}
+
+function general(context: RuleContext, rule: Rule): string {
+  if (!context.snat && rule.effects.some((effect) => effect.kind === 'masquerade')) {
+    return 'Let hostroute masquerade (snat.enabled: true), or remove the rule.'
+  }
+  const byDestination = rule.conditions.some((each) => each.kind === 'destination')
+    ? ' put its destinations into stackPrefixes,'
+    : ''
+  return `Remove the rule,${byDestination} or declare it fine in a policy file (--policy; see --print-policy).`
+}
+
+function judgePolicy(table: RuleTable, chain: RuleChain, walk: Walk, policy: Policy): JudgedRule {
+  const text =
+    table.backend === 'nft' ? `chain ${chain.name} { hook ${chain.hook}; policy drop; }` : `-P ${chain.name} DROP`
+  const said = policy.rules.find((each) => each.class !== null && matchesPolicyRule(each, table, chain.name, text))
+  const base = { table, chain, rule: null, text, owner: said ?? null }
+  if (!walk.openPolicies.has(chain))
+    return { ...base, class: 'host-only', why: 'no packet of the fast path meets this policy', remedy: null }
+  if (said?.class) return { ...base, class: said.class, why: said.why, remedy: said.remedy }
+  const docker = [...table.chains.keys()].some((name) => name.startsWith('DOCKER'))
+  return {
+    ...base,
+    class: 'bypassed',
+    why: `what no rule accepts is dropped in hook ${chain.hook}; packets of the fast path would pass`,
+    remedy: docker
+      ? 'Docker set it: "ip-forward-no-drop": true in /etc/docker/daemon.json (Docker 28), then iptables -P FORWARD ACCEPT.'
+      : `Make the policy ACCEPT, or declare it fine in a policy file if its rules accept all traffic of pods.`
+  }
+}
+
+function judgeFlowtable(
+  table: RuleTable,
+  flowtable: RuleTable['flowtables'][number],
+  context: RuleContext
+): JudgedRule {
+  const chain: RuleChain = {
+    name: flowtable.name,
+    hook: 'ingress',
+    nat: false,
+    policy: 'accept',
+    devices: flowtable.devices,
+    rules: []
+  }
+  const base = { table, chain, rule: null, text: flowtable.text, owner: null }
+  const hostOnly = whyHookIsHostOnly(table, chain, context)
+  if (hostOnly !== null) return { ...base, class: 'host-only', why: hostOnly, remedy: null }
+  return {
+    ...base,
+    class: 'bypassed',
+    why: 'it forwards packets of the same devices past the kernel: in software it would see none any more, in hardware it would hide them from hostroute',
+    remedy: 'Remove the flowtable, or keep its devices out of hostroute (pods.devices, uplink.devices).'
+  }
+}

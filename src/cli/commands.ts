@@ -1,0 +1,250 @@
+// What each command does: ask the daemon, print, say the exit status.
+
+import type { CheckReport } from '../check/report.js'
+import type {
+  DropRow,
+  EnableResult,
+  EventRow,
+  FlowList,
+  FlowVerdict,
+  MasqueradeStatus,
+  NeighbourRow,
+  NexthopRow,
+  PodRow,
+  ReloadResult,
+  RouteAnswer,
+  RouteList,
+  Status,
+  VerifyReport
+} from '../control/api.js'
+import { metricsPath } from '../control/api.js'
+import { ControlError } from '../control/client.js'
+import { packageVersion } from '../version.js'
+import { renderCheck } from './render-check.js'
+import { renderDrops, renderEvent } from './render-drops.js'
+import {
+  renderFlows,
+  renderNeighbours,
+  renderNexthops,
+  renderPods,
+  renderPolicy,
+  renderRouteAnswer,
+  renderRoutes,
+  renderVerify
+} from './render-lists.js'
+import { renderStatus } from './render-status.js'
+import { exitStatus, type Session } from './session.js'
+import { span } from './text.js'
+
+type Exit = number
+
+export async function status(session: Session): Promise<Exit> {
+  const answer = await session.client.get<Status>('/v1/status')
+  session.show(answer, (value) => renderStatus(value, session.paint, Date.now()))
+  return answer.value.mode === 'enabled' ? exitStatus.fine : exitStatus.refused
+}
+
+export async function pods(session: Session): Promise<Exit> {
+  session.show(await session.client.get<PodRow[]>('/v1/pods'), (value) => renderPods(value, session.paint))
+  return exitStatus.fine
+}
+
+export interface RouteOptions {
+  family?: number | undefined
+  within?: string | undefined
+  device?: string | undefined
+  limit?: number | undefined
+}
+
+export async function routes(session: Session, filter: RouteOptions): Promise<Exit> {
+  session.show(await session.client.get<RouteList>('/v1/routes', { ...filter }), (value) =>
+    renderRoutes(value, session.paint)
+  )
+  return exitStatus.fine
+}
+
+export async function routeGet(session: Session, address: string): Promise<Exit> {
+  session.show(await session.client.get<RouteAnswer>('/v1/routes/get', { address }), (value) =>
+    renderRouteAnswer(value, session.paint)
+  )
+  return exitStatus.fine
+}
+
+export async function nexthops(session: Session): Promise<Exit> {
+  session.show(await session.client.get<NexthopRow[]>('/v1/nexthops'), (value) => renderNexthops(value, session.paint))
+  return exitStatus.fine
+}
+
+export async function neighbours(session: Session): Promise<Exit> {
+  session.show(await session.client.get<NeighbourRow[]>('/v1/neighbours'), (value) =>
+    renderNeighbours(value, session.paint)
+  )
+  return exitStatus.fine
+}
+
+export interface FlowOptions {
+  all: boolean
+  family?: number | undefined
+  verdict?: FlowVerdict | undefined
+  protocol?: string | undefined
+  pod?: string | undefined
+  remote?: string | undefined
+  limit?: number | undefined
+}
+
+export async function snat(session: Session, { all, ...filter }: FlowOptions): Promise<Exit> {
+  const verdict = filter.verdict ?? (all ? undefined : 'snat')
+  session.show(await session.client.get<FlowList>('/v1/flows', { ...filter, verdict }), (value) =>
+    renderFlows(value, session.paint)
+  )
+  return exitStatus.fine
+}
+
+export async function policy(session: Session): Promise<Exit> {
+  session.show(await session.client.get<MasqueradeStatus>('/v1/masquerade'), (value) =>
+    renderPolicy(value, session.paint)
+  )
+  return exitStatus.fine
+}
+
+export async function drops(session: Session, device: string | undefined): Promise<Exit> {
+  const answer = await session.client.get<DropRow[]>('/v1/drops')
+  session.show(answer, (rows) =>
+    renderDrops(
+      rows.filter((row) => device === undefined || row.device === device),
+      session.paint
+    )
+  )
+  return exitStatus.fine
+}
+
+/** Runs a command again every two seconds on a cleared screen, until Ctrl-C. */
+export async function watched(run: () => Promise<Exit>): Promise<Exit> {
+  const signal = interrupted()
+  while (!signal.aborted) {
+    process.stdout.write('\x1b[H\x1b[2J')
+    await run()
+    await sleep(2000, signal)
+  }
+  return exitStatus.fine
+}
+
+export interface MonitorOptions {
+  drops: boolean
+  address?: string | undefined
+  device?: string | undefined
+}
+
+export async function monitor(session: Session, options: MonitorOptions): Promise<Exit> {
+  const signal = interrupted()
+  try {
+    await session.client.events((event, line) => {
+      if (matches(event, options)) session.print(session.json ? line : renderEvent(event, session.paint))
+    }, signal)
+  } catch (error) {
+    if (!signal.aborted) throw error
+  }
+  if (signal.aborted) return exitStatus.fine
+  throw new ControlError('hostrouted has ended', null)
+}
+
+function matches(event: EventRow, { drops: dropsOnly, address, device }: MonitorOptions): boolean {
+  if (dropsOnly && !(event.type === 'packet' && event.class === 'drop')) return false
+  if (address !== undefined && event.source !== address && event.destination !== address) return false
+  return device === undefined || event.in === device || event.out === device
+}
+
+/** confirmWithin: seconds. */
+export async function enable(session: Session, confirmWithin: number | undefined): Promise<Exit> {
+  return changed(session, '/v1/enable', confirmWithin === undefined ? {} : { confirmWithin }, (result) =>
+    result.confirmBefore === null
+      ? 'hostroute is enabled.'
+      : `hostroute is enabled. Unless confirmed within ${span(Math.max(0, (Date.parse(result.confirmBefore) - Date.now()) / 1000))} it is undone: hostroute confirm`
+  )
+}
+
+export async function confirm(session: Session): Promise<Exit> {
+  return changed(session, '/v1/confirm', {}, () => 'Confirmed: hostroute stays enabled.')
+}
+
+export async function disable(session: Session): Promise<Exit> {
+  return changed(session, '/v1/disable', {}, () => "hostroute is disabled: all packets take the kernel's own way.")
+}
+
+async function changed(
+  session: Session,
+  path: string,
+  body: object,
+  words: (result: EnableResult) => string
+): Promise<Exit> {
+  const answer = await session.client.post<EnableResult>(path, body)
+  const { done, why } = answer.value
+  session.show(answer, (result) => {
+    if (done) return session.paint.good(words(result)) + (why === null ? '' : `\n${session.paint.warn(why)}`)
+    const refused = session.paint.bad(`Refused: ${why ?? 'no reason was given'}`)
+    if (result.report === null) return refused
+    const width = Math.min(process.stdout.columns ?? 120, 120)
+    return `${refused}\n\n${renderCheck(result.report as CheckReport, session.paint, { all: false, width })}`
+  })
+  return done ? exitStatus.fine : exitStatus.refused
+}
+
+export async function verify(session: Session, repair: boolean): Promise<Exit> {
+  const { client } = session
+  const answer = repair
+    ? await client.post<VerifyReport>('/v1/verify', { repair })
+    : await client.get<VerifyReport>('/v1/verify')
+  session.show(answer, (value) => renderVerify(value, session.paint))
+  return answer.value.ok ? exitStatus.fine : exitStatus.refused
+}
+
+export async function metrics(session: Session): Promise<Exit> {
+  session.print(await session.client.text(metricsPath))
+  return exitStatus.fine
+}
+
+export async function reload(session: Session): Promise<Exit> {
+  const answer = await session.client.post<ReloadResult>('/v1/reload')
+  session.show(answer, ({ ok, problems, restartNeeded }) => {
+    if (!ok)
+      return `${session.paint.bad('Refused, the last good configuration stays in force:')}\n${problems.join('\n')}`
+    const restart =
+      restartNeeded.length === 0
+        ? ''
+        : `\n${session.paint.warn(`Takes effect only after systemctl restart hostrouted: ${restartNeeded.join(', ')}`)}`
+    return `${session.paint.good('The configuration was read again and is in force.')}${restart}`
+  })
+  return answer.value.ok ? exitStatus.fine : exitStatus.refused
+}
+
+/** The command's version, and the daemon's when it answers. */
+export async function version(session: Session): Promise<Exit> {
+  const daemon = await session.client.get<Status>('/v1/status').then(
+    ({ value }) => value.version,
+    () => null
+  )
+  const command = packageVersion()
+  if (session.json) session.print(JSON.stringify({ command, daemon }))
+  else session.print(`hostroute ${command}, ${daemon === null ? 'hostrouted does not answer' : `hostrouted ${daemon}`}`)
+  return exitStatus.fine
+}
+
+/** Aborted by Ctrl-C, SIGTERM, or when nobody reads our output any more. */
+function interrupted(): AbortSignal {
+  const controller = new AbortController()
+  const stop = () => controller.abort()
+  process.once('SIGINT', stop)
+  process.once('SIGTERM', stop)
+  process.stdout.once('close', stop)
+  return controller.signal
+}
+
+function sleep(duration: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, duration)
+    signal.addEventListener('abort', () => {
+      clearTimeout(timer)
+      resolve()
+    })
+  })
+}

@@ -1,0 +1,241 @@
+// `hostroute guard …`: its grammar, what each does, and how it is written.
+
+import type { Argv } from 'yargs'
+import { parseDuration } from '../config/duration.js'
+import type {
+  GuardAllowance,
+  GuardBackendRow,
+  GuardEventRow,
+  GuardMode,
+  GuardStatus,
+  GuardVerdict
+} from '../control/guard-api.js'
+import { exitStatus, type GlobalOptions, type Session } from './session.js'
+import { count, facts, type Paint, plural, section, since, span, table } from './text.js'
+
+type Run = (action: (session: Session) => Promise<number>) => (options: GlobalOptions) => Promise<void>
+
+interface WriterOptions {
+  unit?: string | undefined
+  cgroup?: string | undefined
+  executable?: string | undefined
+}
+
+/** Adds the command to the grammar. `run` opens the session. */
+export function guardCommand(cli: Argv<GlobalOptions>, run: Run): void {
+  cli.command('guard', 'Who may write iptables rules on this node', (y) => {
+    subcommands(y as unknown as Argv<GlobalOptions>, run)
+    return y.demandCommand(1, 'Which one? See: hostroute guard --help')
+  })
+}
+
+function subcommands(cli: Argv<GlobalOptions>, run: Run): void {
+  const writer = (y: Argv<GlobalOptions>) =>
+    y
+      .option('unit', { type: 'string', requiresArg: true, describe: 'A systemd unit' })
+      .option('cgroup', { type: 'string', requiresArg: true, describe: 'A cgroup by its path, and those below it' })
+      .option('executable', { type: 'string', requiresArg: true, describe: 'A program by its path' })
+      .check((o) => {
+        if ([o.unit, o.cgroup, o.executable].filter((given) => given !== undefined).length === 1) return true
+        throw usageError('Name one of --unit, --cgroup and --executable')
+      })
+  cli.command('status', 'Backend, mode, counts, exemptions', {}, (o) => run(status)(o as unknown as GlobalOptions))
+  cli.command(
+    'events',
+    'Attempts to write, newest last',
+    (y) => y.option('limit', { type: 'number', requiresArg: true, default: 50, describe: 'Most rows to print' }),
+    (o) => run((session) => events(session, o.limit))(o)
+  )
+  cli.command(
+    'mode <mode>',
+    'Refuse writes, only report them, or do not look',
+    (y) => y.positional('mode', { choices: ['enforce', 'audit', 'off'] as const, demandOption: true }),
+    (o) => run((session) => setMode(session, o.mode))(o)
+  )
+  cli.command(
+    'allow',
+    'Let one writer through, until the daemon ends or for a time',
+    (y) => writer(y).option('for', { type: 'string', requiresArg: true, describe: 'How long, e.g. 10m' }),
+    (o) => run((session) => allow(session, o, o.for === undefined ? undefined : secondsOf(o.for)))(o)
+  )
+  cli.command('deny', 'Take such a permission back', writer, (o) => run((session) => deny(session, o))(o))
+}
+
+async function status(session: Session): Promise<number> {
+  const answer = await session.client.get<GuardStatus>('/v1/guard')
+  session.show(answer, (value) => renderGuard(value, session.paint, Date.now()))
+  return answer.value.mode === 'enforce' && answer.value.backend === null ? exitStatus.refused : exitStatus.fine
+}
+
+async function events(session: Session, limit: number): Promise<number> {
+  const answer = await session.client.get<GuardEventRow[]>('/v1/guard/events', { limit })
+  session.show(answer, (rows) => renderGuardEvents(rows, session.paint))
+  return exitStatus.fine
+}
+
+async function setMode(session: Session, mode: GuardMode): Promise<number> {
+  const answer = await session.client.post<GuardStatus>('/v1/guard/mode', { mode })
+  session.show(answer, (value) => renderGuard(value, session.paint, Date.now()))
+  return exitStatus.fine
+}
+
+async function allow(session: Session, options: WriterOptions, seconds: number | undefined): Promise<number> {
+  const answer = await session.client.post<GuardStatus>('/v1/guard/allow', { ...writerOf(options), seconds })
+  session.show(answer, (value) =>
+    section(session.paint, 'May write', allowances(value.allowances, session.paint, Date.now()))
+  )
+  return exitStatus.fine
+}
+
+async function deny(session: Session, options: WriterOptions): Promise<number> {
+  const answer = await session.client.post<{ done: boolean }>('/v1/guard/deny', writerOf(options))
+  session.show(answer, ({ done }) => (done ? 'It may not write any more.' : 'It had no permission.'))
+  return answer.value.done ? exitStatus.fine : exitStatus.error
+}
+
+function writerOf({ unit, cgroup, executable }: WriterOptions): WriterOptions {
+  return { unit, cgroup, executable }
+}
+
+/** What main.ts ends with the status for wrong usage. */
+function usageError(text: string): Error {
+  return Object.assign(new Error(text), { name: 'YError' })
+}
+
+function secondsOf(text: string): number {
+  const duration = parseDuration(text)
+  if (duration === null || duration < 1000)
+    throw usageError(`--for takes a duration of a second or more like 10m, not ${text}`)
+  return Math.round(duration / 1000)
+}
+
+/** now: milliseconds since 1970. */
+export function renderGuard(status: GuardStatus, paint: Paint, now: number): string {
+  const { counts } = status
+  const parts = [
+    headline(status, paint),
+    section(
+      paint,
+      'Attempts',
+      facts(paint, [
+        ['refused', count(counts.refused)],
+        ['audited', `${count(counts.audited)} let through, would have been refused`],
+        ['exempt', `${count(counts.exempt)} let through by exemption`],
+        ['in spite', `${count(counts.appeared)} found in the kernel all the same`],
+        ['removals', `${count(counts.removals)} replacements of legacy tables that only removed`],
+        ['lost', `${count(counts.lost)} events counted but not recorded`]
+      ])
+    ),
+    section(paint, 'Backends', backends(status.backends, paint))
+  ]
+  if (status.tables.length > 0) parts.push(section(paint, 'Owned tables', tables(status)))
+  if (status.allowances.length > 0) parts.push(section(paint, 'May write', allowances(status.allowances, paint, now)))
+  if (status.present.length > 0) parts.push(section(paint, 'There before the guard', present(status)))
+  if (status.last)
+    parts.push(section(paint, `Last event, ${since(status.last.time, now)}`, `  ${eventLine(status.last)}`))
+  return parts.join('\n\n')
+}
+
+function headline(status: GuardStatus, paint: Paint): string {
+  const why = status.why === null ? '' : `\n  ${status.why}`
+  if (status.backend === null) return `${paint.bad('●')} Nothing is guarded.${why}`
+  const by = `by ${status.backend}`
+  if (status.mode === 'enforce')
+    return `${paint.good('●')} iptables writes are ${paint.good('refused')} on this node, ${by}.${why}`
+  if (status.mode === 'audit')
+    return `${paint.warn('●')} iptables writes are ${paint.warn('reported only')}, ${by}.${why}`
+  return `${paint.warn('●')} The guard is ${paint.warn('off')}: iptables writes are not looked at.${why}`
+}
+
+function backends(rows: GuardBackendRow[], paint: Paint): string {
+  const painted = (row: GuardBackendRow) =>
+    row.state === 'in use'
+      ? paint.good(row.state)
+      : row.state === 'failed'
+        ? paint.warn(row.state)
+        : paint.dim(row.state)
+  return rows
+    .map((row) => `  ${row.name.padEnd(8)}  ${painted(row)}${row.why === null ? '' : `: ${row.why}`}`)
+    .join('\n')
+}
+
+function tables(status: GuardStatus): string {
+  const owned = status.tables.filter((row) => row.owned).map((row) => `${row.family} ${row.table}`)
+  const lines = owned.length > 0 ? [`  ${owned.join(', ')}`] : []
+  for (const row of status.tables) if (!row.owned) lines.push(`  not ${row.family} ${row.table}: ${row.why ?? ''}`)
+  return lines.join('\n')
+}
+
+function allowances(rows: GuardAllowance[], paint: Paint, now: number): string {
+  const until = (row: GuardAllowance) => (row.until === null ? 'for ever' : span((Date.parse(row.until) - now) / 1000))
+  return table(
+    paint,
+    [{ title: 'KIND' }, { title: 'NAME' }, { title: 'LEFT' }, { title: 'WRITES', right: true }, { title: '' }],
+    rows.map((row) => [
+      row.kind,
+      row.name,
+      until(row),
+      count(row.used),
+      row.present ? '' : paint.warn('not there now')
+    ]),
+    '  '
+  )
+}
+
+function present(status: GuardStatus): string {
+  return status.present
+    .map(({ system, family, table: name, rules }) => `  ${plural(rules, 'rule')} in ${family} ${name} (${system})`)
+    .join('\n')
+}
+
+const colours: Record<GuardVerdict, 'bad' | 'warn' | 'dim'> = {
+  refused: 'bad',
+  audited: 'warn',
+  exempt: 'dim',
+  appeared: 'warn',
+  removed: 'bad'
+}
+
+/** A table; what was asked for stands last because it is longest. */
+export function renderGuardEvents(rows: GuardEventRow[], paint: Paint): string {
+  if (rows.length === 0) return 'Nobody has tried to write.'
+  return table(
+    paint,
+    [
+      { title: 'TIME' },
+      { title: 'VERDICT' },
+      { title: 'TIMES', right: true },
+      { title: 'PID', right: true },
+      { title: 'UNIT' },
+      { title: 'WHAT' },
+      { title: 'WHERE' },
+      { title: 'COMMAND' }
+    ],
+    rows.map((row) => [
+      row.time.slice(0, 19).replace('T', ' '),
+      paint[colours[row.verdict]](row.verdict),
+      count(row.repeated),
+      row.pid === 0 ? '-' : String(row.pid),
+      row.unit ?? row.cgroup ?? '-',
+      what(row),
+      where(row),
+      row.arguments ?? (row.command === '' ? '-' : row.command)
+    ])
+  )
+}
+
+function what(row: GuardEventRow): string {
+  const odd = row.reason === 'write' ? '' : ` (${row.reason})`
+  return `${row.system} ${row.message}${odd}`
+}
+
+function where(row: GuardEventRow): string {
+  return [row.family, row.table, row.chain].filter((part) => part !== null && part !== '').join(' ')
+}
+
+function eventLine(row: GuardEventRow): string {
+  const by = row.arguments ?? row.command
+  const unit = row.unit === null ? '' : `, ${row.unit}`
+  const path = row.executable === null ? '' : `, ${row.executable}`
+  return `${row.verdict}: ${what(row)} in ${where(row)} by "${by}" (pid ${row.pid}${path}${unit})`
+}

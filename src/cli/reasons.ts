@@ -1,0 +1,107 @@
+// Every reason of bpf/types.h in words, and what to do about it.
+
+export interface ReasonWords {
+  words: string
+  /** '' where nothing needs to be done. */
+  remedy: string
+}
+
+const reasons: Record<string, ReasonWords> = {
+  'to-pod': { words: 'delivered into a pod of this node', remedy: '' },
+  'to-uplink': { words: 'sent over an uplink', remedy: '' },
+  'to-neighbour': { words: "sent over an uplink through the kernel's neighbour entry", remedy: '' },
+
+  off: {
+    words: 'hostroute is disabled, or the daemon has been gone for longer than its lease',
+    remedy: 'hostroute status; then hostroute enable, or systemctl start hostrouted'
+  },
+  'unknown-device': {
+    words: 'the device is not in the maps yet',
+    remedy: 'normal for a moment after a pod starts; if it goes on: hostroute verify --repair'
+  },
+  'not-for-router': { words: "broadcast, multicast, or addressed to another machine's MAC", remedy: '' },
+  'not-ip': { words: 'neither IPv4 nor IPv6 (ARP, LLDP, ...)', remedy: '' },
+  vlan: { words: 'tagged frame on the parent of a VLAN device', remedy: '' },
+  malformed: {
+    words: 'headers are short or contradict each other: the kernel judges them',
+    remedy: 'if many: look who sends them with hostroute monitor'
+  },
+  options: { words: 'IP options or extension headers', remedy: '' },
+  fragment: {
+    words: 'fragment of a flow that needs ports',
+    remedy: 'if many: lower the MTU or MSS of the sender; fragments always take the slow path'
+  },
+  ttl: {
+    words: 'TTL or hop limit used up: the kernel answers (traceroute)',
+    remedy: 'if many: look for a routing loop'
+  },
+  mtu: {
+    words: 'larger than the next hop takes: the kernel fragments or answers',
+    remedy: "if many: compare the pods' MTU with the uplink's"
+  },
+  'link-local': { words: 'link-local, multicast, loopback or unspecified address', remedy: '' },
+  policy: {
+    words: 'ip rules, or stackPrefixes, ipv4 or ipv6 in the configuration, leave it to the kernel',
+    remedy: 'hostroute status says which rule under "Left to the kernel"'
+  },
+  'no-route': { words: 'no route covers the destination: the kernel answers', remedy: 'compare: ip route get ADDRESS' },
+  local: { words: 'for an address of the node itself', remedy: '' },
+  route: {
+    words: 'the route is of a kind that the maps cannot express',
+    remedy: 'hostroute routes shows why, route by route'
+  },
+  'pod-not-ready': {
+    words: "the pod's MAC address is not known yet",
+    remedy: 'normal for the first packet; if it goes on: ip neigh show'
+  },
+  'same-pod': { words: 'a pod that sends to itself', remedy: '' },
+  protocol: {
+    words: 'SNAT is due but the protocol has no ports (SCTP, GRE, ESP, ...)',
+    remedy: 'snat.otherProtocols decides: stack or drop'
+  },
+  'older-flow': {
+    words: "connection from before hostroute was enabled: the kernel's conntrack has it",
+    remedy: 'ends with these connections'
+  },
+  'no-source': {
+    words: 'SNAT is due, but the uplink has no address of this family',
+    remedy: 'give the uplink an address: ip address show'
+  },
+  node: { words: 'from an uplink, for the node or beyond it', remedy: '' },
+
+  'drop-spoof': {
+    words: "the source address is not the pod's own",
+    remedy:
+      'find the pod with hostroute monitor --drops; it forges sources or forwards for others (VPN, nested containers)'
+  },
+  'drop-ports': {
+    words: 'no free SNAT port towards this remote',
+    remedy:
+      'widen snat.ports, shorten snat.timeouts, or have the pods reuse connections; hostroute snat --remote ADDRESS'
+  },
+  'drop-flows': {
+    words: 'the flow table is full',
+    remedy: 'raise limits.flows and restart hostrouted; hostroute snat shows who makes the flows'
+  },
+  'drop-protocol': {
+    words: 'SNAT is due, the protocol has no ports, and snat.otherProtocols says drop',
+    remedy: 'set snat.otherProtocols: stack, or exclude the destination in ip-masq-agent'
+  },
+  'drop-malformed': {
+    words: 'a header that no network stack would take',
+    remedy: 'if many: look who sends them with hostroute monitor --drops'
+  },
+  'drop-martian': {
+    words: 'a source address that cannot be on the wire',
+    remedy: 'if many: look who sends them with hostroute monitor --drops'
+  }
+}
+
+/** Words for a reason; one that is not known stands for itself. */
+export function explainReason(reason: string): ReasonWords {
+  return Object.hasOwn(reasons, reason) ? (reasons[reason] as ReasonWords) : { words: reason, remedy: '' }
+}
+
+export function knownReasons(): string[] {
+  return Object.keys(reasons)
+}

@@ -1,0 +1,170 @@
+// Lists for people: pods, routes, next hops, neighbours, flows, masquerade policy.
+
+import type {
+  FlowList,
+  MasqueradeStatus,
+  NeighbourRow,
+  NexthopRow,
+  PodRow,
+  RouteAnswer,
+  RouteLeg,
+  RouteList,
+  RouteRow,
+  VerifyReport
+} from '../control/api.js'
+import { count, endpoint, type Paint, plural, span, table } from './text.js'
+
+export function renderPods(pods: PodRow[], paint: Paint): string {
+  if (pods.length === 0) return 'No pod is known: no host route points to a device whose peer is in another namespace.'
+  const rows = pods.map((pod) => [
+    pod.address,
+    pod.device,
+    pod.l3 ? '(L3)' : (pod.mac ?? '-'),
+    String(pod.mtu),
+    pod.ready ? paint.good('ready') : paint.warn('waiting for its MAC: through the kernel meanwhile')
+  ])
+  return table(
+    paint,
+    [{ title: 'ADDRESS' }, { title: 'DEVICE' }, { title: 'MAC' }, { title: 'MTU', right: true }, { title: 'STATE' }],
+    rows
+  )
+}
+
+export function renderRoutes({ routes, total }: RouteList, paint: Paint): string {
+  if (routes.length === 0) return 'No route in the maps matches.'
+  const rows = routes.map((route) => [route.prefix, ...routeCells(route, paint)])
+  const text = table(paint, [{ title: 'PREFIX' }, { title: 'WHERE' }, { title: 'SNAT' }], rows)
+  return text + more(routes.length, total, paint)
+}
+
+export function renderRouteAnswer(answer: RouteAnswer, paint: Paint): string {
+  const lines = [`${answer.address}: ${answer.why}`]
+  if (answer.pod)
+    lines.push(
+      `  pod         ${answer.pod.device}${answer.pod.mac === null ? '' : `, MAC ${answer.pod.mac}`}, MTU ${answer.pod.mtu}`
+    )
+  if (answer.route) {
+    const [where = '', snat = '-'] = routeCells(answer.route, paint)
+    lines.push(`  route       ${answer.route.prefix} → ${where}`)
+    if (answer.verdict === 'uplink' && answer.masquerade?.masquerade)
+      lines.push(`  source      becomes ${snat} (policy ${answer.masquerade.prefix})`)
+  }
+  if (answer.verdict === 'uplink' && answer.masquerade && !answer.masquerade.masquerade) {
+    lines.push(`  source      stays the pod's (policy ${answer.masquerade.prefix})`)
+  }
+  return lines.join('\n')
+}
+
+export function renderNexthops(nexthops: NexthopRow[], paint: Paint): string {
+  if (nexthops.length === 0) return 'No next hop is in use.'
+  const rows = nexthops.map((row) => [
+    String(row.index),
+    row.device,
+    row.gateway ?? 'on-link',
+    row.gateway === null ? '-' : (row.mac ?? '-'),
+    row.gateway === null ? 'by neighbour' : row.macKnown ? paint.good('known') : paint.warn('through the kernel'),
+    String(row.mtu),
+    [row.snat4, row.snat6].filter((address) => address !== null).join(', ') || '-',
+    count(row.routes)
+  ])
+  const columns = [
+    { title: 'ID', right: true },
+    { title: 'DEVICE' },
+    { title: 'GATEWAY' },
+    { title: 'MAC' },
+    { title: 'STATE' },
+    { title: 'MTU', right: true },
+    { title: 'SNAT' },
+    { title: 'ROUTES', right: true }
+  ]
+  return table(paint, columns, rows)
+}
+
+export function renderNeighbours(neighbours: NeighbourRow[], paint: Paint): string {
+  if (neighbours.length === 0) return 'No neighbour is in the maps.'
+  const rows = neighbours.map((row) => [
+    row.address,
+    row.device,
+    row.mac,
+    row.known ? paint.good('known') : paint.warn('through the kernel')
+  ])
+  return table(
+    paint,
+    ['ADDRESS', 'DEVICE', 'MAC', 'STATE'].map((title) => ({ title })),
+    rows
+  )
+}
+
+export function renderFlows({ flows, total }: FlowList, paint: Paint): string {
+  if (flows.length === 0) return 'No flow matches.'
+  const rows = flows.map((flow) => [
+    flow.protocol,
+    endpoint(flow.pod, flow.podPort),
+    flow.natAddress === null || flow.natPort === null
+      ? paint.dim(flow.verdict)
+      : endpoint(flow.natAddress, flow.natPort),
+    endpoint(flow.remote, flow.remotePort),
+    flow.state,
+    span(flow.idle),
+    span(flow.age)
+  ])
+  const columns = [
+    { title: 'PROTO' },
+    { title: 'POD' },
+    { title: 'SOURCE OUTSIDE' },
+    { title: 'REMOTE' },
+    { title: 'STATE' },
+    { title: 'IDLE', right: true },
+    { title: 'AGE', right: true }
+  ]
+  return table(paint, columns, rows) + more(flows.length, total, paint)
+}
+
+export function renderPolicy({ enabled, policy, files }: MasqueradeStatus, paint: Paint): string {
+  if (!enabled) return 'Masquerading is off (snat.enabled: false): sources are never changed.'
+  const rows = policy.map((row) => [
+    row.prefix,
+    row.masquerade ? 'masquerade' : paint.good("keep the pod's address"),
+    row.from.join(', ')
+  ])
+  const problems = files.flatMap((file) => (file.error === null ? [] : [paint.bad(file.error)]))
+  return [
+    'The longest prefix that covers the destination decides.',
+    table(
+      paint,
+      ['DESTINATION', 'SOURCE', 'FROM'].map((title) => ({ title })),
+      rows
+    ),
+    ...problems
+  ].join('\n')
+}
+
+export function renderVerify(report: VerifyReport, paint: Paint): string {
+  const took = `${plural(report.checked, 'entry', 'entries')} compared in ${span(report.duration)}`
+  if (report.total === 0) return `${paint.good('The maps hold what they should')}: ${took}.`
+  const head = report.repaired
+    ? `${paint.warn(`${plural(report.total, 'difference')}, all repaired`)}: ${took}.`
+    : `${paint.bad(plural(report.total, 'difference'))}: ${took}.${report.ok ? '' : ' Repair with: hostroute verify --repair'}`
+  const rows = report.differences.map((row) => [row.map, row.key, row.kind, row.found ?? '-', row.wanted ?? '-'])
+  const body = table(
+    paint,
+    ['MAP', 'KEY', 'WHAT', 'FOUND', 'WANTED'].map((title) => ({ title })),
+    rows
+  )
+  return `${head}\n${body}${more(report.differences.length, report.total, paint, '')}`
+}
+
+function routeCells(route: RouteRow, paint: Paint): [where: string, snat: string] {
+  if (route.action === 'stack') return [paint.warn(`kernel: ${route.why ?? 'no reason given'}`), '-']
+  const snat = [...new Set(route.legs.map((leg) => leg.snat ?? '-'))].join(', ')
+  return [route.legs.map((leg) => legText(leg, route.legs.length > 1)).join(', '), snat]
+}
+
+function legText(leg: RouteLeg, several: boolean): string {
+  const where = leg.gateway === null ? `on-link dev ${leg.device}` : `via ${leg.gateway} dev ${leg.device}`
+  return several ? `${where} weight ${leg.weight}` : where
+}
+
+function more(shown: number, total: number, paint: Paint, remedy = '; raise --limit or filter'): string {
+  return total > shown ? `\n${paint.dim(`… and ${count(total - shown)} more${remedy}`)}` : ''
+}

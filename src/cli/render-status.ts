@@ -1,0 +1,205 @@
+// `hostroute status` for people: one sentence that says how it is, then the rest.
+
+import type { Fill, HookRow, PacketCounts, Status } from '../control/api.js'
+import { bitRate, bytes, count, facts, type Paint, plural, rate, section, since, span, table } from './text.js'
+
+/** now: milliseconds since 1970. */
+export function renderStatus(status: Status, paint: Paint, now: number): string {
+  const parts = [
+    headline(status, paint, now),
+    section(paint, 'Packets', packets(status, paint)),
+    devices(status, paint),
+    leftToKernel(status, paint),
+    section(paint, 'Maps', maps(status, paint)),
+    masquerade(status, paint, now),
+    section(paint, 'Daemon', daemon(status, paint, now)),
+    errors(status, paint, now)
+  ]
+  return parts.filter((part) => part !== '').join('\n\n')
+}
+
+function headline(status: Status, paint: Paint, now: number): string {
+  const served = status.hooks.filter((row) => row.served).length
+  const name = `hostroute ${status.version} on ${status.node}`
+  const why = status.why === null ? '' : `: ${status.why}`
+  const lines: string[] = []
+  if (status.mode === 'enabled') {
+    lines.push(
+      `${paint.good('●')} ${name} is ${paint.good('enabled')}: it routes for ${plural(status.counts.pods.used, 'pod address', 'pod addresses')} on ${plural(served, 'device')}.`
+    )
+  } else if (status.mode === 'degraded') {
+    lines.push(
+      `${paint.warn('●')} ${name} is ${paint.warn('degraded')}${sentence(why || ': part of the traffic is left to the kernel')}`
+    )
+  } else {
+    lines.push(
+      `${paint.bad('●')} ${name} is ${paint.bad('disabled')}${sentence(why || ": all packets take the kernel's own way")}`
+    )
+    lines.push('  Enable it with: hostroute enable --confirm-within 60s')
+  }
+  if (status.confirmBefore !== null) {
+    const left = span(Math.max(0, Date.parse(status.confirmBefore) - now) / 1000)
+    lines.push(`  ${paint.warn(`Not confirmed: it is undone in ${left} unless you run: hostroute confirm`)}`)
+  }
+  return lines.join('\n')
+}
+
+function sentence(text: string): string {
+  return /[.!?]$/.test(text) ? text : `${text}.`
+}
+
+function packets({ packets: counts }: Status, paint: Paint): string {
+  const row = (name: string, counts: PacketCounts) => [
+    name,
+    count(counts.packets),
+    bytes(counts.bytes),
+    rate(counts.packetsPerSecond),
+    counts.bytesPerSecond === 0 ? '-' : bitRate(counts.bytesPerSecond)
+  ]
+  const dropped = row('dropped', counts.dropped)
+  return table(
+    paint,
+    [
+      { title: '' },
+      { title: 'PACKETS', right: true },
+      { title: 'BYTES', right: true },
+      { title: 'NOW', right: true },
+      { title: '', right: true }
+    ],
+    [
+      row('forwarded', counts.forwarded),
+      row('left to kernel', counts.stack),
+      counts.dropped.packetsPerSecond > 0 ? dropped.map(paint.bad) : dropped
+    ],
+    '  '
+  )
+}
+
+function devices({ hooks }: Status, paint: Paint): string {
+  if (hooks.length === 0) return section(paint, 'Devices', '  No pod device and no uplink was found.')
+  const row = (hook: HookRow) => [
+    hook.device,
+    hook.role,
+    hook.kind ?? 'physical',
+    hook.programs.map(({ name, how }) => `${name} (${how})`).join(', ') || '-',
+    hook.served ? paint.good('served') : paint.warn(`not served: ${hook.why ?? 'no reason given'}`)
+  ]
+  // what needs attention stands first
+  const rows = [...hooks].sort((a, b) => Number(a.served) - Number(b.served)).map(row)
+  return section(
+    paint,
+    'Devices',
+    table(
+      paint,
+      ['DEVICE', 'ROLE', 'KIND', 'PROGRAMS', 'STATE'].map((title) => ({ title })),
+      rows,
+      '  '
+    )
+  )
+}
+
+function leftToKernel({ stack }: Status, paint: Paint): string {
+  if (stack.length === 0) return ''
+  const rows = stack.map(
+    (row) => `  IPv${row.family} ${row.device === null ? 'everywhere' : `from ${row.device}`}: ${row.why}`
+  )
+  return section(paint, 'Left to the kernel', rows.join('\n'))
+}
+
+function maps({ counts }: Status, paint: Paint): string {
+  const { snatPorts, masquerade: _, ...fills } = counts
+  const names: Record<keyof typeof fills, string> = {
+    pods: 'pods',
+    devices: 'devices',
+    routes4: 'routes IPv4',
+    routes6: 'routes IPv6',
+    nexthops: 'next hops',
+    neighbours: 'neighbours',
+    flows4: 'flows IPv4',
+    flows6: 'flows IPv6'
+  }
+  const rows = Object.entries(fills).map(([key, fill]) => [
+    names[key as keyof typeof fills],
+    count(fill.used),
+    count(fill.capacity),
+    percent(fill, paint)
+  ])
+  const body = table(
+    paint,
+    [{ title: '' }, { title: 'USED', right: true }, { title: 'OF', right: true }, { title: '', right: true }],
+    rows,
+    '  '
+  )
+  return `${body}\n  ${plural(snatPorts, 'SNAT port')} towards each remote`
+}
+
+function percent({ used, capacity }: Fill, paint: Paint): string {
+  const share = capacity === 0 ? 0 : (100 * used) / capacity
+  const text = share > 0 && share < 1 ? '<1 %' : `${Math.floor(share)} %`
+  return share >= 90 ? paint.bad(text) : share >= 75 ? paint.warn(text) : text
+}
+
+function masquerade({ masquerade: { enabled, files, policy } }: Status, paint: Paint, now: number): string {
+  if (!enabled) return section(paint, 'Masquerading', '  Off (snat.enabled: false): sources are never changed.')
+  const lines = files.map((file) => {
+    if (file.error !== null)
+      return `  ${paint.bad(file.error)}${file.read === null ? '' : paint.bad('; its last good contents stay in force')}`
+    if (!file.present) return `  ${file.path}: not there`
+    return `  ${file.path}: in force${file.read === null ? '' : `, read ${since(file.read, now)}`}`
+  })
+  const warnings = files.flatMap((file) => file.warnings.map((warning) => `  ${paint.warn(warning)}`))
+  const excluded = policy.filter((row) => !row.masquerade).length
+  lines.push(`  ${plural(excluded, 'prefix keeps', 'prefixes keep')} the pod's address; see: hostroute snat policy`)
+  return section(paint, 'Masquerading', [...lines, ...warnings].join('\n'))
+}
+
+function daemon(status: Status, paint: Paint, now: number): string {
+  const { sync, lease, configuration } = status
+  const trouble = [
+    sync.overruns && plural(sync.overruns, 'overrun'),
+    sync.interrupted && plural(sync.interrupted, 'interrupted dump'),
+    sync.malformed && `${count(sync.malformed)} malformed`,
+    sync.unknown && `${count(sync.unknown)} unknown`
+  ].filter(Boolean)
+  const state = sync.state === 'synced' ? paint.good('synced') : paint.warn(sync.state)
+  const lastSync = sync.lastSync === null ? 'no dump yet' : `last dump ${since(sync.lastSync, now)}`
+  const found = configuration.present ? configuration.path : `${configuration.path} (not there: defaults)`
+  return facts(paint, [
+    ['process', `pid ${status.pid}, up ${span(status.uptime)}`],
+    ['kernel', `${status.kernel}, libbpf ${status.libbpf}, network namespace ${status.namespace}`],
+    [
+      'sync',
+      `${state}, ${lastSync}, ${plural(sync.events, 'event')}, ${plural(sync.dumps, 'dump')}${trouble.length > 0 ? `; ${trouble.join(', ')}` : ''}`
+    ],
+    [
+      'lease',
+      lease.duration === null
+        ? 'off: the programs go on without the daemon for ever'
+        : `the programs go on for ${span(lease.duration)} without the daemon`
+    ],
+    ['guard', guardWords(status.guard, paint)],
+    [
+      'configuration',
+      configuration.error === null
+        ? found
+        : `${found}\n${' '.repeat(17)}${paint.bad(configuration.error.replaceAll('\n', `\n${' '.repeat(17)}`))}`
+    ]
+  ])
+}
+
+function guardWords(guard: Status['guard'], paint: Paint): string {
+  if (guard === null) return 'off: iptables writes are not looked at'
+  const what =
+    guard.mode === 'enforce' ? 'iptables writes are refused' : `iptables writes are let through (${guard.mode})`
+  if (guard.backend === null) return paint.bad(guard.why ?? 'no backend refuses on this kernel')
+  return `${what}, by ${guard.backend}; ${count(guard.refused)} so far; see: hostroute guard status`
+}
+
+function errors({ errors: rows }: Status, paint: Paint, now: number): string {
+  if (rows.length === 0) return ''
+  return section(
+    paint,
+    'Last errors',
+    rows.map(({ time, subsystem, text }) => `  ${since(time, now).padEnd(14)} ${subsystem}: ${text}`).join('\n')
+  )
+}

@@ -1,0 +1,41 @@
+// One run of the command: where the daemon is, how to print, which exit status.
+
+import { type Answer, type ControlClient, controlClient } from '../control/client.js'
+import { type Paint, painter } from './text.js'
+
+export const exitStatus = { fine: 0, error: 1, refused: 2, usage: 64 } as const
+
+export interface GlobalOptions {
+  socket: string
+  json: boolean
+  color: boolean
+}
+
+export interface Session {
+  client: ControlClient
+  json: boolean
+  paint: Paint
+  /** Prints the answer: with --json the daemon's very text, else what `render` makes of it. */
+  show<T>(answer: Answer<T>, render: (value: T) => string): void
+  print(text: string): void
+}
+
+export function openSession(options: GlobalOptions): Session {
+  const paint = painter(options.color && !options.json && isColourTerminal())
+  return {
+    client: controlClient(options.socket),
+    json: options.json,
+    paint,
+    show: (answer, render) => print(options.json ? answer.text : render(answer.value)),
+    print
+  }
+}
+
+export function print(text: string): void {
+  process.stdout.write(text.endsWith('\n') ? text : `${text}\n`)
+}
+
+function isColourTerminal(): boolean {
+  const refused = process.env['NO_COLOR']
+  return process.stdout.isTTY === true && (refused === undefined || refused === '') && process.env['TERM'] !== 'dumb'
+}

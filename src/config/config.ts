@@ -1,0 +1,196 @@
+// Reads config.yaml. All problems are reported together, each with its line and
+// column; nothing is guessed and nothing unknown is passed over.
+
+import { readFileSync } from 'node:fs'
+import * as v from 'valibot'
+import { type Document, isAlias, isMap, isScalar, isSeq, LineCounter, type Node, parseAllDocuments } from 'yaml'
+import { ConfigError, didYouMean, type Problem } from './problem.js'
+import { type Config, isKey, type Key, reference, type Section } from './reference.js'
+
+export { ConfigError, formatProblem, type Problem } from './problem.js'
+export { type Config, configReference } from './reference.js'
+
+/** What holds without a file. Made anew for each caller by structuredClone() if it is to be changed. */
+export const defaultConfig: Config = defaults(reference as Section) as unknown as Config
+
+/** Reads the file; without one the defaults, present false. Throws ConfigError with all problems. */
+export function loadConfig(path: string): { config: Config; present: boolean } {
+  let text: string
+  try {
+    text = readFileSync(path, 'utf8')
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code
+    if (code === 'ENOENT' || code === 'ENOTDIR') return { config: structuredClone(defaultConfig), present: false }
+    throw new ConfigError([
+      { file: path, line: 0, column: 0, key: '', text: `cannot be read: ${(error as Error).message}` }
+    ])
+  }
+  return { config: parseConfig(text, path), present: true }
+}
+
+/** Checks the text of a config.yaml; `file` is for messages. Throws ConfigError with all problems. */
+export function parseConfig(text: string, file: string): Config {
+  const lineCounter = new LineCounter()
+  const documents = parseAllDocuments(text, { lineCounter, prettyErrors: false, uniqueKeys: true, merge: false })
+  const reader = new Reader(file, lineCounter)
+  const config = structuredClone(defaultConfig)
+  if (Array.isArray(documents)) reader.readDocuments(documents, config)
+  if (reader.problems.length > 0) throw new ConfigError(reader.problems)
+  return config
+}
+
+class Reader {
+  readonly problems: Problem[] = []
+
+  constructor(
+    private readonly file: string,
+    private readonly lines: LineCounter
+  ) {}
+
+  readDocuments(documents: Document.Parsed[], config: Config): void {
+    for (const document of documents) {
+      for (const error of document.errors) this.report(error.pos[0], '', `is not YAML: ${firstSentence(error.message)}`)
+    }
+    const [document, second] = documents
+    if (!document || this.problems.length > 0) return
+    if (second) this.report(second.contents?.range[0] ?? 0, '', 'a second document starts here; only one is allowed')
+    if (document.contents === null || isEmpty(document.contents)) return
+    this.readSection(
+      document,
+      document.contents,
+      reference as Section,
+      '',
+      config as unknown as Record<string, unknown>
+    )
+  }
+
+  private readSection(
+    document: Document,
+    node: Node,
+    section: Section,
+    path: string,
+    into: Record<string, unknown>
+  ): void {
+    const target = resolve(document, node)
+    if (!isMap(target)) {
+      const found = path === '' ? 'the file' : 'found a value that'
+      return this.report(
+        offsetOf(node),
+        path,
+        `${found} is not a mapping; allowed: keys ${Object.keys(section).join(', ')}`
+      )
+    }
+    for (const pair of target.items) {
+      const keyNode = pair.key as Node
+      const name = isScalar(keyNode) ? String(keyNode.value) : ''
+      const entry = Object.hasOwn(section, name) ? section[name] : undefined
+      const full = path === '' ? name : `${path}.${name}`
+      const value = pair.value as Node | null
+      if (!entry) this.unknownKey(keyNode, full, path, section)
+      else if (isKey(entry)) this.readKey(document, keyNode, value, entry, full, name, into)
+      else if (value && !isEmpty(value))
+        this.readSection(document, value, entry, full, into[name] as Record<string, unknown>)
+    }
+  }
+
+  private readKey(
+    document: Document,
+    keyNode: Node,
+    node: Node | null,
+    entry: Key<unknown>,
+    path: string,
+    name: string,
+    into: Record<string, unknown>
+  ): void {
+    if (!node || isEmpty(node)) {
+      return this.report(
+        offsetOf(keyNode),
+        path,
+        `has no value; leave the key out for the default (${entry.standard}); allowed: ${entry.allowed}`
+      )
+    }
+    let value: unknown
+    try {
+      value = resolve(document, node)?.toJS(document, { maxAliasCount: 100 })
+    } catch (error) {
+      return this.report(offsetOf(node), path, `cannot be read: ${(error as Error).message}`)
+    }
+    const result = v.safeParse(entry.schema, value)
+    if (result.success) {
+      into[name] = result.output
+      return
+    }
+    const bad = offendingItem(document, node, value, entry)
+    for (const { node: at, value: found } of bad)
+      this.report(offsetOf(at), path, `found ${shown(found)}; allowed: ${entry.allowed}`)
+  }
+
+  private unknownKey(node: Node, full: string, path: string, section: Section): void {
+    const here = Object.keys(section)
+    const elsewhere = allKeys(reference as Section, '')
+    const last = full.slice(full.lastIndexOf('.') + 1)
+    const near = didYouMean(last, here)
+    const misplaced = elsewhere.find((key) => key === last || key.endsWith(`.${last}`))
+    const meant = misplaced ?? (near === null ? didYouMean(full, elsewhere) : path === '' ? near : `${path}.${near}`)
+    const hint = meant ? `did you mean ${meant}?` : `allowed here: ${here.join(', ')}`
+    this.report(offsetOf(node), full, `unknown key; ${hint}`)
+  }
+
+  private report(offset: number, key: string, text: string): void {
+    const { line, col } = this.lines.linePos(offset)
+    this.problems.push({ file: this.file, line: Math.max(line, 1), column: Math.max(col, 1), key, text })
+  }
+}
+
+/** The items of a list that are wrong by themselves, else the value as a whole. */
+function offendingItem(
+  document: Document,
+  node: Node,
+  value: unknown,
+  entry: Key<unknown>
+): { node: Node; value: unknown }[] {
+  const target = resolve(document, node)
+  if (!isSeq(target) || !Array.isArray(value)) return [{ node, value }]
+  const bad = target.items
+    .map((item, index) => ({ node: (item as Node | null) ?? node, value: value[index] as unknown }))
+    .filter((item) => !v.is(entry.schema, [item.value]))
+  return bad.length > 0 ? bad : [{ node, value }]
+}
+
+function resolve(document: Document, node: Node): Node | undefined {
+  return isAlias(node) ? node.resolve(document) : node
+}
+
+function isEmpty(node: Node): boolean {
+  return isScalar(node) && node.value === null
+}
+
+function offsetOf(node: Node | null): number {
+  return node?.range?.[0] ?? 0
+}
+
+function firstSentence(text: string): string {
+  return text.split('\n')[0] ?? text
+}
+
+function shown(value: unknown): string {
+  const text = JSON.stringify(value) ?? String(value)
+  return text.length > 80 ? `${text.slice(0, 77)}...` : text
+}
+
+function allKeys(section: Section, prefix: string): string[] {
+  return Object.entries(section).flatMap(([name, entry]) =>
+    isKey(entry) ? [prefix + name] : allKeys(entry, `${prefix}${name}.`)
+  )
+}
+
+function defaults(section: Section): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(section).map(([name, entry]) => [name, isKey(entry) ? standardValue(entry) : defaults(entry)])
+  )
+}
+
+function standardValue(entry: Key<unknown>): unknown {
+  const [document] = parseAllDocuments(entry.standard) as Document[]
+  return v.parse(entry.schema, document?.toJS())
+}

@@ -1,0 +1,177 @@
+// Every key of config.yaml: its kind, default and meaning, in one place. The
+// type Config, the defaults, the checks and the printed reference all come from
+// this table; a key that is not here does not exist.
+
+import * as kind from './schema.js'
+
+export interface Key<T> extends kind.Kind<T> {
+  /** As it would stand in the file. */
+  standard: string
+  about: string
+}
+
+function key<T>(valueKind: kind.Kind<T>, standard: string, about: string): Key<T> {
+  return { ...valueKind, standard, about }
+}
+
+const second = 1000
+const minute = 60 * second
+const hour = 60 * minute
+
+export const reference = {
+  enabled: key(kind.flag(), 'true', 'Attach the programs when the daemon starts. false: wait for `hostroute enable`.'),
+  checks: key(
+    kind.word('refuse', 'report', 'off'),
+    'refuse',
+    'The checks of `hostroute check` before the programs are attached. refuse: what they refuse stays off. report: logged, and attached all the same. off: not made.'
+  ),
+  ipv4: key(kind.flag(), 'true', 'Serve IPv4. false: all IPv4 is left to the kernel.'),
+  ipv6: key(kind.flag(), 'true', 'Serve IPv6. false: all IPv6 is left to the kernel.'),
+  pods: {
+    devices: key(
+      kind.devices(),
+      'auto',
+      'Host-side devices of pods. auto: veth and netkit devices whose peer is in another network namespace and to which host routes point.'
+    )
+  },
+  uplink: {
+    devices: key(kind.devices(), 'auto', 'Devices towards the network. auto: those that next hops use.'),
+    xdp: key(
+      kind.word('off', 'native', 'generic'),
+      'off',
+      'XDP program before the TC program of uplinks. native needs a driver that supports XDP; generic works everywhere and is slower.'
+    )
+  },
+  stackPrefixes: key(kind.prefixes(), '[]', 'Destinations that are always left to the kernel.'),
+  snat: {
+    enabled: key(
+      kind.flag(),
+      'true',
+      'Masquerade traffic of pods that leaves the cluster. false: sources are never changed.'
+    ),
+    masqueradeFiles: key(
+      kind.paths(),
+      '[/etc/config/ip-masq-agent]',
+      'Configuration of ip-masq-agent that says what is masqueraded. Several files are merged; no file: its defaults.'
+    ),
+    ports: key(
+      kind.portsOrAuto(),
+      'auto',
+      'Source ports for SNAT. auto: 1024-65535 without ip_local_port_range, ip_local_reserved_ports and nodePorts.'
+    ),
+    nodePorts: key(kind.portsOrNone(), '"30000-32767"', 'Ports of services of type NodePort: never taken for SNAT.'),
+    otherProtocols: key(
+      kind.word('stack', 'drop'),
+      'stack',
+      'Packets of protocols without ports (SCTP, GRE, ESP, ...) for which SNAT is due: stack leaves them to the kernel, drop drops and counts them.'
+    ),
+    timeouts: {
+      tcpOpening: key(kind.duration(second, hour), '60s', 'TCP: no answer yet.'),
+      tcpEstablished: key(kind.duration(minute, 240 * hour), '2h4m', 'TCP: idle connection.'),
+      tcpClosing: key(kind.duration(second, hour), '120s', 'TCP: after FIN from both sides, or RST.'),
+      udpOneWay: key(kind.duration(second, hour), '30s', 'UDP: no answer yet.'),
+      udpReplied: key(kind.duration(second, 24 * hour), '180s', 'UDP: answered.'),
+      icmp: key(kind.duration(second, hour), '30s', 'ICMP and ICMPv6 echo.')
+    }
+  },
+  guard: {
+    mode: key(
+      kind.word('enforce', 'audit', 'off'),
+      'enforce',
+      'What becomes of iptables and nf_tables writes in the network namespace of this node. enforce: refused with EPERM and reported. audit: let through and reported. off: not looked at.'
+    ),
+    backend: key(
+      kind.word('auto', 'lsm', 'fmod_ret', 'cgroup'),
+      'auto',
+      'How writes are refused. auto: the strongest way that is seen to refuse on this kernel.'
+    ),
+    allow: {
+      units: key(kind.names(), '[]', 'Systemd units that may write, like [kube-proxy.service].'),
+      executables: key(
+        kind.plainPaths(),
+        '[]',
+        'Programs that may write, by path. They are known by device and inode: a link or a copy is another one.'
+      )
+    }
+  },
+  onStop: key(
+    kind.word('detach', 'keep'),
+    'keep',
+    'When the daemon stops. keep: the pinned programs go on forwarding until the next start, for as long as the lease allows. detach: back to kernel routing.'
+  ),
+  lease: key(
+    kind.durationOrOff(30 * second, 168 * hour),
+    '10m',
+    'How long the programs go on without the daemon before they leave everything to the kernel. off: for ever.'
+  ),
+  verifyInterval: key(
+    kind.duration(second, 24 * hour),
+    '60s',
+    'How often maps are compared with what they should hold, and repaired.'
+  ),
+  expireInterval: key(kind.duration(500, minute), '5s', 'How often idle flows are looked for.'),
+  log: {
+    level: key(kind.word('error', 'warn', 'info', 'debug', 'trace'), 'info', 'Least severity that is logged.')
+  },
+  limits: {
+    routes4: key(
+      kind.integer(1024, 16777216),
+      '1048576',
+      'Rows of the IPv4 route map. What does not fit is left to the kernel.'
+    ),
+    routes6: key(kind.integer(1024, 16777216), '1048576', 'Rows of the IPv6 route map.'),
+    flows: key(kind.integer(1024, 16777216), '262144', 'Flows per family. Memory is used as flows come.'),
+    neighbours: key(kind.integer(1024, 1048576), '65536', 'Rows of the neighbour map.'),
+    devices: key(kind.integer(16, 16384), '1024', 'Devices served: pods and uplinks together.')
+  }
+}
+
+type ValuesOf<T> = { [K in keyof T]: T[K] extends Key<infer V> ? V : ValuesOf<T[K]> }
+
+/** config.yaml as the daemon works with it: durations in milliseconds, prefixes as keys like "0a000000/8". */
+export interface Config extends ValuesOf<typeof reference> {}
+
+export type Section = { [name: string]: Key<unknown> | Section }
+
+export function isKey(entry: Key<unknown> | Section): entry is Key<unknown> {
+  return typeof entry['standard'] === 'string'
+}
+
+/** The reference as a config.yaml with every key at its default and its meaning above it. */
+export function configReference(): string {
+  const lines = [
+    '# Configuration of hostroute: every key with its default. A key that is left',
+    '# out has the default; a file that is missing has them all. An unknown key or',
+    '# a value that is not allowed is an error. Names are in camelCase.'
+  ]
+  printSection(reference as Section, '', lines)
+  return `${lines.join('\n')}\n`
+}
+
+function printSection(section: Section, indent: string, lines: string[]): void {
+  for (const [name, entry] of Object.entries(section)) {
+    if (!lines.at(-1)?.endsWith(':')) lines.push('')
+    if (isKey(entry)) {
+      for (const line of wrap(entry.about, 78 - indent.length)) lines.push(`${indent}# ${line}`)
+      for (const line of wrap(`Allowed: ${entry.allowed}.`, 78 - indent.length)) lines.push(`${indent}# ${line}`)
+      lines.push(`${indent}${name}: ${entry.standard}`)
+    } else {
+      lines.push(`${indent}${name}:`)
+      printSection(entry, `${indent}  `, lines)
+    }
+  }
+}
+
+function wrap(text: string, width: number): string[] {
+  const lines: string[] = []
+  let line = ''
+  for (const part of text.split(' ')) {
+    if (line !== '' && line.length + 1 + part.length > width) {
+      lines.push(line)
+      line = part
+    } else {
+      line = line === '' ? part : `${line} ${part}`
+    }
+  }
+  return [...lines, line]
+}

@@ -1,0 +1,138 @@
+// Kinds of values a key of config.yaml may have. Each kind is a valibot schema
+// from what YAML gives to what the daemon works with, and the words that tell
+// people what is allowed.
+
+import * as v from 'valibot'
+import { maskAddress, parsePrefix, prefixKey } from '../address.js'
+import { formatDuration, parseDuration } from './duration.js'
+import { type PortRange, parsePortRanges } from './ports.js'
+
+export interface Kind<T> {
+  schema: v.GenericSchema<unknown, T>
+  /** Completes "allowed: ". */
+  allowed: string
+}
+
+/** YAML 1.1 words count as well: yes, no, on, off. */
+export function flag(): Kind<boolean> {
+  return { schema: transformed((value) => truth(value)), allowed: 'true or false' }
+}
+
+/** YAML 1.1 tools write the word off as false: taken for the word where it is one of them. */
+export function word<const T extends string>(...words: T[]): Kind<T> {
+  const find = (value: unknown) =>
+    words.find((candidate) => candidate === value || (candidate === 'off' && value === false))
+  return { schema: transformed(find), allowed: words.join(', ').replace(/, ([^,]*)$/, ' or $1') }
+}
+
+export function integer(least: number, most: number): Kind<number> {
+  return {
+    schema: v.pipe(v.number(), v.integer(), v.minValue(least), v.maxValue(most)),
+    allowed: `a whole number from ${least} to ${most}`
+  }
+}
+
+/** Milliseconds. */
+export function duration(least: number, most: number): Kind<number> {
+  return {
+    schema: transformed((value) => durationWithin(value, least, most)),
+    allowed: `a duration from ${formatDuration(least)} to ${formatDuration(most)}, like 90s, 10m, 2h4m or 500ms`
+  }
+}
+
+/** Milliseconds; null is off. */
+export function durationOrOff(least: number, most: number): Kind<number | null> {
+  const given = duration(least, most)
+  return {
+    schema: transformed((value) => (value === 'off' || value === false ? null : durationWithin(value, least, most))),
+    allowed: `${given.allowed}, or off`
+  }
+}
+
+/** Patterns of device names. */
+export function devices(): Kind<'auto' | string[]> {
+  return {
+    schema: v.union([v.literal('auto'), v.pipe(v.array(devicePattern), v.minLength(1))]),
+    allowed: 'auto, or a list of device names with * ? [] like ["veth*", "lxc*"]'
+  }
+}
+
+/** Absolute paths; * ? [] in the last part. */
+export function paths(): Kind<string[]> {
+  const path = v.pipe(
+    v.string(),
+    v.regex(/^\/[^\0]*[^/\0]$/),
+    v.check((text) => !/[*?[].*\//.test(text))
+  )
+  return { schema: v.array(path), allowed: 'a list of absolute paths, with * ? [] in the last part only' }
+}
+
+/** Absolute paths without patterns. */
+export function plainPaths(): Kind<string[]> {
+  return { schema: v.array(v.pipe(v.string(), v.regex(/^\/[^\0]*[^/\0]$/))), allowed: 'a list of absolute paths' }
+}
+
+/** Names of systemd units. */
+export function names(): Kind<string[]> {
+  return { schema: v.array(v.pipe(v.string(), v.regex(/^[^\s/]{1,255}$/))), allowed: 'a list of names' }
+}
+
+/** Prefix keys like "0a000000/8". */
+export function prefixes(): Kind<string[]> {
+  return {
+    schema: v.array(transformed(prefix)),
+    allowed: 'a list of prefixes like [10.0.0.0/8, "fd00::/8"] without host bits'
+  }
+}
+
+export function portsOrAuto(): Kind<'auto' | PortRange[]> {
+  return {
+    schema: transformed((value) => (value === 'auto' ? 'auto' : portRanges(value))),
+    allowed: 'auto, or port ranges within 1-65535 like "1024-29999,61000-65535"'
+  }
+}
+
+export function portsOrNone(): Kind<PortRange[]> {
+  return {
+    schema: transformed((value) => (value === 'none' ? [] : portRanges(value))),
+    allowed: 'none, or port ranges within 1-65535 like "30000-32767"'
+  }
+}
+
+const devicePattern = v.pipe(v.string(), v.regex(/^[^\s/]{1,64}$/))
+
+/** undefined from `convert` means: not allowed. */
+function transformed<T>(convert: (value: unknown) => T | undefined): v.GenericSchema<unknown, T> {
+  return v.pipe(
+    v.unknown(),
+    v.rawTransform(({ dataset, addIssue, NEVER }) => {
+      const value = convert(dataset.value)
+      if (value !== undefined) return value
+      addIssue()
+      return NEVER
+    })
+  )
+}
+
+function truth(value: unknown): boolean | undefined {
+  if (typeof value === 'boolean') return value
+  if (typeof value !== 'string') return undefined
+  if (/^(yes|on|true)$/i.test(value)) return true
+  return /^(no|off|false)$/i.test(value) ? false : undefined
+}
+
+function durationWithin(value: unknown, least: number, most: number): number | undefined {
+  const parsed = typeof value === 'string' ? parseDuration(value) : null
+  return parsed !== null && parsed >= least && parsed <= most ? parsed : undefined
+}
+
+function portRanges(value: unknown): PortRange[] | undefined {
+  const text = Array.isArray(value) ? value.join(',') : value
+  return (typeof text === 'string' || typeof text === 'number' ? parsePortRanges(String(text)) : null) ?? undefined
+}
+
+function prefix(value: unknown): string | undefined {
+  const parsed = typeof value === 'string' ? parsePrefix(value) : null
+  if (!parsed || maskAddress(parsed.address, parsed.length) !== parsed.address) return undefined
+  return prefixKey(parsed.address, parsed.length)
+}

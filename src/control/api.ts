@@ -1,0 +1,399 @@
+// What the control socket answers, and what it needs from the daemon.
+//
+// Every type here is JSON as it crosses the socket: addresses, prefixes and
+// MACs are text ("10.1.0.2", "10.0.0.0/8", "02:00:00:00:00:01"), times are ISO
+// 8601 in UTC, durations are seconds, devices are names. `null` means "not
+// known" or "none"; a key is never left out. Lists are sorted as a person would
+// want them; the command prints them as they come.
+
+import type { Family } from '../state/types.js'
+import type { GuardBackendName, GuardControl, GuardMode } from './guard-api.js'
+
+/** Raised when an answer's meaning changes; keys may be added without. */
+export const apiVersion = 1
+
+/** Prometheus text. */
+export const metricsPath = '/v1/metrics'
+/** The stream of EventRow, one JSON object a line. */
+export const eventsPath = '/v1/events'
+
+/** disabled: nothing is forwarded by hostroute. degraded: enabled, but something is left to the kernel that should not be. */
+export type Mode = 'enabled' | 'disabled' | 'degraded'
+
+/** How programs hang on a device. */
+export type AttachedHow = 'tcx' | 'clsact' | 'xdp-native' | 'xdp-generic'
+
+export interface HookRow {
+  device: string
+  ifindex: number
+  role: 'pod' | 'uplink'
+  /** 'veth', 'netkit', 'vlan', ...; null for physical devices. */
+  kind: string | null
+  /** false: left to the kernel's own routing; `why` says the reason. */
+  served: boolean
+  why: string | null
+  programs: { name: string; how: AttachedHow }[]
+}
+
+/** A family whose traffic is left to the kernel. device null: everywhere. */
+export interface StackRow {
+  family: Family
+  device: string | null
+  why: string
+}
+
+export interface SyncStatus {
+  /** synced: the tables follow rtnetlink. */
+  state: 'starting' | 'synced' | 'resyncing'
+  /** End of the last whole dump. */
+  lastSync: string | null
+  events: number
+  dumps: number
+  /** Times the kernel dropped events because the socket was full; each leads to a dump. */
+  overruns: number
+  /** Dumps repeated because the tables changed meanwhile. */
+  interrupted: number
+  malformed: number
+  unknown: number
+}
+
+/** Rows used and rows there are. */
+export interface Fill {
+  used: number
+  capacity: number
+}
+
+export interface Counts {
+  pods: Fill
+  devices: Fill
+  routes4: Fill
+  routes6: Fill
+  nexthops: Fill
+  neighbours: Fill
+  flows4: Fill
+  flows6: Fill
+  /** SNAT ports a remote may be reached with. */
+  snatPorts: number
+  /** Prefixes in the masquerade policy. */
+  masquerade: number
+}
+
+export interface PacketCounts {
+  packets: number
+  bytes: number
+  /** Mean over the last few seconds. */
+  packetsPerSecond: number
+  bytesPerSecond: number
+}
+
+export interface LeaseStatus {
+  /** Seconds; null: programs go on for ever without the daemon. */
+  duration: number | null
+  renewed: string | null
+  /** Until when programs go on if the daemon stops now. */
+  until: string | null
+}
+
+export interface MasqueradeFileStatus {
+  path: string
+  present: boolean
+  /** When the contents in force were read. */
+  read: string | null
+  /** Of the file as it is now; the last good contents stay in force. */
+  error: string | null
+  warnings: string[]
+}
+
+/** One prefix of the policy and which files asked for it ('default': nobody did). */
+export interface MasqueradeRow {
+  prefix: string
+  masquerade: boolean
+  from: string[]
+}
+
+export interface MasqueradeStatus {
+  enabled: boolean
+  files: MasqueradeFileStatus[]
+  policy: MasqueradeRow[]
+}
+
+export interface ErrorRow {
+  time: string
+  subsystem: string
+  text: string
+}
+
+export interface Status {
+  api: number
+  version: string
+  pid: number
+  /** Seconds. */
+  uptime: number
+  mode: Mode
+  /** One sentence; null when enabled and all is well. */
+  why: string | null
+  /** Enabled with confirmWithin and not confirmed yet: when it is undone. */
+  confirmBefore: string | null
+  kernel: string
+  /** "dev:inode" of the network namespace. */
+  namespace: string
+  libbpf: string
+  node: string
+  hooks: HookRow[]
+  stack: StackRow[]
+  sync: SyncStatus
+  counts: Counts
+  packets: { forwarded: PacketCounts; stack: PacketCounts; dropped: PacketCounts }
+  lease: LeaseStatus
+  masquerade: MasqueradeStatus
+  configuration: { path: string; present: boolean; error: string | null; loaded: string | null }
+  /** null: iptables writes are not guarded. More: GET /v1/guard. */
+  guard: { mode: GuardMode; backend: GuardBackendName | null; refused: number; why: string | null } | null
+  /** Newest first, few. */
+  errors: ErrorRow[]
+}
+
+export interface PodRow {
+  address: string
+  device: string
+  ifindex: number
+  mac: string | null
+  hostMac: string
+  mtu: number
+  /** false: its MAC is not known yet, traffic goes through the stack. */
+  ready: boolean
+  /** netkit in L3 mode. */
+  l3: boolean
+}
+
+export interface RouteLeg {
+  device: string
+  /** null: on-link. */
+  gateway: string | null
+  weight: number
+  /** Source that SNAT would use here, of the route's family. */
+  snat: string | null
+}
+
+export interface RouteRow {
+  prefix: string
+  family: Family
+  action: 'stack' | 'nexthop' | 'group'
+  /** action stack: 'blackhole', 'table 100', ... else null. */
+  why: string | null
+  /** action nexthop: one; group: several; stack: none. */
+  legs: RouteLeg[]
+}
+
+export interface RouteFilter {
+  family?: Family
+  /** Only prefixes inside this one, text. */
+  within?: string
+  /** Only routes over this device. */
+  device?: string
+  limit?: number
+}
+
+export interface RouteList {
+  routes: RouteRow[]
+  /** How many match; more than routes.length when the limit cut them off. */
+  total: number
+}
+
+/** What becomes of a packet from a pod to this address. */
+export interface RouteAnswer {
+  address: string
+  verdict: 'pod' | 'uplink' | 'stack'
+  /** One sentence. */
+  why: string
+  /** verdict pod. */
+  pod: PodRow | null
+  /** The prefix that answers; null: none or a pod. */
+  route: RouteRow | null
+  /** Source would be masqueraded, and the prefix of the policy that says so. */
+  masquerade: { masquerade: boolean; prefix: string } | null
+}
+
+export interface NexthopRow {
+  index: number
+  device: string
+  /** null: on-link. */
+  gateway: string | null
+  mac: string | null
+  /** false: the packet goes through the kernel's neighbour entry. */
+  macKnown: boolean
+  sourceMac: string
+  mtu: number
+  snat4: string | null
+  snat6: string | null
+  /** Routes that lead here. */
+  routes: number
+}
+
+export interface NeighbourRow {
+  device: string
+  address: string
+  mac: string
+  known: boolean
+}
+
+export type FlowVerdict = 'direct' | 'snat' | 'inbound' | 'stack'
+
+export interface FlowRow {
+  family: Family
+  protocol: string
+  pod: string
+  podPort: number
+  remote: string
+  remotePort: number
+  verdict: FlowVerdict
+  /** verdict snat. */
+  natAddress: string | null
+  natPort: number | null
+  /** 'opening', 'established', 'closing', 'one-way', 'replied', 'dying' */
+  state: string
+  /** Seconds since the last packet. */
+  idle: number
+  age: number
+}
+
+export interface FlowFilter {
+  family?: Family
+  verdict?: FlowVerdict
+  protocol?: string
+  /** Addresses, text. */
+  pod?: string
+  remote?: string
+}
+
+export interface FlowList {
+  flows: FlowRow[]
+  /** How many match. */
+  total: number
+}
+
+export type ReasonClass = 'forwarded' | 'stack' | 'drop'
+
+/** Packets of one device that had one reason (names: REASON_* of bpf/types.h, lowercase, '-' for '_'). */
+export interface DropRow {
+  device: string
+  reason: string
+  class: ReasonClass
+  packets: number
+  bytes: number
+  packetsPerSecond: number
+  bytesPerSecond: number
+}
+
+export interface VerifyDifference {
+  map: string
+  /** For people: "10.0.0.0/8". */
+  key: string
+  kind: 'missing' | 'unexpected' | 'different'
+  wanted: string | null
+  found: string | null
+}
+
+export interface VerifyReport {
+  time: string
+  /** No difference, or all of them repaired. */
+  ok: boolean
+  /** Entries compared, all maps. */
+  checked: number
+  /** At most a few hundred; `total` counts all. */
+  differences: VerifyDifference[]
+  total: number
+  repaired: boolean
+  /** Seconds it took. */
+  duration: number
+}
+
+export type EventRow =
+  | {
+      type: 'packet'
+      time: string
+      reason: string
+      class: ReasonClass
+      in: string
+      out: string | null
+      family: Family | null
+      protocol: string | null
+      source: string | null
+      sourcePort: number | null
+      destination: string | null
+      destinationPort: number | null
+      length: number
+      /** Events the programs could not send before this one. */
+      lost: number
+    }
+  | {
+      type: 'flow'
+      time: string
+      in: string
+      out: string | null
+      family: Family
+      protocol: string
+      source: string
+      sourcePort: number
+      destination: string
+      destinationPort: number
+      natAddress: string | null
+      natPort: number | null
+      lost: number
+    }
+
+export interface EnableOptions {
+  /** Seconds after which it is undone unless confirmed. */
+  confirmWithin?: number
+}
+
+export interface EnableResult {
+  /** false: refused; `why` says the reason and the remedy. */
+  done: boolean
+  mode: Mode
+  why: string | null
+  confirmBefore: string | null
+  /** The report of the checks (CheckReport of src/check), when they were made. */
+  report: object | null
+}
+
+export interface ReloadResult {
+  /** false: the last good configuration stays in force. */
+  ok: boolean
+  /** One sentence each: file:line:column, key, what is wrong, what is allowed. */
+  problems: string[]
+  /** Keys that take effect only after a restart. */
+  restartNeeded: string[]
+}
+
+/** What the control server needs from the daemon. Whatever it throws becomes answer 500 with the message. */
+export interface NodeControl {
+  status(): Status | Promise<Status>
+  pods(): PodRow[] | Promise<PodRow[]>
+  routes(filter: RouteFilter): RouteList | Promise<RouteList>
+  /** address is valid text of either family. */
+  routeGet(address: string): RouteAnswer | Promise<RouteAnswer>
+  nexthops(): NexthopRow[] | Promise<NexthopRow[]>
+  neighbours(): NeighbourRow[] | Promise<NeighbourRow[]>
+  flows(filter: FlowFilter, limit: number): FlowList | Promise<FlowList>
+  /** Rows with packets > 0; forwarded and stack reasons too, the reader filters by class. */
+  drops(): DropRow[] | Promise<DropRow[]>
+  verify(repair: boolean): Promise<VerifyReport>
+  /** Prometheus text; renderMetrics() of control/metrics.ts makes it. */
+  metrics(): string | Promise<string>
+  enable(options: EnableOptions): Promise<EnableResult>
+  confirm(): Promise<EnableResult>
+  disable(): Promise<EnableResult>
+  /** Calls listener for each event until the returned function is called; the first listener switches monitoring on, the last off. */
+  events(listener: (event: EventRow) => void): () => void
+  reload(): Promise<ReloadResult>
+  /** Absent or null: this daemon guards nothing. */
+  guard?: GuardControl | null
+}
+
+/** Body of every answer that is not 200. */
+export interface ErrorAnswer {
+  error: string
+  /** 404: what there is. */
+  paths?: string[]
+}

@@ -1,0 +1,163 @@
+// Asks the daemon over its control socket. Every failure is a sentence that says
+// what to do.
+
+import { type IncomingMessage, request } from 'node:http'
+import { type ErrorAnswer, type EventRow, eventsPath } from './api.js'
+
+export const defaultSocket = '/run/hostroute/control.sock'
+
+/** The daemon cannot be asked, or says no. */
+export class ControlError extends Error {
+  override name = 'ControlError'
+  constructor(
+    text: string,
+    /** HTTP status, null when there was no answer. */
+    readonly status: number | null,
+    options?: ErrorOptions
+  ) {
+    super(text, options)
+  }
+}
+
+export interface ControlClient {
+  /** The answer and its very text. Throws ControlError. */
+  get<T>(path: string, query?: Record<string, string | number | undefined>): Promise<Answer<T>>
+  post<T>(path: string, body?: object): Promise<Answer<T>>
+  /** Text that is not JSON. */
+  text(path: string): Promise<string>
+  /** Resolves when the daemon ends the stream or the signal says so. */
+  events(onEvent: (event: EventRow, line: string) => void, signal: AbortSignal): Promise<void>
+}
+
+export interface Answer<T> {
+  value: T
+  text: string
+}
+
+/** timeout: milliseconds without a byte from the daemon. */
+export function controlClient(socketPath: string, timeout = 60_000): ControlClient {
+  const ask = async (method: string, path: string, body?: object) => {
+    const response = await open(socketPath, method, path, body, timeout)
+    const text = await readAll(response)
+    if (response.statusCode === 200) return text
+    throw new ControlError(errorText(text, response.statusCode), response.statusCode ?? null)
+  }
+  const parsed = <T>(text: string): Answer<T> => ({ value: JSON.parse(text) as T, text })
+  return {
+    get: async (path, query = {}) => parsed(await ask('GET', path + queryText(query))),
+    post: async (path, body = {}) => parsed(await ask('POST', path, body)),
+    text: (path) => ask('GET', path),
+    events: async (onEvent, signal) => {
+      const response = await open(socketPath, 'GET', eventsPath, undefined, 0, signal)
+      if (response.statusCode !== 200)
+        throw new ControlError(errorText(await readAll(response), response.statusCode), response.statusCode ?? null)
+      await readLines(response, onEvent, signal)
+    }
+  }
+}
+
+function open(
+  socketPath: string,
+  method: string,
+  path: string,
+  body: object | undefined,
+  timeout: number,
+  signal?: AbortSignal
+): Promise<IncomingMessage> {
+  const payload = body === undefined ? undefined : JSON.stringify(body)
+  const headers =
+    payload === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(payload) }
+  return new Promise((resolve, reject) => {
+    const sent = request(
+      { socketPath, method, path, headers, timeout, agent: false, ...(signal ? { signal } : {}) },
+      resolve
+    )
+    sent.once('timeout', () =>
+      sent.destroy(
+        new ControlError(
+          `hostrouted did not answer on ${socketPath} within ${timeout / 1000} s; look at: journalctl -u hostrouted`,
+          null
+        )
+      )
+    )
+    // a second error may follow the first, e.g. a reset after a refusal
+    sent.on('error', (error: NodeJS.ErrnoException) => reject(explain(error, socketPath)))
+    sent.end(payload)
+  })
+}
+
+function explain(error: NodeJS.ErrnoException, socketPath: string): Error {
+  if (error instanceof ControlError || error.name === 'AbortError') return error
+  const cause = { cause: error }
+  switch (error.code) {
+    case 'ENOENT':
+    case 'ENOTDIR':
+      return new ControlError(
+        `hostrouted is not running: there is no socket ${socketPath}. Start it with: systemctl start hostrouted`,
+        null,
+        cause
+      )
+    case 'ECONNREFUSED':
+      return new ControlError(
+        `hostrouted is not running: nobody answers on ${socketPath}. Start it with: systemctl start hostrouted`,
+        null,
+        cause
+      )
+    case 'EACCES':
+    case 'EPERM':
+      return new ControlError(
+        `permission denied on ${socketPath}: use sudo, or join the group hostroute (usermod -aG hostroute $USER) and log in again`,
+        null,
+        cause
+      )
+    default:
+      return new ControlError(`hostrouted on ${socketPath}: ${error.message}`, null, cause)
+  }
+}
+
+function errorText(text: string, status: number | undefined): string {
+  try {
+    const { error } = JSON.parse(text) as Partial<ErrorAnswer>
+    if (typeof error === 'string') return error
+  } catch {
+    // not from hostrouted, or cut off
+  }
+  return `hostrouted answered with status ${status ?? 'unknown'}`
+}
+
+async function readAll(response: IncomingMessage): Promise<string> {
+  const chunks: Buffer[] = []
+  try {
+    for await (const chunk of response) chunks.push(chunk as Buffer)
+  } catch (error) {
+    throw new ControlError('hostrouted ended in the middle of its answer; look at: journalctl -u hostrouted', null, {
+      cause: error
+    })
+  }
+  return Buffer.concat(chunks).toString('utf8')
+}
+
+async function readLines(
+  response: IncomingMessage,
+  onEvent: (event: EventRow, line: string) => void,
+  signal: AbortSignal
+): Promise<void> {
+  response.setEncoding('utf8')
+  let rest = ''
+  try {
+    for await (const chunk of response) {
+      const lines = (rest + String(chunk)).split('\n')
+      rest = lines.pop() ?? ''
+      for (const line of lines) if (line !== '') onEvent(JSON.parse(line) as EventRow, line)
+    }
+  } catch (error) {
+    if (!signal.aborted) throw new ControlError('hostrouted has ended', null, { cause: error })
+  }
+}
+
+function queryText(query: Record<string, string | number | undefined>): string {
+  const given = Object.entries(query).flatMap(([key, value]) =>
+    value === undefined ? [] : [[key, String(value)] as [string, string]]
+  )
+  return given.length === 0 ? '' : `?${new URLSearchParams(given)}`
+}

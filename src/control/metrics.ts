@@ -1,0 +1,122 @@
+// Prometheus text (exposition format 0.0.4) from one snapshot. Pure: names,
+// labels and order depend on the snapshot alone.
+
+import type { Counts, DropRow, Fill, Status } from './api.js'
+
+export interface Snapshot {
+  status: Status
+  drops: DropRow[]
+}
+
+type Labels = Record<string, string | number>
+type Sample = [labels: Labels, value: number]
+
+export function renderMetrics({ status, drops }: Snapshot): string {
+  const { sync, counts } = status
+  const fills = Object.entries(counts).filter((entry): entry is [keyof Counts, Fill] => typeof entry[1] === 'object')
+  const flag = (value: boolean) => (value ? 1 : 0)
+  return [
+    family('hostroute_info', 'gauge', 'Version of hostroute and what it runs on.', [
+      [{ version: status.version, kernel: status.kernel, libbpf: status.libbpf }, 1]
+    ]),
+    family('hostroute_uptime_seconds', 'gauge', 'Seconds since the daemon started.', [[{}, status.uptime]]),
+    family(
+      'hostroute_mode',
+      'gauge',
+      '1 for the mode the node is in.',
+      ['enabled', 'degraded', 'disabled'].map((mode) => [{ mode }, flag(status.mode === mode)])
+    ),
+    family(
+      'hostroute_packets_total',
+      'counter',
+      'Packets by incoming device and reason; class is forwarded, stack or drop.',
+      drops.map((row) => [{ device: row.device, class: row.class, reason: row.reason }, row.packets])
+    ),
+    family(
+      'hostroute_bytes_total',
+      'counter',
+      'Bytes by incoming device and reason; class is forwarded, stack or drop.',
+      drops.map((row) => [{ device: row.device, class: row.class, reason: row.reason }, row.bytes])
+    ),
+    family(
+      'hostroute_map_entries',
+      'gauge',
+      'Rows of a map in use.',
+      fills.map(([map, fill]) => [{ map }, fill.used])
+    ),
+    family(
+      'hostroute_map_capacity',
+      'gauge',
+      'Rows a map has room for.',
+      fills.map(([map, fill]) => [{ map }, fill.capacity])
+    ),
+    family('hostroute_snat_ports', 'gauge', 'Source ports SNAT may take towards one remote.', [[{}, counts.snatPorts]]),
+    family('hostroute_masquerade_prefixes', 'gauge', 'Prefixes in the masquerade policy.', [[{}, counts.masquerade]]),
+    family(
+      'hostroute_masquerade_file_error',
+      'gauge',
+      '1: the file is not valid and its last good contents stay in force.',
+      status.masquerade.files.map((file) => [{ path: file.path }, flag(file.error !== null)])
+    ),
+    family(
+      'hostroute_device_served',
+      'gauge',
+      '1: programs are attached; 0: the device is left to the kernel.',
+      status.hooks.map((row) => [{ device: row.device, role: row.role }, flag(row.served)])
+    ),
+    family(
+      'hostroute_stack_only',
+      'gauge',
+      '1: this family is left to the kernel on the device (empty: everywhere).',
+      uniqueByLabels(status.stack.map((row) => [{ family: row.family, device: row.device ?? '' }, 1]))
+    ),
+    family('hostroute_synced', 'gauge', '1: the tables follow rtnetlink.', [[{}, flag(sync.state === 'synced')]]),
+    family('hostroute_sync_events_total', 'counter', 'rtnetlink events applied.', [[{}, sync.events]]),
+    family('hostroute_sync_dumps_total', 'counter', 'Whole dumps of the kernel tables.', [[{}, sync.dumps]]),
+    family('hostroute_sync_overruns_total', 'counter', 'Times the kernel lost events because the socket was full.', [
+      [{}, sync.overruns]
+    ]),
+    family('hostroute_sync_interrupted_total', 'counter', 'Dumps repeated because the tables changed meanwhile.', [
+      [{}, sync.interrupted]
+    ]),
+    family('hostroute_sync_malformed_total', 'counter', 'rtnetlink messages that could not be read.', [
+      [{}, sync.malformed]
+    ]),
+    family('hostroute_sync_unknown_total', 'counter', 'rtnetlink messages of an unknown kind.', [[{}, sync.unknown]]),
+    family('hostroute_lease_seconds', 'gauge', 'How long the programs go on without the daemon; 0: for ever.', [
+      [{}, status.lease.duration ?? 0]
+    ]),
+    family(
+      'hostroute_configuration_error',
+      'gauge',
+      '1: the configuration file is not valid; the last good one is in force.',
+      [[{}, flag(status.configuration.error !== null)]]
+    )
+  ].join('')
+}
+
+/** HELP, TYPE and samples; nothing when there are no samples. */
+function family(name: string, type: 'gauge' | 'counter', help: string, samples: Sample[]): string {
+  if (samples.length === 0) return ''
+  const lines = samples.map(([labels, value]) => `${name}${labelText(labels)} ${numberText(value)}`)
+  return `# HELP ${name} ${help}\n# TYPE ${name} ${type}\n${lines.join('\n')}\n`
+}
+
+function labelText(labels: Labels): string {
+  const pairs = Object.entries(labels).map(([label, value]) => `${label}="${escapeLabel(String(value))}"`)
+  return pairs.length === 0 ? '' : `{${pairs.join(',')}}`
+}
+
+function escapeLabel(text: string): string {
+  return text.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n')
+}
+
+function numberText(value: number): string {
+  if (Number.isNaN(value)) return 'NaN'
+  return Number.isFinite(value) ? String(value) : value > 0 ? '+Inf' : '-Inf'
+}
+
+/** A series may stand only once. */
+function uniqueByLabels(samples: Sample[]): Sample[] {
+  return [...new Map(samples.map((sample) => [labelText(sample[0]), sample])).values()]
+}

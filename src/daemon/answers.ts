@@ -1,0 +1,275 @@
+// What the control socket asks, answered from the node.
+
+import { hostname, release } from 'node:os'
+import { formatPrefix } from '../address.js'
+import {
+  apiVersion,
+  type Counts,
+  type DropRow,
+  type EnableOptions,
+  type EnableResult,
+  type EventRow,
+  type FlowFilter,
+  type FlowList,
+  type HookRow,
+  type MasqueradeStatus,
+  type Mode,
+  type NeighbourRow,
+  type NexthopRow,
+  type NodeControl,
+  type PodRow,
+  type ReloadResult,
+  type RouteAnswer,
+  type RouteFilter,
+  type RouteList,
+  type StackRow,
+  type Status,
+  type VerifyReport
+} from '../control/api.js'
+import type { GuardControl } from '../control/guard-api.js'
+import { renderMetrics } from '../control/metrics.js'
+import { MAX_NEXTHOPS, POD_SLOTS } from '../maps/layout.js'
+import { native } from '../native.js'
+import { packageVersion } from '../version.js'
+import { Counters, total } from './counters.js'
+import { listFlows } from './flow-view.js'
+import type { Node } from './node.js'
+import { verifyNode } from './verify.js'
+import { neighbourRows, nexthopRows, podRows, routeAnswer, routeList } from './views.js'
+
+const masqueradeRows = 8192
+
+export class Answers implements NodeControl {
+  private counters: { of: object; counters: Counters } | null = null
+
+  constructor(private readonly node: Node) {
+    node.events.onInterest = (interested) => node.datapath?.control.monitor(interested)
+  }
+
+  async status(): Promise<Status> {
+    const { node } = this
+    const drops = await this.drops()
+    const [mode, why] = this.mode()
+    return {
+      api: apiVersion,
+      version: packageVersion(),
+      pid: process.pid,
+      uptime: Math.round((Date.now() - node.started) / 1000),
+      mode,
+      why,
+      confirmBefore: isoTime(node.confirmBefore),
+      kernel: release(),
+      namespace: native().networkNamespace(),
+      libbpf: native().libbpfVersion(),
+      node: hostname(),
+      hooks: this.hooks(),
+      stack: this.stack(),
+      sync: this.syncStatus(),
+      counts: this.counts(),
+      packets: { forwarded: total(drops, 'forwarded'), stack: total(drops, 'stack'), dropped: total(drops, 'drop') },
+      lease: this.lease(),
+      masquerade: this.masquerade(),
+      configuration: { path: node.options.config, ...node.configuration },
+      guard: this.guardSummary(),
+      errors: node.errors.list()
+    }
+  }
+
+  /** What is wrong first is said. */
+  private mode(): [Mode, string | null] {
+    const { node } = this
+    if (!node.synced) return ['disabled', 'starting: the routing tables are being read']
+    if (!node.datapath) return ['disabled', node.why]
+    const [alarm] = node.datapath.left
+    if (alarm) return ['degraded', `IPv${alarm.family} is left to the kernel: ${alarm.why}`]
+    const failed = [...node.datapath.hooks.attached.values()].find((hooked) => hooked.error)
+    if (failed) return ['degraded', `${failed.device} is not served: ${failed.error}`]
+    if (node.config.snat.enabled && node.datapath.ports === 0) return ['degraded', 'snat.ports leaves no port for SNAT']
+    if (!node.datapath.control.isOn) return ['degraded', 'the programs are switched off in the maps']
+    return ['enabled', null]
+  }
+
+  private hooks(): HookRow[] {
+    const { planner, datapath, sync } = this.node
+    const rows: HookRow[] = [...planner.plan.devices.values()].map((device) => {
+      const hooked = datapath?.hooks.attached.get(device.ifindex)
+      const served = hooked !== undefined && hooked.error === null
+      const why = served ? null : datapath ? (hooked?.error ?? 'no row in the maps was free') : 'hostroute is disabled'
+      return {
+        device: device.name,
+        ifindex: device.ifindex,
+        role: device.role,
+        kind: device.kind,
+        served,
+        why,
+        programs: hooked?.programs ?? []
+      }
+    })
+    for (const { ifindex, name, why } of planner.plan.unserved) {
+      rows.push({
+        device: name,
+        ifindex,
+        role: 'uplink',
+        kind: sync.state.links.get(ifindex)?.kind ?? null,
+        served: false,
+        why,
+        programs: []
+      })
+    }
+    return rows.sort((a, b) => (a.role === b.role ? a.ifindex - b.ifindex : a.role === 'uplink' ? -1 : 1))
+  }
+
+  /** One row for the node where all devices agree. */
+  private stack(): StackRow[] {
+    const { planner, datapath } = this.node
+    const rows = (datapath?.left ?? []).map(({ family, why }): StackRow => ({ family, device: null, why }))
+    const devices = [...planner.plan.devices.values()]
+    const said = new Map<string, { row: StackRow; count: number }>()
+    for (const device of devices) {
+      for (const { family, why } of device.stack) {
+        const key = `${family} ${why}`
+        const entry = said.get(key) ?? { row: { family, device: device.name, why }, count: 0 }
+        entry.count++
+        said.set(key, entry)
+      }
+    }
+    for (const { row, count } of said.values()) {
+      if (count === devices.length) rows.push({ ...row, device: null })
+      else
+        for (const device of devices)
+          if (device.stack.some(({ family, why }) => family === row.family && why === row.why))
+            rows.push({ ...row, device: device.name })
+    }
+    return rows
+  }
+
+  private syncStatus(): Status['sync'] {
+    const { lastSync, ...rest } = this.node.sync.status()
+    return { ...rest, lastSync: lastSync > 0 ? isoTime(lastSync) : null }
+  }
+
+  private counts(): Counts {
+    const { planner, datapath, config, routine } = this.node
+    const fill = datapath?.writer.fill()
+    const { limits } = config
+    return {
+      pods: { used: planner.plan.pods.size, capacity: POD_SLOTS },
+      devices: { used: planner.plan.devices.size, capacity: limits.devices },
+      routes4: { used: fill?.routes4 ?? 0, capacity: limits.routes4 },
+      routes6: { used: fill?.routes6 ?? 0, capacity: limits.routes6 },
+      nexthops: { used: fill?.nexthops ?? 0, capacity: MAX_NEXTHOPS },
+      neighbours: { used: fill?.neighbours ?? 0, capacity: limits.neighbours },
+      flows4: { used: routine.flows[4].live, capacity: limits.flows },
+      flows6: { used: routine.flows[6].live, capacity: limits.flows },
+      snatPorts: datapath?.ports ?? 0,
+      masquerade: planner.plan.masquerade.length
+    }
+  }
+
+  private guardSummary(): Status['guard'] {
+    if (!this.node.guard) return null
+    const { mode, backend, why, counts } = this.node.guard.status()
+    return { mode, backend, refused: counts.refused, why }
+  }
+
+  private lease(): Status['lease'] {
+    const { config, routine, datapath } = this.node
+    const renewed = datapath ? routine.leaseRenewed : null
+    return {
+      duration: config.lease === null ? null : config.lease / 1000,
+      renewed: isoTime(renewed),
+      until: renewed === null || config.lease === null ? null : isoTime(renewed + config.lease)
+    }
+  }
+
+  private masquerade(): MasqueradeStatus {
+    const { masquerade, config } = this.node
+    return {
+      enabled: config.snat.enabled,
+      files: masquerade.files.map((file) => ({ ...file, read: file.read?.toISOString() ?? null })),
+      policy: masquerade.policy.wanted.slice(0, masqueradeRows).map(({ prefix, masquerade: due }) => ({
+        prefix: formatPrefix(prefix),
+        masquerade: due,
+        from: masquerade.policy.from.get(prefix) ?? []
+      }))
+    }
+  }
+
+  pods(): PodRow[] {
+    return podRows(this.node.planner.plan)
+  }
+
+  routes(filter: RouteFilter): RouteList {
+    return routeList(this.node.planner.plan, filter)
+  }
+
+  routeGet(address: string): RouteAnswer {
+    return routeAnswer(this.node.planner.plan, address, this.node.config.snat.enabled)
+  }
+
+  nexthops(): NexthopRow[] {
+    return nexthopRows(this.node.planner.plan, (key) => this.node.datapath?.writer.nexthopIndex(key) ?? 0)
+  }
+
+  neighbours(): NeighbourRow[] {
+    return neighbourRows(this.node.planner.plan, (ifindex) => this.node.deviceName(ifindex))
+  }
+
+  flows(filter: FlowFilter, limit: number): FlowList {
+    const { datapath } = this.node
+    if (!datapath) return { flows: [], total: 0 }
+    const { control } = datapath
+    return listFlows(datapath.object, { jiffies: control.now(), perSecond: control.jiffiesPerSecond }, filter, limit)
+  }
+
+  async drops(): Promise<DropRow[]> {
+    const { datapath } = this.node
+    if (!datapath) return []
+    if (this.counters?.of !== datapath) {
+      const rowsOf = () =>
+        [...datapath.writer.counterRows].map(([ifindex, row]) => ({
+          name: this.node.deviceName(ifindex),
+          ifindex,
+          row
+        }))
+      this.counters = { of: datapath, counters: new Counters(datapath.object.map('counters'), rowsOf) }
+    }
+    return this.counters.counters.rows()
+  }
+
+  verify(repair: boolean): Promise<VerifyReport> {
+    return verifyNode(this.node, repair)
+  }
+
+  async metrics(): Promise<string> {
+    return renderMetrics({ status: await this.status(), drops: await this.drops() })
+  }
+
+  enable(options: EnableOptions): Promise<EnableResult> {
+    return this.node.enable(options)
+  }
+
+  confirm(): Promise<EnableResult> {
+    return this.node.confirm()
+  }
+
+  disable(): Promise<EnableResult> {
+    return this.node.disable()
+  }
+
+  get guard(): GuardControl | null {
+    return this.node.guard
+  }
+
+  events(listener: (event: EventRow) => void): () => void {
+    return this.node.events.listen(listener)
+  }
+
+  reload(): Promise<ReloadResult> {
+    return this.node.reload()
+  }
+}
+
+function isoTime(milliseconds: number | null): string | null {
+  return milliseconds === null ? null : new Date(milliseconds).toISOString()
+}

@@ -1,0 +1,99 @@
+// The section .data.control: what the daemon tells the programs without a map
+// look-up. Every write is one aligned field, so a program sees old or new.
+// route_generation and masquerade_epoch belong to the writer of the maps.
+
+import type { Config } from '../config/config.js'
+import { decodeControl } from '../maps/codec.js'
+import { CODES, LAYOUT, STRUCTS } from '../maps/layout.js'
+import type { BpfObject } from '../native.js'
+import { runExpire } from './clock.js'
+
+const { offset } = STRUCTS.control
+const forEver = 0xffff_ffff_ffff_ffffn
+const eventsPerSecond = 1000
+
+type Settings = Pick<Config, 'snat' | 'lease'>
+
+export class ControlBlock {
+  constructor(
+    private readonly object: BpfObject,
+    readonly jiffiesPerSecond: number
+  ) {
+    this.write32(offset.layout, LAYOUT)
+    this.write32(offset.jiffies_per_second, jiffiesPerSecond)
+    this.write32(offset.event_rate, eventsPerSecond)
+  }
+
+  get flags(): number {
+    return this.object.readControl().readUInt32LE(offset.flags)
+  }
+
+  get isOn(): boolean {
+    return (this.flags & CODES.CONTROL_ON) !== 0
+  }
+
+  /** What configuration says. The switch itself and monitoring stay as they are. */
+  configure({ snat }: Settings): void {
+    const { tcpOpening, tcpEstablished, tcpClosing, udpOneWay, udpReplied, icmp } = snat.timeouts
+    const timeouts = [tcpOpening, tcpEstablished, tcpClosing, udpOneWay, udpReplied, icmp]
+    timeouts.forEach((milliseconds, row) => this.write32(offset.timeout + 4 * row, this.jiffies(milliseconds)))
+    this.setFlag(CODES.CONTROL_SNAT, snat.enabled)
+    this.setFlag(CODES.CONTROL_DROP_PROTOCOLS, snat.otherProtocols === 'drop')
+  }
+
+  switchOn(on: boolean): void {
+    this.setFlag(CODES.CONTROL_ON, on)
+  }
+
+  monitor(on: boolean): void {
+    this.setFlag(CODES.CONTROL_MONITOR, on)
+  }
+
+  setPortCount(count: number): void {
+    this.write32(offset.port_count, count)
+  }
+
+  /** From now on for `milliseconds`; null: for ever. */
+  renewLease(milliseconds: number | null): void {
+    const until = milliseconds === null ? forEver : this.now() + BigInt(this.jiffies(milliseconds))
+    this.write64(offset.lease, until)
+  }
+
+  /**
+   * Connections from before are conntrack's for as long as one of them can be
+   * idle. Set once, when the datapath is new; a restart keeps it.
+   */
+  expectOlderFlows(milliseconds: number): void {
+    this.write64(offset.older_until, this.now() + BigInt(this.jiffies(milliseconds)))
+  }
+
+  read(): ReturnType<typeof decodeControl> {
+    return decodeControl(this.object.readControl())
+  }
+
+  now(): bigint {
+    return runExpire(this.object, 0).jiffies
+  }
+
+  private jiffies(milliseconds: number): number {
+    return Math.max(1, Math.round((milliseconds * this.jiffiesPerSecond) / 1000))
+  }
+
+  private setFlag(flag: number, on: boolean): void {
+    const flags = this.flags
+    const next = on ? flags | flag : flags & ~flag
+    if (next !== flags) this.write32(offset.flags, next)
+  }
+
+  private write32(at: number, value: number): void {
+    const bytes = Buffer.alloc(4)
+    bytes.writeUInt32LE(value >>> 0)
+    this.object.writeControl(at, bytes)
+  }
+
+  private write64(at: number, value: bigint): void {
+    const bytes = Buffer.alloc(8)
+    bytes.writeBigUInt64LE(value)
+    this.object.writeControl(at, bytes)
+  }
+}

@@ -1,0 +1,179 @@
+// One enabled life of the datapath: the loaded object, its maps and hooks.
+//
+// Invariants
+// - Maps are complete before the first program is attached, and a program is
+//   detached before what it needs is removed.
+// - What an earlier daemon pinned goes on forwarding until this one has brought
+//   the maps up to date; then its programs are replaced in place.
+// - close(keep) leaves pins and programs as they are; remove() leaves nothing.
+
+import { rmSync } from 'node:fs'
+import { join } from 'node:path'
+import type { Config } from '../config/config.js'
+import { readKernelPorts, snatPorts } from '../config/ports.js'
+import type { Logger } from '../log.js'
+import { REASON_MAX } from '../maps/reasons.js'
+import { type ApplyResult, createWriter, type Writer } from '../maps/writer.js'
+import { type BpfObject, native } from '../native.js'
+import type { PlanChange } from '../plan/change.js'
+import type { Plan, WantedDevice } from '../plan/types.js'
+import { measureJiffies } from './clock.js'
+import { ControlBlock } from './control-block.js'
+import { Hooks } from './hooks.js'
+import { Refusal } from './refusal.js'
+
+export interface DatapathOptions {
+  config: Config
+  pinDirectory: string
+  runDirectory: string
+  log: Logger
+  onEvents(records: Buffer[]): void
+}
+
+export class Datapath {
+  /** Families left to the kernel for lack of room. */
+  left: ApplyResult['alarms'] = []
+  /** What the last write complained of. */
+  alarms: string[] = []
+  private started = false
+  private portsInUse = ''
+  private portTotal = 0
+
+  private constructor(
+    private readonly options: DatapathOptions,
+    readonly object: BpfObject,
+    readonly writer: Writer,
+    readonly control: ControlBlock,
+    readonly hooks: Hooks,
+    private readonly ring: { close(): void },
+    /** Maps of an earlier daemon were taken over. */
+    readonly takenOver: boolean
+  ) {}
+
+  /** Loads the programs and takes over what is pinned. Throws Refusal; then nothing of an earlier daemon has changed. */
+  static async open(options: DatapathOptions): Promise<Datapath> {
+    const { config, pinDirectory, runDirectory, log } = options
+    const object = load(config, pinDirectory)
+    const takenOver = object.reused.includes('flows4')
+    const control = new ControlBlock(object, await measureJiffies(object))
+    if (!takenOver) control.expectOlderFlows(config.snat.timeouts.tcpEstablished)
+    control.configure(config)
+    control.monitor(false)
+    const writer = createWriter(object)
+    const hooks = new Hooks({
+      object,
+      pinDirectory,
+      journalPath: join(runDirectory, 'clsact.json'),
+      xdp: config.uplink.xdp,
+      log
+    })
+    const ring = native().readRing(object.map('events'), options.onEvents)
+    const datapath = new Datapath(options, object, writer, control, hooks, ring, takenOver)
+    datapath.writePorts(config)
+    return datapath
+  }
+
+  /** The first plan: maps, then the switch, then the programs. Throws NativeError. */
+  start(plan: Plan): void {
+    this.write(plan, 'all')
+    this.control.renewLease(this.options.config.lease)
+    this.control.switchOn(true)
+    this.hooks.sweep(this.served(plan))
+    this.hooks.apply(this.served(plan))
+    this.started = true
+  }
+
+  /** Brings maps and hooks in step. Throws NativeError; the next call compares everything. */
+  apply(plan: Plan, change: PlanChange | 'all'): void {
+    if (!this.started) return
+    this.write(plan, change)
+    if (change === 'all' || change.devices.size > 0 || this.hooks.failing) this.hooks.apply(this.served(plan))
+  }
+
+  private write(plan: Plan, change: PlanChange | 'all'): void {
+    const result = this.writer.apply(plan, change)
+    const alarms = result.alarms.map(
+      ({ family, why }) => `IPv${family} is left to the kernel: ${why}; raise limits in the configuration`
+    )
+    for (const text of [...alarms, ...result.warnings]) if (!this.alarms.includes(text)) this.options.log.error(text)
+    this.left = result.alarms
+    this.alarms = [...alarms, ...result.warnings]
+  }
+
+  /** Devices with a row in the maps: a program without one would do nothing. */
+  private served(plan: Plan): Map<number, WantedDevice> {
+    return new Map([...plan.devices].filter(([ifindex]) => this.writer.counterRows.has(ifindex)))
+  }
+
+  configure(config: Config): void {
+    this.options.config = config
+    this.control.configure(config)
+    this.control.renewLease(config.lease)
+    this.writePorts(config)
+  }
+
+  get ports(): number {
+    return this.portTotal
+  }
+
+  /** Rows of snat_ports: written before they count, so a program never reads an old row as new. */
+  writePorts(config: Config): void {
+    const ports = snatPorts(config.snat.ports, config.snat.nodePorts, readKernelPorts())
+    const text = ports.join()
+    if (text === this.portsInUse) return
+    const map = this.object.map('snat_ports')
+    const { valueSize } = map.info
+    const keys = Buffer.alloc(ports.length * 4)
+    const values = Buffer.alloc(ports.length * valueSize)
+    ports.forEach((port, row) => {
+      keys.writeUInt32LE(row, row * 4)
+      values.writeUInt16LE(port, row * valueSize)
+    })
+    if (ports.length > 0) map.updateBatch(keys, values, ports.length)
+    this.control.setPortCount(ports.length)
+    if (ports.length === 0)
+      this.options.log.error('snat.ports leaves no port for SNAT: new connections to the outside will be dropped')
+    this.portsInUse = text
+    this.portTotal = ports.length
+  }
+
+  /** Ends this process's part. The pinned programs go on until the lease ends. */
+  close(): void {
+    this.ring.close()
+    this.object.close()
+  }
+
+  /** Detaches everything and removes the pins; flows are gone. */
+  remove(): void {
+    this.control.switchOn(false)
+    this.hooks.detachAll()
+    this.close()
+    rmSync(this.options.pinDirectory, { recursive: true, force: true })
+  }
+}
+
+function load(config: Config, pinDirectory: string): BpfObject {
+  const { routes4, routes6, flows, neighbours, devices } = config.limits
+  const sizes = {
+    routes4,
+    routes6,
+    neighbours,
+    flows4: flows,
+    flows6: flows,
+    reverse4: flows,
+    reverse6: flows,
+    counters: devices * REASON_MAX
+  }
+  try {
+    return native().loadObject({ sizes, pinDirectory })
+  } catch (error) {
+    const { code, message, detail } = error as { code?: string; message: string; detail?: string }
+    if (code === 'ELAYOUT') {
+      throw new Refusal(
+        `${message}. They belong to another version of hostroute: stop it with that version's "hostroute disable", or remove ${pinDirectory} (connections through SNAT are cut then)`,
+        error
+      )
+    }
+    throw new Refusal(`this kernel does not take the programs: ${message}${detail ? `\n${detail}` : ''}`, error)
+  }
+}

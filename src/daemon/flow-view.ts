@@ -1,0 +1,109 @@
+// Flows as rows for `hostroute snat`. Reads the whole table: for people, not
+// for a loop.
+
+import { formatAddress, toMapped } from '../address.js'
+import type { FlowFilter, FlowList, FlowRow, FlowVerdict } from '../control/api.js'
+import {
+  decodeFlow,
+  decodeReverse,
+  decodeTuple,
+  type FlowRow as Flow,
+  type FlowKey,
+  type ReverseRow
+} from '../maps/codec.js'
+import { CODES, STRUCTS } from '../maps/layout.js'
+import type { BpfObject } from '../native.js'
+import type { Family } from '../state/types.js'
+import { protocolName } from './protocols.js'
+
+const verdicts: Record<number, FlowVerdict> = {
+  [CODES.FLOW_DIRECT]: 'direct',
+  [CODES.FLOW_SNAT]: 'snat',
+  [CODES.FLOW_INBOUND]: 'inbound',
+  [CODES.FLOW_STACK]: 'stack'
+}
+const tcp = 6
+const udp = 17
+
+/** jiffies now and a second's worth of them. */
+export interface Now {
+  jiffies: bigint
+  perSecond: number
+}
+
+/** Matching flows, the most recently used first, at most `limit`. */
+export function listFlows(object: BpfObject, now: Now, filter: FlowFilter, limit: number): FlowList {
+  const families: Family[] = filter.family ? [filter.family] : [4, 6]
+  const rows = families.flatMap((family) => rowsOf(object, family, now)).filter((row) => matches(row, filter))
+  rows.sort((a, b) => a.idle - b.idle || a.age - b.age)
+  return { flows: rows.slice(0, limit), total: rows.length }
+}
+
+function rowsOf(object: BpfObject, family: Family, now: Now): FlowRow[] {
+  const reverses = object.map(`reverse${family}`)
+  const { keys, values, count } = object.map(`flows${family}`).dump()
+  const keySize = STRUCTS[`tuple${family}`].size
+  const rows: FlowRow[] = []
+  for (let i = 0; i < count; i++) {
+    const keyBytes = keys.subarray(i * keySize, (i + 1) * keySize)
+    const key = decodeTuple(keyBytes)
+    const flow = decodeFlow(values.subarray(i * STRUCTS.flow.size, (i + 1) * STRUCTS.flow.size))
+    const reverseBytes = flow.verdict === CODES.FLOW_SNAT ? reverses.lookup(reverseKey(keyBytes, flow, family)) : null
+    rows.push(flowRow(key, flow, reverseBytes ? decodeReverse(reverseBytes) : null, family, now))
+  }
+  return rows
+}
+
+/** The same tuple with the SNAT address and port as local side. */
+function reverseKey(tuple: Buffer, flow: Flow, family: Family): Buffer {
+  const key = Buffer.from(tuple)
+  const { local, local_port } = STRUCTS[`tuple${family}`].offset
+  if (flow.natAddress) key.write(family === 6 ? toMapped(flow.natAddress) : flow.natAddress, local, 'hex')
+  key.writeUInt16BE(flow.natPort, local_port)
+  return key
+}
+
+function flowRow(key: FlowKey, flow: Flow, reverse: ReverseRow | null, family: Family, now: Now): FlowRow {
+  const seconds = (then: number) => ((Number(now.jiffies & 0xffffffffn) - then) >>> 0) / now.perSecond
+  const snat = flow.verdict === CODES.FLOW_SNAT
+  const idle = Math.min(seconds(flow.seen), reverse?.replied ? seconds(reverse.seen) : Number.POSITIVE_INFINITY)
+  return {
+    family,
+    protocol: protocolName(key.protocol),
+    pod: formatAddress(key.local),
+    podPort: key.localPort,
+    remote: formatAddress(key.remote),
+    remotePort: key.remotePort,
+    verdict: verdicts[flow.verdict] ?? 'stack',
+    natAddress: snat && flow.natAddress ? formatAddress(flow.natAddress) : null,
+    natPort: snat ? flow.natPort : null,
+    state: stateOf(key.protocol, flow, reverse),
+    idle: round(idle),
+    age: round(seconds(flow.created))
+  }
+}
+
+function stateOf(protocol: number, flow: Flow, reverse: ReverseRow | null): string {
+  if (flow.life !== CODES.FLOW_LIVE) return 'dying'
+  const answered = flow.verdict === CODES.FLOW_SNAT ? reverse?.replied === true : true
+  if (protocol === tcp) {
+    const both = (flow.tcp & CODES.SEEN_FIN) !== 0 && (reverse === null || (reverse.tcp & CODES.SEEN_FIN) !== 0)
+    if (both || ((flow.tcp | (reverse?.tcp ?? 0)) & CODES.SEEN_RST) !== 0) return 'closing'
+    return answered && (flow.tcp & CODES.SEEN_ACK) !== 0 ? 'established' : 'opening'
+  }
+  if (protocol === udp || flow.verdict === CODES.FLOW_SNAT) return answered ? 'replied' : 'one-way'
+  return 'established'
+}
+
+function matches(row: FlowRow, filter: FlowFilter): boolean {
+  return (
+    (filter.verdict === undefined || row.verdict === filter.verdict) &&
+    (filter.protocol === undefined || row.protocol === filter.protocol) &&
+    (filter.pod === undefined || row.pod === filter.pod) &&
+    (filter.remote === undefined || row.remote === filter.remote)
+  )
+}
+
+function round(value: number): number {
+  return Math.round(value * 10) / 10
+}

@@ -1,0 +1,110 @@
+// What happens by the clock: the lease, the end of old flows, the comparison of
+// maps and plan, the port list, the watchdog. Timers hold nothing up: an error in
+// one turn is told and the next turn comes.
+
+import { native } from '../native.js'
+import { runExpire } from './clock.js'
+import type { Node } from './node.js'
+
+const tick = 5000
+const portsEvery = 60_000
+const repairDelay = 1000
+/** Above this share of the flow table, flows nobody answered end in half the time. */
+const pressureAt = 0.8
+
+export interface FlowTotals {
+  live: number
+  snat: number
+}
+
+export class Routine {
+  readonly flows: Record<4 | 6, FlowTotals> = { 4: { live: 0, snat: 0 }, 6: { live: 0, snat: 0 } }
+  leaseRenewed: number | null = null
+  private timers: NodeJS.Timeout[] = []
+  private repairTimer: NodeJS.Timeout | undefined
+  private fullTold = 0
+
+  constructor(private readonly node: Node) {}
+
+  /** Starts, or starts again with the configuration in force. */
+  start(): void {
+    this.stop()
+    const { config } = this.node
+    this.every(leasePeriod(config.lease), () => this.renewLease())
+    this.every(config.expireInterval, () => this.expire())
+    this.every(config.verifyInterval, () => this.verify())
+    this.every(portsEvery, () => this.node.datapath?.writePorts(config))
+    this.every(tick, () => this.node.keepNeighbours())
+    const watchdog = Number(process.env['WATCHDOG_USEC'] ?? 0) / 1000
+    if (watchdog > 0) this.every(watchdog / 2, () => native().notify('WATCHDOG=1'))
+    this.renewLease()
+  }
+
+  stop(): void {
+    for (const timer of this.timers) clearInterval(timer)
+    clearTimeout(this.repairTimer)
+    this.timers = []
+  }
+
+  /** After a write that failed: compares everything, again and again until it works. */
+  repairSoon(): void {
+    clearTimeout(this.repairTimer)
+    this.repairTimer = setTimeout(() => {
+      try {
+        this.node.datapath?.apply(this.node.planner.plan, 'all')
+      } catch (error) {
+        this.node.problem('maps', `the maps still cannot be written: ${(error as Error).message}`)
+        this.repairSoon()
+      }
+    }, repairDelay)
+  }
+
+  private every(milliseconds: number, action: () => void): void {
+    const turn = () => {
+      try {
+        action()
+      } catch (error) {
+        this.node.problem('routine', (error as Error).message)
+      }
+    }
+    this.timers.push(setInterval(turn, milliseconds))
+  }
+
+  private renewLease(): void {
+    const { datapath, config } = this.node
+    if (!datapath) return
+    datapath.control.renewLease(config.lease)
+    this.leaseRenewed = Date.now()
+  }
+
+  private expire(): void {
+    const { datapath, config } = this.node
+    if (!datapath) return
+    for (const family of [4, 6] as const) {
+      const full = this.flows[family].live / config.limits.flows
+      const { live, liveSnat } = runExpire(datapath.object, family, full > pressureAt)
+      this.flows[family] = { live, snat: liveSnat }
+      if (full > pressureAt && Date.now() - this.fullTold > 60_000) {
+        this.fullTold = Date.now()
+        this.node.problem(
+          'flows',
+          `${live} of ${config.limits.flows} IPv${family} flows are in use: raise limits.flows, or look for a pod that opens too many (hostroute snat)`
+        )
+      }
+    }
+  }
+
+  private verify(): void {
+    for (const text of this.node.datapath?.hooks.restore() ?? []) this.node.problem('hooks', text)
+    const wrong = this.node.datapath?.writer.repair() ?? []
+    if (wrong.length === 0) return
+    const [first] = wrong
+    const more = wrong.length > 1 ? ` and ${wrong.length - 1} more` : ''
+    this.node.problem('maps', `somebody else changed the maps: ${first?.map} ${first?.key}${more}; written right again`)
+  }
+}
+
+/** Three renewals may fail before a lease ends. */
+function leasePeriod(lease: number | null): number {
+  return lease === null ? 60_000 : Math.min(60_000, lease / 4)
+}

@@ -1,0 +1,197 @@
+// What is in the maps, as the control socket's rows. Pure: plan in, rows out.
+
+import {
+  familyOf,
+  formatAddress,
+  formatMac,
+  formatPrefix,
+  maskAddress,
+  parseAddress,
+  parsePrefix,
+  prefixKey
+} from '../address.js'
+import type {
+  NeighbourRow,
+  NexthopRow,
+  PodRow,
+  RouteAnswer,
+  RouteFilter,
+  RouteLeg,
+  RouteList,
+  RouteRow
+} from '../control/api.js'
+import { splitPrefix } from '../plan/options.js'
+import type { Plan, WantedNexthop, WantedPod, WantedRoute } from '../plan/types.js'
+import type { Address, Family } from '../state/types.js'
+
+const mostRoutes = 1000
+
+export function podRows(plan: Plan): PodRow[] {
+  return [...plan.pods.values()].sort(byDeviceAndAddress).map(podRow)
+}
+
+function podRow(pod: WantedPod): PodRow {
+  return {
+    address: formatAddress(pod.address),
+    device: pod.device,
+    ifindex: pod.ifindex,
+    mac: pod.mac === null ? null : formatMac(pod.mac),
+    hostMac: formatMac(pod.hostMac),
+    mtu: pod.mtu,
+    ready: pod.l3 || pod.mac !== null,
+    l3: pod.l3
+  }
+}
+
+/** Sorted by family, address and length. */
+export function routeList(plan: Plan, filter: RouteFilter): RouteList {
+  const within = filter.within === undefined ? null : parsePrefix(filter.within)
+  const keys = [...plan.routes.keys()].filter((key) => {
+    const { address, length, family } = splitPrefix(key)
+    if (filter.family !== undefined && family !== filter.family) return false
+    if (!within) return true
+    return (
+      familyOf(within.address) === family &&
+      length >= within.length &&
+      maskAddress(address, within.length) === maskAddress(within.address, within.length)
+    )
+  })
+  keys.sort((a, b) => a.length - b.length || (a < b ? -1 : a > b ? 1 : 0))
+  const routes: RouteRow[] = []
+  let count = 0
+  for (const key of keys) {
+    const row = routeRow(plan, key)
+    if (!row || (filter.device !== undefined && !row.legs.some((leg) => leg.device === filter.device))) continue
+    count++
+    if (routes.length < (filter.limit ?? mostRoutes)) routes.push(row)
+  }
+  return { routes, total: count }
+}
+
+function routeRow(plan: Plan, key: string): RouteRow | null {
+  const route = plan.routes.get(key)
+  if (!route) return null
+  const { family } = splitPrefix(key)
+  return {
+    prefix: formatPrefix(key),
+    family,
+    action: route.action,
+    why: route.action === 'stack' ? route.why : null,
+    legs: legsOf(plan, route, family)
+  }
+}
+
+function legsOf(plan: Plan, route: WantedRoute, family: Family): RouteLeg[] {
+  switch (route.action) {
+    case 'stack':
+      return []
+    case 'nexthop':
+      return [legOf(plan.nexthops.get(route.nexthop), 1, family)]
+    case 'group':
+      return route.legs.map((leg) => legOf(plan.nexthops.get(leg.nexthop), leg.weight, family))
+  }
+}
+
+function legOf(nexthop: WantedNexthop | undefined, weight: number, family: Family): RouteLeg {
+  const snat = family === 4 ? nexthop?.snat4 : nexthop?.snat6
+  return {
+    device: nexthop?.device ?? '?',
+    gateway: nexthop?.gateway ? formatAddress(nexthop.gateway) : null,
+    weight,
+    snat: snat ? formatAddress(snat) : null
+  }
+}
+
+/** What the maps answer for an address: pod first, then the longest prefix. `text` is a valid address. */
+export function routeAnswer(plan: Plan, text: string, masqueradeOn: boolean): RouteAnswer {
+  const address = parseAddress(text) as Address
+  const pod = plan.pods.get(address)
+  if (pod) {
+    const ready = pod.l3 || pod.mac !== null
+    const why = ready
+      ? `a pod of this node, on ${pod.device}`
+      : `a pod of this node on ${pod.device} whose MAC address is not known yet`
+    return {
+      address: formatAddress(address),
+      verdict: ready ? 'pod' : 'stack',
+      why,
+      pod: podRow(pod),
+      route: null,
+      masquerade: null
+    }
+  }
+  const key = longestPrefix(address, (candidate) => plan.routes.has(candidate))
+  const row = key === null ? null : routeRow(plan, key)
+  const leaves = row !== null && row.action !== 'stack'
+  return {
+    address: formatAddress(address),
+    verdict: leaves ? 'uplink' : 'stack',
+    why: whyOf(row),
+    pod: null,
+    route: row,
+    masquerade: leaves && masqueradeOn ? masqueradeFor(plan, address) : null
+  }
+}
+
+function whyOf(row: RouteRow | null): string {
+  if (!row) return 'no route covers it: the kernel answers'
+  if (row.action === 'stack') return `${row.prefix} is left to the kernel: ${row.why}`
+  const ways = row.legs.map((leg) => `${leg.gateway ? `via ${leg.gateway} ` : 'directly '}on ${leg.device}`)
+  return `${row.prefix} leads ${ways.join(' or ')}`
+}
+
+function masqueradeFor(plan: Plan, address: Address): { masquerade: boolean; prefix: string } | null {
+  const entries = new Map(plan.masquerade.map((entry) => [entry.prefix, entry.masquerade]))
+  const key = longestPrefix(address, (candidate) => entries.has(candidate))
+  return key === null ? null : { masquerade: entries.get(key) === true, prefix: formatPrefix(key) }
+}
+
+function longestPrefix(address: Address, has: (key: string) => boolean): string | null {
+  for (let length = address.length * 4; length >= 0; length--) {
+    const key = prefixKey(maskAddress(address, length), length)
+    if (has(key)) return key
+  }
+  return null
+}
+
+/** indexOf: row in the map, by key. */
+export function nexthopRows(plan: Plan, indexOf: (key: string) => number): NexthopRow[] {
+  const uses = new Map<string, number>()
+  for (const route of plan.routes.values()) {
+    const legs =
+      route.action === 'nexthop'
+        ? [route.nexthop]
+        : route.action === 'group'
+          ? route.legs.map((leg) => leg.nexthop)
+          : []
+    for (const key of legs) uses.set(key, (uses.get(key) ?? 0) + 1)
+  }
+  const rows = [...plan.nexthops.values()].map((nexthop) => ({
+    index: indexOf(nexthop.key),
+    device: nexthop.device,
+    gateway: nexthop.gateway ? formatAddress(nexthop.gateway) : null,
+    mac: nexthop.mac ? formatMac(nexthop.mac) : null,
+    macKnown: nexthop.macKnown,
+    sourceMac: formatMac(nexthop.sourceMac),
+    mtu: nexthop.mtu,
+    snat4: nexthop.snat4 ? formatAddress(nexthop.snat4) : null,
+    snat6: nexthop.snat6 ? formatAddress(nexthop.snat6) : null,
+    routes: uses.get(nexthop.key) ?? 0
+  }))
+  return rows.sort((a, b) => a.index - b.index)
+}
+
+export function neighbourRows(plan: Plan, deviceName: (ifindex: number) => string): NeighbourRow[] {
+  const rows = [...plan.neighbours.values()].map((neighbour) => ({
+    device: deviceName(neighbour.ifindex),
+    address: formatAddress(neighbour.address),
+    mac: formatMac(neighbour.mac),
+    known: neighbour.known
+  }))
+  return rows.sort((a, b) => (a.device < b.device ? -1 : a.device > b.device ? 1 : a.address < b.address ? -1 : 1))
+}
+
+function byDeviceAndAddress(a: WantedPod, b: WantedPod): number {
+  if (a.device !== b.device) return a.device < b.device ? -1 : 1
+  return a.address.length - b.address.length || (a.address < b.address ? -1 : 1)
+}

@@ -1,0 +1,73 @@
+// A row of any of our maps in words, for `hostroute verify` and for status.
+
+import { formatAddress, formatPrefix } from '../address.js'
+import {
+  decodeAddress,
+  decodeDevice,
+  decodeGroup,
+  decodeMasqueradeKey,
+  decodeNeighbour,
+  decodeNeighbourKey,
+  decodeNexthop,
+  decodePod,
+  decodePodSlot,
+  decodeRoute,
+  decodeRouteKey,
+  readable
+} from './codec.js'
+import { CODES } from './layout.js'
+import { reasonName } from './reasons.js'
+
+/** A map's key as people write it: an address, a prefix, a row's number. */
+export function describeKey(map: string, key: Buffer): string {
+  switch (map) {
+    case 'routes4':
+    case 'routes6':
+      return formatPrefix(decodeRouteKey(key))
+    case 'pods':
+      return formatAddress(decodeAddress(key))
+    case 'neighbours': {
+      const [ifindex = '', address = ''] = decodeNeighbourKey(key).split('/')
+      return `device ${ifindex}, ${formatAddress(address)}`
+    }
+    case 'masquerade': {
+      const { epoch, prefix } = decodeMasqueradeKey(key)
+      return `${formatPrefix(prefix)} in epoch ${epoch}`
+    }
+    default:
+      return key.length === 4 ? `row ${key.readUInt32LE()}` : key.toString('hex')
+  }
+}
+
+/** A map's value with fields named; null: the row is absent or empty. */
+export function describeValue(map: string, value: Buffer | null): Record<string, unknown> | null {
+  return value === null ? null : readable(decode(map, value))
+}
+
+function decode(map: string, value: Buffer): object {
+  switch (map) {
+    case 'routes4':
+    case 'routes6': {
+      const { action, nexthop, reason } = decodeRoute(value)
+      if (action === CODES.ROUTE_STACK) return { action: 'stack', reason: reasonName(reason) }
+      if (action === CODES.ROUTE_NEXTHOP) return { action: 'nexthop', nexthop }
+      return action === CODES.ROUTE_GROUP ? { action: 'group', group: nexthop } : { action, nexthop, reason }
+    }
+    case 'pods':
+      return decodePod(value)
+    case 'pod_slots':
+      return decodePodSlot(value)
+    case 'devices':
+      return decodeDevice(value)
+    case 'nexthops':
+      return decodeNexthop(value)
+    case 'groups':
+      return { legs: decodeGroup(value) }
+    case 'neighbours':
+      return decodeNeighbour(value)
+    case 'masquerade':
+      return { masquerade: value.readUInt32LE() === 1 }
+    default:
+      return { bytes: value.toString('hex') }
+  }
+}

@@ -1,0 +1,154 @@
+// Rows of `devices`, the rows of `counters` they point to, and pods' ids.
+//
+// A pod's id stands for one life of the pod: it stays while the device keeps at
+// least one of its addresses and is never given again, so that no flow of an
+// earlier pod applies to a later one with its address. Counter rows are dense;
+// a row is zeroed before a device gets it.
+
+import { randomInt } from 'node:crypto'
+import type { WantedDevice } from '../plan/types.js'
+import type { Address, Family } from '../state/types.js'
+import { CapacityError, type MapAccess } from './access.js'
+import { decodeDevice, encodeDevice } from './codec.js'
+import { createIndexPool } from './index-pool.js'
+import { CODES, DEVICE_SLOTS } from './layout.js'
+import { createMirror, indexKey, type Mirror } from './mirror.js'
+import { REASON_MAX } from './reasons.js'
+
+/** Ids after a restart begin this far above the highest in the maps, at random: flows of pods now gone had ids too. */
+const idGap = 1 << 20
+
+interface Life {
+  id: number
+  addresses: readonly Address[]
+}
+
+export interface DeviceRows {
+  mirror: Mirror
+  /** pods: what the map `pods` held. */
+  load(pods: Iterable<{ address: Address; ifindex: number; id: number }>): void
+  /** Id of the pod behind the device, a new one if this is a new life. Before its addresses are written. */
+  podId(device: WantedDevice): number
+  /** CapacityError: no counters are left. stack: families left to the kernel besides those of the plan. */
+  write(device: WantedDevice, stack: ReadonlySet<Family>): void
+  remove(ifindex: number): void
+  /** Leaves these families to the kernel on every device, at once. */
+  pause(families: Iterable<Family>): void
+  settle(): void
+  /** Devices with a row, and its number in counters. */
+  readonly rows: ReadonlyMap<number, number>
+}
+
+export function createDeviceRows(access: MapAccess): DeviceRows {
+  const mirror = createMirror(access.map('devices'))
+  const counters = access.map('counters')
+  const pool = createIndexPool(0, Math.floor(counters.info.maxEntries / REASON_MAX))
+  const rows = new Map<number, number>()
+  const lives = new Map<number, Life>()
+  let nextId = 1
+
+  const newId = (): number => {
+    const id = nextId
+    nextId = nextId >= 0xffffffff ? 1 : nextId + 1
+    return id
+  }
+  const zeroCounters = (row: number): void => {
+    const first = Buffer.from(indexKey(row * REASON_MAX), 'hex')
+    const zeros = Buffer.alloc(counters.lookup(first)?.length ?? counters.info.valueSize)
+    for (let reason = 0; reason < REASON_MAX; reason++)
+      counters.update(Buffer.from(indexKey(row * REASON_MAX + reason), 'hex'), zeros)
+  }
+
+  return {
+    mirror,
+    rows,
+    settle: pool.settle,
+    load(pods) {
+      mirror.load()
+      pool.clear()
+      rows.clear()
+      lives.clear()
+      let highest = 0
+      for (const [key, bytes] of [...mirror.rows]) {
+        const { ifindex, row, podId } = decodeDevice(bytes)
+        highest = Math.max(highest, podId)
+        if (ifindex === 0 || keyOf(ifindex) !== key || !pool.reserve(row)) {
+          mirror.remove(key)
+          continue
+        }
+        rows.set(ifindex, row)
+        if (podId !== 0) lives.set(ifindex, { id: podId, addresses: [] })
+      }
+      for (const { address, ifindex, id } of pods) {
+        const life = lives.get(ifindex) ?? { id, addresses: [] }
+        lives.set(ifindex, { id: life.id, addresses: [...life.addresses, address] })
+        highest = Math.max(highest, id)
+      }
+      nextId = (highest + 1 + randomInt(idGap)) % 0xffffffff || 1
+    },
+    podId(device) {
+      const before = lives.get(device.ifindex)
+      const kept = before?.addresses.some((address) => device.addresses.includes(address))
+      const life = { id: before && kept ? before.id : newId(), addresses: device.addresses }
+      lives.set(device.ifindex, life)
+      return life.id
+    },
+    write(device, stack) {
+      const key = keyOf(device.ifindex)
+      let row = rows.get(device.ifindex)
+      const isNew = row === undefined
+      if (row === undefined) {
+        const free = pool.take()
+        if (free === null) throw new CapacityError([4, 6], `no counters left for ${device.name}: ${rows.size} devices`)
+        row = free
+        zeroCounters(row)
+        rows.set(device.ifindex, row)
+      }
+      const bytes = encodeDevice({
+        ifindex: device.ifindex,
+        row,
+        kind: device.role === 'pod' ? CODES.DEVICE_POD : CODES.DEVICE_UPLINK,
+        flags: flagsOf([...stack, ...device.stack.map((entry) => entry.family)]),
+        podId: device.role === 'pod' ? (lives.get(device.ifindex)?.id ?? 0) : 0,
+        mtu: device.mtu,
+        address4: device.addresses.find((address) => address.length === 8) ?? null,
+        address6: device.addresses.find((address) => address.length === 32) ?? null,
+        mac: device.mac
+      })
+      // A row that comes to life is complete before its ifindex shows.
+      if (isNew) {
+        const hidden = Buffer.from(bytes)
+        hidden.writeUInt32LE(0)
+        mirror.put(key, hidden)
+      }
+      mirror.put(key, bytes)
+    },
+    remove(ifindex) {
+      const row = rows.get(ifindex)
+      if (row === undefined) return
+      const key = keyOf(ifindex)
+      const bytes = mirror.rows.get(key)
+      if (bytes && decodeDevice(bytes).ifindex === ifindex) mirror.remove(key)
+      rows.delete(ifindex)
+      lives.delete(ifindex)
+      pool.giveBack(row)
+    },
+    pause(families) {
+      const flags = flagsOf(families)
+      for (const [key, bytes] of [...mirror.rows]) {
+        const row = decodeDevice(bytes)
+        mirror.put(key, encodeDevice({ ...row, flags: row.flags | flags }))
+      }
+    }
+  }
+}
+
+function keyOf(ifindex: number): string {
+  return indexKey(ifindex & (DEVICE_SLOTS - 1))
+}
+
+function flagsOf(families: Iterable<Family>): number {
+  let flags = 0
+  for (const family of families) flags |= family === 4 ? CODES.DEVICE_STACK4 : CODES.DEVICE_STACK6
+  return flags
+}

@@ -1,0 +1,136 @@
+// bpf/types.h as offsets. test/maps/layout.test.ts compares every size, offset
+// and code with the BTF that the compiler makes of the header.
+//
+// Multi-byte fields are little endian: the kernels hostroute is built for
+// (x86-64, arm64) are. Addresses are written as the bytes they are.
+
+export const LAYOUT = 1
+export const DEVICE_SLOTS = 16384
+export const POD_SLOTS = 16384
+export const MAX_NEXTHOPS = 16384
+export const GROUP_LEGS = 64
+
+export interface Struct {
+  size: number
+  offset: Readonly<Record<string, number>>
+}
+
+/** Size and offsets, padding left out. */
+export const STRUCTS = {
+  device: {
+    size: 64,
+    offset: { ifindex: 0, row: 4, kind: 8, flags: 12, pod_id: 16, mtu: 20, address4: 24, address6: 32, mac: 48 }
+  },
+  pod: { size: 28, offset: { ifindex: 0, id: 4, mtu: 8, flags: 12, mac: 16, host_mac: 22 } },
+  pod_slot: { size: 48, offset: { address: 0, pod: 16, more: 44 } },
+  route4_key: { size: 8, offset: { prefix_length: 0, address: 4 } },
+  route6_key: { size: 20, offset: { prefix_length: 0, address: 4 } },
+  route: { size: 16, offset: { action: 0, nexthop: 4, reason: 8 } },
+  nexthop: {
+    size: 64,
+    offset: { ifindex: 0, flags: 4, mac: 8, mac_known: 14, source_mac: 16, gateway: 24, mtu: 40, snat4: 44, snat6: 48 }
+  },
+  group: { size: 256, offset: { leg: 0 } },
+  neighbour_key: { size: 20, offset: { ifindex: 0, address: 4 } },
+  neighbour: { size: 8, offset: { mac: 0, known: 6 } },
+  masquerade_key: { size: 24, offset: { prefix_length: 0, epoch: 4, address: 8 } },
+  masquerade: { size: 4, offset: { masquerade: 0 } },
+  tuple4: { size: 16, offset: { local: 0, remote: 4, local_port: 8, remote_port: 10, protocol: 12 } },
+  tuple6: { size: 40, offset: { local: 0, remote: 16, local_port: 32, remote_port: 34, protocol: 36 } },
+  flow: {
+    size: 48,
+    offset: {
+      route: 0,
+      seen: 8,
+      pod_id: 12,
+      life: 16,
+      verdict: 20,
+      tcp: 21,
+      nat_port: 22,
+      nat_address: 24,
+      created: 40
+    }
+  },
+  reverse: { size: 32, offset: { pod: 0, pod_port: 16, tcp: 18, replied: 19, seen: 20, pod_id: 24, life: 28 } },
+  counter: { size: 16, offset: { packets: 0, bytes: 8 } },
+  control: {
+    size: 80,
+    offset: {
+      layout: 0,
+      flags: 4,
+      lease: 8,
+      older_until: 16,
+      route_generation: 24,
+      masquerade_epoch: 28,
+      port_count: 32,
+      event_rate: 36,
+      timeout: 40,
+      jiffies_per_second: 72
+    }
+  },
+  event: {
+    size: 88,
+    offset: {
+      time: 0,
+      type: 8,
+      reason: 12,
+      ifindex: 16,
+      out: 20,
+      length: 24,
+      family: 28,
+      protocol: 29,
+      source_port: 30,
+      destination_port: 32,
+      nat_port: 34,
+      lost: 36,
+      source: 40,
+      destination: 56,
+      nat_address: 72
+    }
+  },
+  expire_args: {
+    size: 40,
+    offset: { family: 0, pressure: 4, jiffies: 8, time: 16, live: 24, live_snat: 28, dying: 32, deleted: 36 }
+  }
+} as const satisfies Record<string, Struct>
+
+/** Codes and flags by their name in the header. */
+export const CODES = {
+  DEVICE_NONE: 0,
+  DEVICE_POD: 1,
+  DEVICE_UPLINK: 2,
+  DEVICE_STACK4: 1,
+  DEVICE_STACK6: 2,
+  POD_READY: 1,
+  POD_L3: 2,
+  ROUTE_STACK: 0,
+  ROUTE_NEXTHOP: 1,
+  ROUTE_GROUP: 2,
+  NEXTHOP_GATEWAY: 1,
+  NEXTHOP_SNAT4: 2,
+  NEXTHOP_SNAT6: 4,
+  FLOW_DIRECT: 1,
+  FLOW_SNAT: 2,
+  FLOW_INBOUND: 3,
+  FLOW_STACK: 4,
+  FLOW_LIVE: 0,
+  FLOW_DYING: 1,
+  FLOW_DEAD: 2,
+  SEEN_SYN: 1,
+  SEEN_FIN: 2,
+  SEEN_RST: 4,
+  SEEN_ACK: 8,
+  CONTROL_ON: 1,
+  CONTROL_MONITOR: 2,
+  CONTROL_SNAT: 4,
+  CONTROL_DROP_PROTOCOLS: 8,
+  TIMEOUT_TCP_OPENING: 0,
+  TIMEOUT_TCP_ESTABLISHED: 1,
+  TIMEOUT_TCP_CLOSING: 2,
+  TIMEOUT_UDP_ONE_WAY: 3,
+  TIMEOUT_UDP_REPLIED: 4,
+  TIMEOUT_ICMP: 5,
+  TIMEOUT_MAX: 8,
+  EVENT_PACKET: 1,
+  EVENT_FLOW_NEW: 2
+} as const

@@ -1,0 +1,94 @@
+// A map of the kernel and what we wrote into it. Writes go through `put` and
+// `remove`, which do nothing when the row is already so; hence after a plan was
+// applied the mirror is the wanted contents, and `differences` finds what
+// somebody else changed.
+//
+// Keys are hexadecimal bytes. In an array map a row of zeros is an absent one.
+
+import type { BpfMap } from '../native.js'
+
+const BPF_MAP_TYPE_ARRAY = 2
+
+/** One row that is not as wanted; null: absent. */
+export interface RowDifference {
+  key: Buffer
+  have: Buffer | null
+  want: Buffer | null
+}
+
+export interface Mirror {
+  readonly map: BpfMap
+  readonly rows: ReadonlyMap<string, Buffer>
+  /** Reads the map: from now on the mirror holds what it holds. */
+  load(): void
+  /** true: it was written. On a throw the mirror is as before. */
+  put(key: string, value: Buffer): boolean
+  remove(key: string): boolean
+  /** Compares with the kernel's contents. */
+  differences(): RowDifference[]
+}
+
+export function createMirror(map: BpfMap): Mirror {
+  const rows = new Map<string, Buffer>()
+  const isArray = map.info.type === BPF_MAP_TYPE_ARRAY
+  const zeros = Buffer.alloc(map.info.valueSize)
+  return {
+    map,
+    rows,
+    load() {
+      rows.clear()
+      for (const [key, value] of entries(map))
+        if (!isArray || !value.equals(zeros)) rows.set(key.toString('hex'), Buffer.from(value))
+    },
+    put(key, value) {
+      if (rows.get(key)?.equals(value)) return false
+      map.update(Buffer.from(key, 'hex'), value)
+      rows.set(key, value)
+      return true
+    },
+    remove(key) {
+      if (!rows.has(key)) return false
+      if (isArray) map.update(Buffer.from(key, 'hex'), zeros)
+      else map.delete(Buffer.from(key, 'hex'))
+      rows.delete(key)
+      return true
+    },
+    differences() {
+      const found: RowDifference[] = []
+      const seen = new Set<string>()
+      for (const [key, have] of entries(map)) {
+        if (isArray && have.equals(zeros)) continue
+        const name = key.toString('hex')
+        const want = rows.get(name) ?? null
+        seen.add(name)
+        if (!want?.equals(have)) found.push({ key, have, want })
+      }
+      for (const [name, want] of rows)
+        if (!seen.has(name)) found.push({ key: Buffer.from(name, 'hex'), have: null, want })
+      return found
+    }
+  }
+}
+
+/** Writes what is wanted over what is there. */
+export function restore(map: BpfMap, difference: RowDifference): void {
+  if (difference.want) map.update(difference.key, difference.want)
+  else if (map.info.type === BPF_MAP_TYPE_ARRAY) map.update(difference.key, Buffer.alloc(map.info.valueSize))
+  else map.delete(difference.key)
+}
+
+/** A map's entries. The buffers are parts of two large ones: copy what is kept for long. */
+export function* entries(map: BpfMap): Iterable<[Buffer, Buffer]> {
+  const { keySize, valueSize } = map.info
+  const { keys, values, count } = map.dump()
+  for (let i = 0; i < count; i++) {
+    yield [keys.subarray(i * keySize, (i + 1) * keySize), values.subarray(i * valueSize, (i + 1) * valueSize)]
+  }
+}
+
+/** Key of an array map. */
+export function indexKey(index: number): string {
+  const bytes = Buffer.alloc(4)
+  bytes.writeUInt32LE(index)
+  return bytes.toString('hex')
+}

@@ -1,0 +1,191 @@
+// Rows of `nexthops` and `groups`.
+//
+// Row 0 of nexthops is never used: to the programs "leg 0" means none. A row of
+// groups counts as used while a route refers to it, since all zeros may be
+// anything there.
+
+import { parseKey } from '../plan/nexthops.js'
+import type { Plan, WantedNexthop, WantedRoute } from '../plan/types.js'
+import { CapacityError, type MapAccess } from './access.js'
+import { decodeGroup, decodeNexthop, encodeGroup, encodeNexthop, type NexthopRow } from './codec.js'
+import { createIndexPool } from './index-pool.js'
+import { GROUP_LEGS } from './layout.js'
+import { createMirror, indexKey, type Mirror } from './mirror.js'
+
+const noMac = '000000000000'
+
+export interface NexthopRows {
+  mirror: Mirror
+  load(): void
+  /** Writes the row, a new one if the key has none. CapacityError: no row is left. */
+  write(wanted: WantedNexthop): void
+  indexOf(key: string): number
+  has(key: string): boolean
+  keys(): Iterable<string>
+  keyAt(index: number): string | undefined
+  /** Zeroes the rows of these keys, all keys if absent, that the plan does not have. true: there were some. */
+  prune(plan: Plan, among?: Iterable<string>): boolean
+  settle(): void
+}
+
+export function createNexthopRows(access: MapAccess): NexthopRows {
+  const mirror = createMirror(access.map('nexthops'))
+  const pool = createIndexPool(1, mirror.map.info.maxEntries)
+  const indexes = new Map<string, number>()
+  const keys = new Map<number, string>()
+  return {
+    mirror,
+    settle: pool.settle,
+    has: (key) => indexes.has(key),
+    keys: () => indexes.keys(),
+    keyAt: (index) => keys.get(index),
+    indexOf(key) {
+      const index = indexes.get(key)
+      if (index === undefined) throw new Error(`next hop ${key} has no row`)
+      return index
+    },
+    load() {
+      mirror.load()
+      pool.clear()
+      indexes.clear()
+      keys.clear()
+      for (const [name, bytes] of [...mirror.rows]) {
+        const index = Buffer.from(name, 'hex').readUInt32LE()
+        const row = decodeNexthop(bytes)
+        const key = keyOfRow(row)
+        if (row.ifindex === 0 || indexes.has(key) || !pool.reserve(index)) {
+          mirror.remove(name)
+          continue
+        }
+        indexes.set(key, index)
+        keys.set(index, key)
+      }
+    },
+    write(wanted) {
+      let index = indexes.get(wanted.key)
+      if (index === undefined) {
+        const free = pool.take()
+        if (free === null) throw new CapacityError([4, 6], `more than ${mirror.map.info.maxEntries - 1} next hops`)
+        index = free
+        indexes.set(wanted.key, index)
+        keys.set(index, wanted.key)
+      }
+      mirror.put(indexKey(index), encodeNexthop(rowOf(wanted)))
+    },
+    prune(plan, among = [...indexes.keys()]) {
+      let pruned = false
+      for (const key of among) {
+        const index = indexes.get(key)
+        if (index === undefined || plan.nexthops.has(key)) continue
+        mirror.remove(indexKey(index))
+        indexes.delete(key)
+        keys.delete(index)
+        pool.giveBack(index)
+        pruned = true
+      }
+      return pruned
+    }
+  }
+}
+
+function rowOf(wanted: WantedNexthop): NexthopRow {
+  return { ...wanted, mac: wanted.mac ?? noMac, macKnown: wanted.macKnown && wanted.mac !== null }
+}
+
+/** The plan's key of a row found in the map. */
+function keyOfRow(row: NexthopRow): string {
+  return `${row.ifindex}/${row.gateway ?? 'onlink'}/${row.mtu}/${row.snat4 ?? '-'}/${row.snat6 ?? '-'}`
+}
+
+export interface GroupRows {
+  mirror: Mirror
+  /** users: index of each group that a route in the maps refers to. */
+  load(users: Iterable<number>): void
+  /** Index of the group with these legs, one more user. CapacityError: no row is left. */
+  acquire(route: WantedRoute & { action: 'group' }): number
+  release(index: number): void
+  /** Zeroes the rows that lost their last user; they may be taken again. */
+  settle(): void
+}
+
+export function createGroupRows(access: MapAccess, nexthops: NexthopRows): GroupRows {
+  const mirror = createMirror(access.map('groups'))
+  const pool = createIndexPool(0, mirror.map.info.maxEntries)
+  const indexes = new Map<string, number>()
+  const users = new Map<number, number>()
+  const left = new Set<number>()
+  return {
+    mirror,
+    settle() {
+      for (const index of left) mirror.remove(indexKey(index))
+      left.clear()
+      pool.settle()
+    },
+    load(references) {
+      mirror.load()
+      pool.clear()
+      indexes.clear()
+      users.clear()
+      left.clear()
+      for (const index of references) users.set(index, (users.get(index) ?? 0) + 1)
+      for (const [name, bytes] of [...mirror.rows]) {
+        const index = Buffer.from(name, 'hex').readUInt32LE()
+        if (!users.has(index)) mirror.remove(name)
+        else if (!indexes.has(decodeGroup(bytes).join())) indexes.set(decodeGroup(bytes).join(), index)
+      }
+      for (const index of users.keys()) pool.reserve(index)
+    },
+    acquire(route) {
+      const legs = spreadLegs(route.legs.map((leg) => ({ index: nexthops.indexOf(leg.nexthop), weight: leg.weight })))
+      const content = legs.join()
+      let index = indexes.get(content)
+      if (index === undefined) {
+        const free = pool.take()
+        const families = familyOfRoute(route)
+        if (free === null)
+          throw new CapacityError(families, `more than ${mirror.map.info.maxEntries} groups of next hops`)
+        index = free
+        indexes.set(content, index)
+        mirror.put(indexKey(index), encodeGroup(legs))
+      }
+      users.set(index, (users.get(index) ?? 0) + 1)
+      return index
+    },
+    release(index) {
+      const others = (users.get(index) ?? 0) - 1
+      if (others > 0) {
+        users.set(index, others)
+        return
+      }
+      users.delete(index)
+      for (const [content, known] of indexes) if (known === index) indexes.delete(content)
+      left.add(index)
+      pool.giveBack(index)
+    }
+  }
+}
+
+function familyOfRoute(route: WantedRoute & { action: 'group' }): (4 | 6)[] {
+  const { gateway, snat6 } = parseKey(route.legs[0]?.nexthop ?? '')
+  return snat6 !== null || gateway?.length === 32 ? [4, 6] : [4]
+}
+
+/**
+ * GROUP_LEGS places shared by weight: each leg has at least one, the rest goes
+ * by largest remainder. Legs keep their order.
+ */
+export function spreadLegs(legs: readonly { index: number; weight: number }[]): number[] {
+  const total = legs.reduce((sum, leg) => sum + leg.weight, 0)
+  const shares = legs.map((leg) => ({ index: leg.index, exact: (leg.weight * GROUP_LEGS) / total, places: 0 }))
+  for (const share of shares) share.places = Math.max(1, Math.floor(share.exact))
+  let left = GROUP_LEGS - shares.reduce((sum, share) => sum + share.places, 0)
+  for (; left > 0; left--) pick(shares, (share) => share.exact - share.places).places++
+  for (; left < 0; left++)
+    pick(shares, (share) => (share.places > 1 ? share.places - share.exact : -GROUP_LEGS)).places--
+  return shares.flatMap((share) => new Array<number>(share.places).fill(share.index))
+}
+
+/** The first with the highest score. */
+function pick<T>(items: readonly T[], score: (item: T) => number): T {
+  return items.reduce((best, item) => (score(item) > score(best) ? item : best))
+}

@@ -1,0 +1,80 @@
+// Compares the kernel's maps with what the writer put there, and writes them
+// right.
+
+import type { Family } from '../state/types.js'
+import type { MapAccess } from './access.js'
+import { decodeControl } from './codec.js'
+import { describeKey, describeValue } from './describe.js'
+import type { DeviceRows } from './devices.js'
+import { STRUCTS } from './layout.js'
+import type { MasqueradeRows } from './masquerade.js'
+import { type Mirror, type RowDifference, restore } from './mirror.js'
+import type { GroupRows, NexthopRows } from './nexthops.js'
+import type { PodRows } from './pods.js'
+import type { RouteRows } from './routes.js'
+
+/** One row that is not as wanted, readable. null: no row, or an empty one. */
+export interface MapDifference {
+  map: string
+  key: string
+  have: Record<string, unknown> | null
+  want: Record<string, unknown> | null
+}
+
+export interface Tables {
+  access: MapAccess
+  devices: DeviceRows
+  pods: PodRows
+  nexthops: NexthopRows
+  groups: GroupRows
+  routes: RouteRows
+  neighbours: Mirror
+  masquerade: MasqueradeRows
+}
+
+/** In the order in which they are repaired: what is referred to before what refers. */
+export function compareMaps(tables: Tables): { difference: MapDifference; repair: () => void }[] {
+  const found: { difference: MapDifference; repair: () => void }[] = []
+  const add = (name: string, rows: RowDifference[]): void => {
+    const map = tables.access.map(name)
+    for (const row of rows) {
+      found.push({
+        difference: {
+          map: name,
+          key: describeKey(name, row.key),
+          have: describeValue(name, row.have),
+          want: describeValue(name, row.want)
+        },
+        repair: () => restore(map, row)
+      })
+    }
+  }
+  add('neighbours', tables.neighbours.differences())
+  add('nexthops', tables.nexthops.mirror.differences())
+  add('groups', tables.groups.mirror.differences())
+  for (const family of [4, 6] satisfies Family[]) add(`routes${family}`, tables.routes.differences(family))
+  add('pods', tables.pods.pods.differences())
+  add('pod_slots', tables.pods.slots.differences())
+  add('devices', tables.devices.mirror.differences())
+  add('masquerade', tables.masquerade.mirror.differences())
+  const epoch = decodeControl(tables.access.readControl()).masqueradeEpoch
+  const wanted = tables.masquerade.epoch()
+  if (epoch !== wanted) {
+    found.push({
+      difference: { map: 'control', key: 'masquerade_epoch', have: { epoch }, want: { epoch: wanted } },
+      repair: () => {
+        const bytes = Buffer.alloc(4)
+        bytes.writeUInt32LE(wanted)
+        tables.access.writeControl(STRUCTS.control.offset.masquerade_epoch, bytes)
+      }
+    })
+  }
+  return found
+}
+
+/** What was wrong, each row written right. Throws NativeError, with the rest not yet repaired. */
+export function repairMaps(tables: Tables): MapDifference[] {
+  const wrong = compareMaps(tables)
+  for (const { repair } of wrong) repair()
+  return wrong.map(({ difference }) => difference)
+}

@@ -1,0 +1,344 @@
+// Brings the maps to what the plan says, as a difference, in an order that is
+// right for a packet at every moment:
+//
+//   next hops -> groups -> routes, longer prefixes first -> pods -> devices,
+//   then devices away -> pods away -> routes away, shorter prefixes first ->
+//   control.route_generation raised -> freed rows zeroed
+//
+// Invariants
+// - The maps are never emptied. At the start the writer reads them and matches
+//   rows by content (next hops by identity, pods by device and address), so a
+//   daemon that restarts writes real differences only.
+// - A freed row is not used again before a later apply, thus under another
+//   generation: no flow that remembers it sees a different next hop there.
+// - No family is ever served from a part of its table. What does not fit makes
+//   the family go to the stack on every device first (`alarms` says why) until
+//   a plan fits again. Where only old and new rows together do not fit, the old
+//   ones leave first, with the family on the stack for that moment.
+// - After a throw the maps hold something between the old plan and the new; the
+//   next apply reads them and goes on from there.
+
+import type { PlanChange } from '../plan/change.js'
+import type { Plan } from '../plan/types.js'
+import type { Family } from '../state/types.js'
+import { CapacityError, isFull, type MapAccess } from './access.js'
+import { decodeControl, decodeNeighbourKey, encodeNeighbour, encodeNeighbourKey } from './codec.js'
+import { createDeviceRows } from './devices.js'
+import { STRUCTS } from './layout.js'
+import { createMasqueradeRows } from './masquerade.js'
+import { createMirror } from './mirror.js'
+import { createGroupRows, createNexthopRows } from './nexthops.js'
+import { createPodRows } from './pods.js'
+import { createRouteRows } from './routes.js'
+import { compareMaps, type MapDifference, repairMaps } from './verify.js'
+
+export interface ApplyResult {
+  /** Families left to the stack because something does not fit, and why. */
+  alarms: { family: Family; why: string }[]
+  /** What does not fit and does no harm: said, not acted on. */
+  warnings: string[]
+}
+
+export interface Writer {
+  /** change 'all': compare everything. Throws NativeError. */
+  apply(plan: Plan, change: PlanChange | 'all'): ApplyResult
+  /** Where the maps are not as the last apply left them. */
+  verify(): MapDifference[]
+  /** Writes the maps right; returns what was wrong. */
+  repair(): MapDifference[]
+  /** Device's first row in `counters`, divided by REASON_MAX; by ifindex. */
+  readonly counterRows: ReadonlyMap<number, number>
+  /** Row of a next hop in `nexthops`, and back; undefined: none. */
+  nexthopIndex(key: string): number | undefined
+  nexthopKey(index: number): string | undefined
+  fill(): Record<
+    'devices' | 'pods' | 'nexthops' | 'groups' | 'routes4' | 'routes6' | 'neighbours' | 'masquerade',
+    number
+  >
+}
+
+/** What an attempt to apply works on. */
+interface Attempt {
+  change: PlanChange | 'all'
+  /** Old rows leave before new ones come. */
+  tight: boolean
+  /** Families whose tables are not touched: they do not fit. */
+  skip: Map<Family, string>
+}
+
+export function createWriter(access: MapAccess): Writer {
+  const nexthops = createNexthopRows(access)
+  const groups = createGroupRows(access, nexthops)
+  const routes = createRouteRows(access, nexthops, groups)
+  const pods = createPodRows(access)
+  const devices = createDeviceRows(access)
+  const masquerade = createMasqueradeRows(access)
+  const neighbours = createMirror(access.map('neighbours'))
+  const tables = { nexthops, groups, routes, pods, devices, masquerade, neighbours, access }
+  let loaded = false
+  let generation = 0
+  let left = new Map<Family, string>()
+  let sizeWhenLeft = 0
+
+  const load = (): void => {
+    generation = decodeControl(access.readControl()).routeGeneration
+    nexthops.load()
+    routes.load()
+    groups.load(routes.groupsInUse())
+    pods.load()
+    devices.load(pods.found())
+    neighbours.load()
+    masquerade.load()
+  }
+
+  const raiseGeneration = (): void => {
+    generation = (generation + 1) >>> 0
+    const bytes = Buffer.alloc(4)
+    bytes.writeUInt32LE(generation)
+    access.writeControl(STRUCTS.control.offset.route_generation, bytes)
+  }
+
+  const addRoutes = (plan: Plan, { change, skip }: Attempt): boolean => {
+    let written = false
+    const wanted = change === 'all' ? plan.routes.keys() : change.routes
+    for (const prefix of byLength(wanted, (key) => plan.routes.has(key) && !skip.has(familyOf(key)), -1)) {
+      const route = plan.routes.get(prefix)
+      if (route && routes.write(prefix, route)) written = true
+    }
+    return written
+  }
+
+  const removeRoutes = (plan: Plan, { change, skip }: Attempt): boolean => {
+    let removed = false
+    const gone = change === 'all' ? [...routes.prefixes.keys()] : change.routes
+    for (const prefix of byLength(gone, (key) => !plan.routes.has(key) && !skip.has(familyOf(key)), 1)) {
+      if (routes.remove(prefix)) removed = true
+    }
+    return removed
+  }
+
+  const addPods = (plan: Plan, { change, skip }: Attempt): void => {
+    for (const address of change === 'all' ? plan.pods.keys() : change.pods) {
+      const pod = plan.pods.get(address)
+      const device = pod && plan.devices.get(pod.ifindex)
+      if (pod && device && !skip.has(familyOf(address))) pods.write(pod, devices.podId(device))
+    }
+  }
+
+  const removePods = (plan: Plan, { change }: Attempt): void => {
+    for (const address of change === 'all' ? [...pods.addresses()] : change.pods) {
+      if (!plan.pods.has(address) && pods.has(address)) pods.remove(address)
+    }
+  }
+
+  /** families: left to the stack on every device. */
+  const addDevices = (
+    plan: Plan,
+    change: PlanChange | 'all',
+    families: ReadonlySet<Family>,
+    warnings: string[]
+  ): void => {
+    for (const ifindex of change === 'all' || families.size > 0 ? plan.devices.keys() : change.devices) {
+      const device = plan.devices.get(ifindex)
+      if (!device) continue
+      if (device.role === 'pod') devices.podId(device)
+      try {
+        devices.write(device, families)
+      } catch (error) {
+        if (!(error instanceof CapacityError) || families.size < 2) throw error
+        warnings.push(error.message)
+      }
+    }
+  }
+
+  const removeDevices = (plan: Plan, { change }: Attempt): void => {
+    for (const ifindex of change === 'all' ? [...devices.rows.keys()] : change.devices) {
+      if (!plan.devices.has(ifindex)) devices.remove(ifindex)
+    }
+  }
+
+  /** Neighbours missing from the map cost speed only: the programs ask the kernel. */
+  const writeNeighbours = (plan: Plan, { change }: Attempt, warnings: string[]): void => {
+    const keys = change === 'all' ? new Set([...plan.neighbours.keys(), ...neighbourKeys()]) : change.neighbours
+    const added: string[] = []
+    for (const key of keys) {
+      if (plan.neighbours.has(key)) added.push(key)
+      else neighbours.remove(neighbourRow(key))
+    }
+    let refused = 0
+    for (const key of added) {
+      const wanted = plan.neighbours.get(key)
+      try {
+        if (wanted) neighbours.put(neighbourRow(key), encodeNeighbour(wanted.mac, wanted.known))
+      } catch (error) {
+        if (!isFull(error)) throw error
+        refused++
+      }
+    }
+    if (refused > 0) warnings.push(`${refused} neighbours do not fit: their packets ask the kernel`)
+  }
+  const neighbourKeys = (): string[] => {
+    return [...neighbours.rows.keys()].map(planKeyOfNeighbour)
+  }
+
+  const settle = (): void => {
+    nexthops.settle()
+    groups.settle()
+    devices.settle()
+  }
+
+  const run = (plan: Plan, attempt: Attempt, warnings: string[]): void => {
+    const { change, tight, skip } = attempt
+    const skipped = new Set(skip.keys())
+    // Families that are to be served again wait until their tables are whole.
+    const paused = new Set<Family>(tight ? [4, 6] : [...skipped, ...left.keys()])
+    if (paused.size > 0) devices.pause(paused)
+    if (tight) {
+      removeDevices(plan, attempt)
+      removePods(plan, attempt)
+      removeRoutes(plan, attempt)
+      releaseChanged(plan, skip)
+      raiseGeneration()
+      nexthops.prune(plan)
+      settle()
+    }
+    writeNeighbours(plan, attempt, warnings)
+    if (!skip.has(4) || !skip.has(6)) {
+      for (const key of change === 'all' ? plan.nexthops.keys() : change.nexthops) {
+        const wanted = plan.nexthops.get(key)
+        if (wanted) nexthops.write(wanted)
+      }
+    }
+    const added = addRoutes(plan, attempt)
+    addPods(plan, attempt)
+    addDevices(plan, change, paused, warnings)
+    removeDevices(plan, attempt)
+    removePods(plan, attempt)
+    const removed = removeRoutes(plan, attempt)
+    const unused = change === 'all' ? undefined : change.nexthops
+    const freed = nexthopsGone(plan, unused)
+    if (added || removed || freed) raiseGeneration()
+    nexthops.prune(plan, unused)
+    settle()
+    if (paused.size > skipped.size) addDevices(plan, 'all', skipped, warnings)
+    const refused = change === 'all' || change.masquerade ? masquerade.write(plan.masquerade) : null
+    if (refused) warnings.push(refused)
+  }
+
+  const nexthopsGone = (plan: Plan, among: Iterable<string> | undefined): boolean => {
+    for (const key of among ?? nexthops.keys()) if (!plan.nexthops.has(key) && nexthops.has(key)) return true
+    return false
+  }
+
+  /** Removes routes that are to change, so that their groups become free. Only while the families are paused. */
+  const releaseChanged = (plan: Plan, skip: Attempt['skip']): void => {
+    for (const [prefix, packed] of [...routes.prefixes]) {
+      if (
+        !skip.has(familyOf(prefix)) &&
+        (packed < 0 || packed % 4 !== 0 || plan.routes.get(prefix)?.action !== 'stack')
+      )
+        routes.remove(prefix)
+    }
+  }
+
+  /** Families whose tables cannot fit, known by counting. */
+  const countFamilies = (plan: Plan): Map<Family, string> => {
+    const found = new Map<Family, string>()
+    if (plan.routes.size <= Math.min(routes.capacity(4), routes.capacity(6))) return found
+    const counts = { 4: 0, 6: 0 }
+    for (const prefix of plan.routes.keys()) counts[familyOf(prefix)]++
+    for (const family of [4, 6] as const) {
+      if (counts[family] > routes.capacity(family)) {
+        found.set(family, `${counts[family]} IPv${family} routes, routes${family} takes ${routes.capacity(family)}`)
+      }
+    }
+    return found
+  }
+
+  /** Runs with less and less until it fits. Each round takes a family away or is the last. */
+  const fit = (plan: Plan, change: PlanChange | 'all', known: Map<Family, string>): string[] => {
+    const attempt: Attempt = { change, tight: false, skip: new Map([...known, ...countFamilies(plan)]) }
+    if (attempt.skip.size < left.size) attempt.change = 'all'
+    for (;;) {
+      const warnings: string[] = []
+      try {
+        run(plan, attempt, warnings)
+        left = attempt.skip
+        return warnings
+      } catch (error) {
+        if (!(error instanceof CapacityError)) throw error
+        if (attempt.tight)
+          for (const family of error.families) if (!attempt.skip.has(family)) attempt.skip.set(family, error.message)
+        attempt.change = 'all'
+        attempt.tight = true
+      }
+    }
+  }
+
+  const sizeOf = (plan: Plan): number => plan.routes.size + plan.nexthops.size + plan.pods.size + plan.devices.size
+
+  return {
+    counterRows: devices.rows,
+    nexthopIndex: (key) => (nexthops.has(key) ? nexthops.indexOf(key) : undefined),
+    nexthopKey: (index) => nexthops.keyAt(index),
+    fill() {
+      let routes4 = 0
+      for (const prefix of routes.prefixes.keys()) if (prefix[8] === '/') routes4++
+      return {
+        devices: devices.rows.size,
+        pods: pods.pods.rows.size,
+        nexthops: nexthops.mirror.rows.size,
+        groups: groups.mirror.rows.size,
+        routes4,
+        routes6: routes.prefixes.size - routes4,
+        neighbours: neighbours.rows.size,
+        masquerade: masquerade.mirror.rows.size
+      }
+    },
+    apply(plan, change) {
+      if (!loaded) load()
+      const whole = !loaded || change === 'all'
+      loaded = false
+      // Still too much, in all likelihood: then only the rest is kept up to date.
+      const hopeless = left.size > 0 && !whole && sizeOf(plan) >= sizeWhenLeft
+      const warnings = fit(plan, whole ? 'all' : change, hopeless ? left : new Map())
+      loaded = true
+      sizeWhenLeft = left.size > 0 ? Math.min(sizeWhenLeft || Number.POSITIVE_INFINITY, sizeOf(plan)) : 0
+      return { alarms: [...left].map(([family, why]) => ({ family, why })), warnings }
+    },
+    verify: () => (loaded ? compareMaps(tables).map((entry) => entry.difference) : []),
+    repair() {
+      if (!loaded) return []
+      const wrong = repairMaps(tables)
+      if (wrong.some((difference) => /^(routes|nexthops|groups)/.test(difference.map))) raiseGeneration()
+      return wrong
+    }
+  }
+}
+
+function familyOf(key: string): Family {
+  return key[8] === '/' || key.length === 8 ? 4 : 6
+}
+
+/** The keys that pass, ordered by prefix length. */
+function* byLength(keys: Iterable<string>, passes: (key: string) => boolean, order: 1 | -1): Iterable<string> {
+  const buckets: string[][] = []
+  for (const key of keys) {
+    if (!passes(key)) continue
+    const length = Number(key.slice(key.indexOf('/') + 1))
+    const bucket = buckets[length]
+    if (bucket) bucket.push(key)
+    else buckets[length] = [key]
+  }
+  if (order < 0) buckets.reverse()
+  for (const bucket of buckets) if (bucket) yield* bucket
+}
+
+function neighbourRow(key: string): string {
+  const slash = key.indexOf('/')
+  return encodeNeighbourKey(Number(key.slice(0, slash)), key.slice(slash + 1)).toString('hex')
+}
+
+function planKeyOfNeighbour(row: string): string {
+  return decodeNeighbourKey(Buffer.from(row, 'hex'))
+}

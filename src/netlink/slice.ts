@@ -1,0 +1,21 @@
+// Long work in slices, so that the event loop turns in between.
+
+const sliceMilliseconds = 8
+const factsBetweenLooks = 64
+
+/** Divides long work: `if (slice.due()) await slice.rest()` after each small step. */
+export class Slice {
+  private begin = performance.now()
+  private steps = 0
+
+  /** Looks at the clock only every few steps unless `always`. */
+  due(always = false): boolean {
+    if (!always && ++this.steps % factsBetweenLooks !== 0) return false
+    return performance.now() - this.begin > sliceMilliseconds
+  }
+
+  async rest(): Promise<void> {
+    await new Promise((resolve) => setImmediate(resolve))
+    this.begin = performance.now()
+  }
+}

@@ -1,0 +1,343 @@
+// Keeping State equal to the kernel: subscribe, dump, replay, follow.
+//
+//   reader thread ──chunks──▶ queue ──slices──▶ State ──▶ pending ──▶ onChanges
+//   dump socket  ──chunks──▶ Replacement ──difference──▶ State
+//
+// Invariants:
+// - Events that arrive while dumps run wait in the queue and are replayed
+//   after them; nothing is published between the first byte of a dump and the
+//   end of that replay, so nobody sees a table older than one shown before.
+// - The tables are never emptied: a dump is taken in as a difference, and one
+//   that failed or was interrupted is dropped and repeated.
+// - No slice of work holds the event loop for more than about 10 ms.
+// - Everything happens in the network namespace of the process.
+
+import { native } from '../native.js'
+import { hasChanges, mergeChanges, noChanges } from '../state/changes.js'
+import { type DumpKind, dumpKinds } from '../state/messages.js'
+import { State } from '../state/state.js'
+import type { Changes } from '../state/types.js'
+import { type MessageCursor, messagesOf } from './bytes.js'
+import { joinedGroups } from './constants.js'
+import { type DecodeCounters, nextFact } from './decode.js'
+import { DumpInbox } from './dump-inbox.js'
+import { dumpRequests } from './dumps.js'
+import { Slice } from './slice.js'
+
+export interface SyncStatus {
+  state: 'starting' | 'synced' | 'resyncing'
+  /** Milliseconds since the epoch of the end of the last dump and its replay; 0 never. */
+  lastSync: number
+  /** How often the kernel dropped events (ENOBUFS). */
+  overruns: number
+  /** Dumps completed, one for each table. */
+  dumps: number
+  /** Dumps dropped because the table changed meanwhile (NLM_F_DUMP_INTR). */
+  interrupted: number
+  /** Messages that could not be read. */
+  malformed: number
+  /** Messages of types that nobody here decodes. */
+  unknown: number
+  /** Events applied. */
+  events: number
+  /** The last failure of a dump or of a listener, in a sentence. */
+  lastError: string | null
+}
+
+export interface SyncOptions {
+  /** Something changed in State. The first call, with `all`, says that State is complete. The object is the callee's. */
+  onChanges(changes: Changes): void
+  /** `state` of the status became another. */
+  onStatus?(status: SyncStatus): void
+  log?(level: 'info' | 'warning' | 'error', message: string): void
+  /** Bytes of the socket's receive buffer; 64 MiB hold about 100,000 events. */
+  receiveBuffer?: number
+}
+
+export interface Sync {
+  readonly state: State
+  status(): SyncStatus
+  /** Dumps all tables again and applies the differences. */
+  resync(): void
+  /** Stops; nothing is called afterwards. Resolves when a dump in flight has ended. */
+  close(): Promise<void>
+}
+
+/** Least distance of two onChanges while busy. */
+const publishInterval = 8
+const interruptedAttempts = 5
+const retryMilliseconds = 1000
+/** Needs that come together (a link goes, its addresses go) are met by one dump. */
+const gatherMilliseconds = 5
+const longestDumpPause = 2000
+/** A storm overruns many times a second. */
+const overrunLogInterval = 10_000
+
+/** Starts to follow. Throws NativeError if the socket cannot be opened; all later failures are logged, counted and retried. */
+export function startSync(options: SyncOptions): Sync {
+  const sync = new SyncLoop(options)
+  sync.start()
+  return sync
+}
+
+class SyncLoop implements Sync {
+  readonly state = new State()
+  private readonly counters: DecodeCounters = { malformed: 0, unknown: 0 }
+  private readonly counts = { overruns: 0, dumps: 0, interrupted: 0, events: 0 }
+  private phase: SyncStatus['state'] = 'starting'
+  private lastSync = 0
+  private lastError: string | null = null
+  private reader: { close(): void } | null = null
+  private closed = false
+
+  private queue: Buffer[] = []
+  private readonly wanted = new Set<DumpKind>(dumpKinds)
+  /** Kinds never dumped yet. */
+  private readonly missing = new Set<DumpKind>(dumpKinds)
+  /** performance.now() before which no dump starts. */
+  private dumpNotBefore = 0
+  private working: Promise<void> | null = null
+  private workTimer: NodeJS.Timeout | null = null
+  /** Between the begin of a dump and the end of its replay. */
+  private settling = false
+
+  private overrunLogged = Number.NEGATIVE_INFINITY
+
+  private pending = noChanges()
+  private lastPublished = 0
+  private publishTimer: NodeJS.Timeout | null = null
+
+  constructor(private readonly options: SyncOptions) {}
+
+  start(): void {
+    const receiveBuffer = this.options.receiveBuffer ?? 64 << 20
+    this.reader = native().openNetlinkReader({ groups: joinedGroups, receiveBuffer }, (messages, overrun) => {
+      if (this.closed) return
+      if (messages.length > 0) this.queue.push(messages)
+      if (overrun) this.noteOverrun()
+      this.wake()
+    })
+    this.wake()
+  }
+
+  status(): SyncStatus {
+    const { phase, lastSync, lastError, counts, counters } = this
+    return { state: phase, lastSync, ...counts, malformed: counters.malformed, unknown: counters.unknown, lastError }
+  }
+
+  resync(): void {
+    this.want(dumpKinds)
+    this.wake()
+  }
+
+  async close(): Promise<void> {
+    this.closed = true
+    this.reader?.close()
+    if (this.workTimer) clearTimeout(this.workTimer)
+    if (this.publishTimer) clearTimeout(this.publishTimer)
+    await this.working
+  }
+
+  private noteOverrun(): void {
+    this.counts.overruns++
+    const now = performance.now()
+    if (now - this.overrunLogged > overrunLogInterval) {
+      this.overrunLogged = now
+      this.logOverrun()
+    }
+    this.want(dumpKinds)
+  }
+
+  private logOverrun(): void {
+    this.log('warning', 'the kernel dropped netlink events (receive buffer full): dumping all tables again')
+  }
+
+  private want(kinds: Iterable<DumpKind>): void {
+    const earliest = performance.now() + gatherMilliseconds
+    for (const kind of kinds) {
+      if (this.wanted.size === 0 && this.dumpNotBefore < earliest) this.dumpNotBefore = earliest
+      this.wanted.add(kind)
+    }
+    if (this.wanted.size > 0) this.enter(this.missing.size > 0 ? 'starting' : 'resyncing')
+  }
+
+  /** Makes sure that somebody works on the queue and on wanted dumps. */
+  private wake(): void {
+    if (this.working || this.closed) return
+    if (this.workTimer) clearTimeout(this.workTimer)
+    this.workTimer = null
+    this.working = this.work()
+      .catch((error: unknown) => this.fail('the sync loop failed', error))
+      .finally(() => {
+        this.working = null
+        this.sleep()
+      })
+  }
+
+  /** After work: comes back when the next dump is due, at once if events came in the last moment. */
+  private sleep(): void {
+    if (this.closed) return
+    if (this.queue.length > 0 && this.missing.size === 0) this.wake()
+    else if (this.wanted.size > 0 && !this.workTimer) {
+      const wait = Math.max(1, Math.ceil(this.dumpNotBefore - performance.now()))
+      this.workTimer = setTimeout(() => {
+        this.workTimer = null
+        this.wake()
+      }, wait)
+    }
+  }
+
+  private async work(): Promise<void> {
+    while (!this.closed) {
+      if (this.wanted.size > 0 && performance.now() >= this.dumpNotBefore) await this.dumpWanted()
+      else if (this.queue.length > 0 && this.missing.size === 0) await this.applyQueue(false)
+      else break
+    }
+  }
+
+  /** One round: dumps of all wanted kinds, then the events that came meanwhile. */
+  private async dumpWanted(): Promise<void> {
+    this.settling = true
+    // what came before a gap must not be replayed over the dump that closes it
+    if (this.missing.size === 0) await this.applyQueue(false)
+    const kinds = dumpKinds.filter((kind) => this.wanted.has(kind))
+    const begin = performance.now()
+    const changes = noChanges()
+    this.wanted.clear()
+    this.state.needsDump.clear()
+    const failed = new Set<DumpKind>()
+    for (const kind of kinds) {
+      if (this.closed) return
+      if (await this.dumpKind(kind, changes)) this.missing.delete(kind)
+      else failed.add(kind)
+    }
+    await this.applyQueue(true)
+    this.settling = false
+    const end = performance.now()
+    this.dumpNotBefore = Math.max(this.dumpNotBefore, end + Math.min(4 * (end - begin), longestDumpPause))
+    if (failed.size > 0) {
+      this.want(failed)
+      this.dumpNotBefore = end + retryMilliseconds
+    }
+    mergeChanges(this.pending, changes)
+    this.finishRound()
+  }
+
+  private finishRound(): void {
+    if (this.missing.size > 0 || this.closed) return
+    this.lastSync = Date.now()
+    if (this.phase === 'starting') this.pending.all = true
+    if (this.wanted.size === 0) this.enter('synced')
+    else this.enter('resyncing')
+    this.publish()
+  }
+
+  /** Dumps one table into State. false: it could not be had now, State is as it was. */
+  private async dumpKind(kind: DumpKind, changes: Changes): Promise<boolean> {
+    try {
+      for (let attempt = 1; attempt <= interruptedAttempts && !this.closed; attempt++) {
+        if (await this.dumpOnce(kind, changes)) return true
+        this.counts.interrupted++
+        await delay(5 * 2 ** attempt)
+      }
+      if (!this.closed) {
+        this.log(
+          'warning',
+          `the dump of ${kind} was interrupted ${interruptedAttempts} times by changes: trying again in a second`
+        )
+      }
+    } catch (error) {
+      this.fail(`cannot dump ${kind}, trying again in a second`, error)
+    }
+    return false
+  }
+
+  /** false: NLM_F_DUMP_INTR, or closed meanwhile. */
+  private async dumpOnce(kind: DumpKind, changes: Changes): Promise<boolean> {
+    const replacement = this.state.beginReplace(kind)
+    const slice = new Slice()
+    for (const { type, body } of dumpRequests(kind)) {
+      const dump = new DumpInbox(type, body)
+      for (let chunk = await dump.next(); chunk; chunk = await dump.next()) {
+        const cursor = messagesOf(chunk)
+        for (let fact = this.fact(cursor); fact; fact = this.fact(cursor)) {
+          replacement.add(fact)
+          if (slice.due()) await slice.rest()
+        }
+      }
+      if (dump.failure) throw dump.failure
+      if (dump.interrupted || this.closed) return false
+    }
+    for (const _ of replacement.finish(changes)) if (slice.due(true)) await slice.rest()
+    this.counts.dumps++
+    return true
+  }
+
+  private fact(cursor: MessageCursor): ReturnType<typeof nextFact> {
+    return nextFact(cursor, this.counters)
+  }
+
+  /** Applies what is in the queue now. Live events are published as they go; replayed ones by the caller. */
+  private async applyQueue(replaying: boolean): Promise<void> {
+    const chunks = this.queue
+    this.queue = []
+    const slice = new Slice()
+    for (const chunk of chunks) {
+      const cursor = messagesOf(chunk)
+      for (let fact = this.fact(cursor); fact && !this.closed; fact = this.fact(cursor)) {
+        this.state.apply(fact, this.pending, replaying)
+        this.counts.events++
+        if (slice.due()) {
+          if (!replaying) this.publishSoon()
+          await slice.rest()
+        }
+      }
+    }
+    if (this.state.needsDump.size > 0) {
+      this.want(this.state.needsDump)
+      this.state.needsDump.clear()
+    }
+    if (!replaying) this.publishSoon()
+  }
+
+  private publishSoon(): void {
+    if (this.publishTimer || !hasChanges(this.pending)) return
+    const wait = this.lastPublished + publishInterval - performance.now()
+    if (wait <= 0) this.publish()
+    else this.publishTimer = setTimeout(() => this.publish(), Math.ceil(wait))
+  }
+
+  private publish(): void {
+    if (this.publishTimer) clearTimeout(this.publishTimer)
+    this.publishTimer = null
+    if (this.closed || this.settling || !hasChanges(this.pending)) return
+    const changes = this.pending
+    this.pending = noChanges()
+    try {
+      this.options.onChanges(changes)
+    } catch (error) {
+      this.fail('a change could not be processed', error)
+      mergeChanges(this.pending, changes)
+    }
+    this.lastPublished = performance.now()
+  }
+
+  private enter(phase: SyncStatus['state']): void {
+    if (phase === this.phase) return
+    this.phase = phase
+    this.options.onStatus?.(this.status())
+  }
+
+  private fail(what: string, error: unknown): void {
+    this.lastError = `${what}: ${error instanceof Error ? error.message : String(error)}`
+    this.log('error', this.lastError)
+  }
+
+  private log(level: 'info' | 'warning' | 'error', message: string): void {
+    this.options.log?.(level, message)
+  }
+}
+
+function delay(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds))
+}

@@ -1,0 +1,102 @@
+// What a new plan changed against the one before, so that the writer works
+// only on that. A key that is no longer in the plan was removed.
+
+import type { Address } from '../state/types.js'
+import type { Plan, WantedDevice, WantedNeighbour, WantedNexthop, WantedPod, WantedRoute } from './types.js'
+
+export interface PlanChange {
+  devices: Set<number>
+  unserved: boolean
+  pods: Set<Address>
+  nexthops: Set<string>
+  routes: Set<string>
+  neighbours: Set<string>
+  masquerade: boolean
+  managed: Set<string>
+}
+
+export function emptyPlan(): Plan {
+  return {
+    devices: new Map(),
+    unserved: [],
+    pods: new Map(),
+    nexthops: new Map(),
+    routes: new Map(),
+    neighbours: new Map(),
+    masquerade: [],
+    managed: new Map()
+  }
+}
+
+export function emptyChange(): PlanChange {
+  return {
+    devices: new Set(),
+    unserved: false,
+    pods: new Set(),
+    nexthops: new Set(),
+    routes: new Set(),
+    neighbours: new Set(),
+    masquerade: false,
+    managed: new Set()
+  }
+}
+
+/** Nothing changed. */
+export function isEmpty(change: PlanChange): boolean {
+  const { devices, pods, nexthops, routes, neighbours, managed } = change
+  const sizes = devices.size + pods.size + nexthops.size + routes.size + neighbours.size + managed.size
+  return sizes === 0 && !change.unserved && !change.masquerade
+}
+
+export function comparePlans(before: Plan, after: Plan): PlanChange {
+  return {
+    devices: compareTables(before.devices, after.devices, sameDevice),
+    unserved: JSON.stringify(before.unserved) !== JSON.stringify(after.unserved),
+    pods: compareTables(before.pods, after.pods, sameFlat),
+    nexthops: compareTables(before.nexthops, after.nexthops, sameFlat),
+    routes: compareTables(before.routes, after.routes, sameRoute),
+    neighbours: compareTables(before.neighbours, after.neighbours, sameNeighbour),
+    masquerade: JSON.stringify(before.masquerade) !== JSON.stringify(after.masquerade),
+    managed: compareTables(before.managed, after.managed, () => true)
+  }
+}
+
+function compareTables<K, V>(before: Map<K, V>, after: Map<K, V>, same: (a: V, b: V) => boolean): Set<K> {
+  const changed = new Set<K>()
+  for (const [key, value] of after) {
+    const old = before.get(key)
+    if (old === undefined || !same(old, value)) changed.add(key)
+  }
+  for (const key of before.keys()) if (!after.has(key)) changed.add(key)
+  return changed
+}
+
+export function sameRoute(a: WantedRoute, b: WantedRoute): boolean {
+  if (a === b) return true
+  switch (a.action) {
+    case 'stack':
+      return b.action === 'stack' && a.reason === b.reason && a.why === b.why
+    case 'nexthop':
+      return b.action === 'nexthop' && a.nexthop === b.nexthop
+    case 'group':
+      return (
+        b.action === 'group' &&
+        a.legs.length === b.legs.length &&
+        a.legs.every((leg, index) => leg.nexthop === b.legs[index]?.nexthop && leg.weight === b.legs[index]?.weight)
+      )
+  }
+}
+
+/** Objects whose values are all primitive, made in one place: same keys. */
+export function sameFlat<T extends WantedPod | WantedNexthop>(a: T, b: T): boolean {
+  for (const key in a) if (a[key] !== b[key]) return false
+  return true
+}
+
+export function sameNeighbour(a: WantedNeighbour, b: WantedNeighbour): boolean {
+  return a.mac === b.mac && a.known === b.known
+}
+
+export function sameDevice(a: WantedDevice, b: WantedDevice): boolean {
+  return JSON.stringify(a) === JSON.stringify(b)
+}

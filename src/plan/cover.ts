@@ -1,0 +1,66 @@
+// Prefixes that decide for everything inside them, whatever more specific
+// routes say: prefixes left to the kernel by configuration, destinations of ip
+// rules, and short routes of table local, which the kernel asks before main.
+// (While no ip rule was ever added the kernel merges local and main into one
+// trie, and a longer route of main wins there. "Stack" is right in both cases.)
+
+import type { Address } from '../state/types.js'
+import { splitPrefix } from './options.js'
+import type { StackReason } from './types.js'
+
+export interface Covered {
+  reason: StackReason
+  why: string
+}
+
+export interface Cover {
+  add(prefix: string, covered: Covered): void
+  /** What covers the prefix, itself or a shorter one; null: nothing does. */
+  find(address: Address, length: number): Covered | null
+  readonly prefixes: ReadonlyMap<string, Covered>
+}
+
+export function createCover(): Cover {
+  const prefixes = new Map<string, Covered>()
+  const byLength = { 4: new Map<number, Map<string, Covered>>(), 6: new Map<number, Map<string, Covered>>() }
+  return {
+    prefixes,
+    add(prefix, covered) {
+      const { address, length, family } = splitPrefix(prefix)
+      const lengths = byLength[family]
+      const known = lengths.get(length) ?? new Map<string, Covered>()
+      lengths.set(length, known)
+      const bits = leadingBits(address, length)
+      if (known.has(bits)) return
+      known.set(bits, covered)
+      prefixes.set(prefix, covered)
+    },
+    find(address, length) {
+      for (const [shorter, known] of byLength[address.length === 8 ? 4 : 6]) {
+        if (shorter > length) continue
+        const covered = known.get(leadingBits(address, shorter))
+        if (covered) return covered
+      }
+      return null
+    }
+  }
+}
+
+/** The first `length` bits, as a string that only the same bits make. */
+export function leadingBits(address: Address, length: number): string {
+  const digits = length >> 2
+  const rest = length & 3
+  const whole = address.slice(0, digits)
+  if (rest === 0) return whole
+  return whole + (Number.parseInt(address[digits] ?? '0', 16) >> (4 - rest))
+}
+
+export function contains(prefix: Address, length: number, address: Address): boolean {
+  return prefix.length === address.length && leadingBits(prefix, length) === leadingBits(address, length)
+}
+
+/** Multicast and link-local: the programs hand these to the stack by themselves. */
+export function isKernelsOwn(address: Address, length: number): boolean {
+  if (address.length === 8) return (length >= 4 && address[0] === 'e') || (length >= 16 && address.startsWith('a9fe'))
+  return (length >= 8 && address.startsWith('ff')) || (length >= 10 && /^fe[89ab]/.test(address))
+}

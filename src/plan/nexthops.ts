@@ -1,0 +1,152 @@
+// Next hops in use, counted by the routes that use them. Identity is
+// everything but MACs, so one MAC change is one row, however many routes share
+// it.
+//
+// Invariant: table.wanted, table.managed and byNeighbour hold exactly the next
+// hops with at least one user.
+
+import type { Address, Family, Link, NodeState, Route, RouteNexthop } from '../state/types.js'
+import { type PlanChange, sameFlat } from './change.js'
+import { neighbourKey, resolve } from './neighbours.js'
+import type { PlanOptions } from './options.js'
+import type { SourceChooser } from './sources.js'
+import type { Plan, WantedNexthop, WantedRoute } from './types.js'
+
+interface Row {
+  users: number
+  /** Shared by all routes that use the next hop alone. */
+  route: WantedRoute
+}
+
+export interface NexthopContext {
+  state: NodeState
+  options: PlanOptions
+  sources: SourceChooser
+}
+
+export interface NexthopTable {
+  /** The key of a leg; creates nothing. The leg's device is an uplink. */
+  keyOf(route: Route, leg: RouteNexthop, link: Link): string
+  /** One more user. Creates the next hop with its first. */
+  acquire(key: string, change: PlanChange): Row
+  release(key: string, change: PlanChange): void
+  /** A neighbour entry changed: its next hops are built anew. */
+  refresh(neighbour: string, change: PlanChange): void
+  /** The neighbour is the gateway of a next hop in use. */
+  usesNeighbour(neighbour: string): boolean
+}
+
+export function createNexthopTable(plan: Plan, context: NexthopContext): NexthopTable {
+  const { state, options, sources } = context
+  const rows = new Map<string, Row>()
+  const byNeighbour = new Map<string, Set<string>>()
+
+  const put = (key: string, change: PlanChange): void => {
+    const wanted = build(key, state)
+    const before = plan.nexthops.get(key)
+    if (before && sameFlat(before, wanted)) return
+    plan.nexthops.set(key, wanted)
+    change.nexthops.add(key)
+  }
+
+  const watch = (key: string, change: PlanChange): void => {
+    const { ifindex, gateway } = parseKey(key)
+    if (gateway === null) return
+    const neighbour = neighbourKey(ifindex, gateway)
+    const users = byNeighbour.get(neighbour) ?? new Set()
+    users.add(key)
+    byNeighbour.set(neighbour, users)
+    plan.managed.set(neighbour, { ifindex, address: gateway })
+    change.managed.add(neighbour)
+  }
+
+  const unwatch = (key: string, change: PlanChange): void => {
+    const { ifindex, gateway } = parseKey(key)
+    if (gateway === null) return
+    const neighbour = neighbourKey(ifindex, gateway)
+    const users = byNeighbour.get(neighbour)
+    users?.delete(key)
+    if (users && users.size > 0) return
+    byNeighbour.delete(neighbour)
+    plan.managed.delete(neighbour)
+    change.managed.add(neighbour)
+  }
+
+  return {
+    usesNeighbour: (neighbour) => byNeighbour.has(neighbour),
+    keyOf(route, leg, link) {
+      const mtu = route.mtu === 0 ? link.mtu : Math.min(route.mtu, link.mtu)
+      const source = options.snat ? sourceOf(route, leg, sources) : null
+      const snat4 = route.family === 4 ? source : null
+      const snat6 = route.family === 6 ? source : null
+      return `${leg.ifindex}/${leg.gateway ?? 'onlink'}/${mtu}/${snat4 ?? '-'}/${snat6 ?? '-'}`
+    },
+    acquire(key, change) {
+      let row = rows.get(key)
+      if (!row) {
+        row = { users: 0, route: { action: 'nexthop', nexthop: key } }
+        rows.set(key, row)
+        put(key, change)
+        watch(key, change)
+      }
+      row.users++
+      return row
+    },
+    release(key, change) {
+      const row = rows.get(key)
+      if (!row || --row.users > 0) return
+      rows.delete(key)
+      plan.nexthops.delete(key)
+      change.nexthops.add(key)
+      unwatch(key, change)
+    },
+    refresh(neighbour, change) {
+      for (const key of byNeighbour.get(neighbour) ?? []) put(key, change)
+    }
+  }
+}
+
+/** The kernel's MASQUERADE asks with the gateway, or on-link with the destination. */
+function sourceOf(route: Route, leg: RouteNexthop, sources: SourceChooser): Address | null {
+  const family: Family = route.family
+  let target: Address | null = null
+  if (leg.gateway !== null && leg.gateway.length === (family === 4 ? 8 : 32)) target = leg.gateway
+  else if (route.prefixLength > 0) target = route.destination
+  return sources.source(family, leg.ifindex, target, route.preferredSource)
+}
+
+function build(key: string, state: NodeState): WantedNexthop {
+  const { ifindex, gateway, mtu, snat4, snat6 } = parseKey(key)
+  const link = state.links.get(ifindex)
+  const { mac, known } = resolve(gateway === null ? undefined : state.neighbours.get(neighbourKey(ifindex, gateway)))
+  return {
+    key,
+    ifindex,
+    device: link?.name ?? String(ifindex),
+    gateway,
+    mac,
+    macKnown: known,
+    sourceMac: link?.mac ?? '000000000000',
+    mtu,
+    snat4,
+    snat6
+  }
+}
+
+/** "3/0a000001/1500/0a000005/-" -> its parts. */
+export function parseKey(key: string): {
+  ifindex: number
+  gateway: Address | null
+  mtu: number
+  snat4: Address | null
+  snat6: Address | null
+} {
+  const [ifindex, gateway, mtu, snat4, snat6] = key.split('/')
+  return {
+    ifindex: Number(ifindex),
+    gateway: gateway === undefined || gateway === 'onlink' ? null : gateway,
+    mtu: Number(mtu),
+    snat4: snat4 === undefined || snat4 === '-' ? null : snat4,
+    snat6: snat6 === undefined || snat6 === '-' ? null : snat6
+  }
+}

@@ -1,0 +1,50 @@
+// What the configuration says to the planner. src/config maps its file to this.
+
+import type { Address, Family } from '../state/types.js'
+import type { WantedMasquerade } from './types.js'
+
+export interface PlanOptions {
+  /** 'auto': every device that is a pod's by its facts; patterns narrow that to the names they match. */
+  podDevices: 'auto' | string[]
+  /** 'auto': every device that next hops use; patterns narrow that, and name devices that no route uses. */
+  uplinkDevices: 'auto' | string[]
+  ipv4: boolean
+  ipv6: boolean
+  /** SNAT is ours: next hops get a source address. */
+  snat: boolean
+  /**
+   * Prefix keys ("0a000000/16") always left to the kernel, e.g. a Service range.
+   * Such a prefix and every more specific route inside it stay on the stack,
+   * also the way to pods inside it; routes that are shorter answer as before
+   * for the addresses outside.
+   */
+  stackPrefixes: string[]
+  masquerade: WantedMasquerade[]
+}
+
+export const defaultPlanOptions: PlanOptions = {
+  podDevices: 'auto',
+  uplinkDevices: 'auto',
+  ipv4: true,
+  ipv6: true,
+  snat: true,
+  stackPrefixes: [],
+  masquerade: []
+}
+
+export function familyEnabled(options: PlanOptions, family: Family): boolean {
+  return family === 4 ? options.ipv4 : options.ipv6
+}
+
+/** Sorted by prefix key, the last entry of a prefix stands. */
+export function normalMasquerade(entries: readonly WantedMasquerade[]): WantedMasquerade[] {
+  const byPrefix = new Map<string, WantedMasquerade>()
+  for (const entry of entries) byPrefix.set(entry.prefix, entry)
+  return [...byPrefix.values()].sort((a, b) => (a.prefix < b.prefix ? -1 : a.prefix > b.prefix ? 1 : 0))
+}
+
+/** "0a000000/8" -> its parts. The key is well formed: it comes from the state or was validated. */
+export function splitPrefix(key: string): { address: Address; length: number; family: Family } {
+  const digits = key[8] === '/' ? 8 : 32
+  return { address: key.slice(0, digits), length: Number(key.slice(digits + 1)), family: digits === 8 ? 4 : 6 }
+}

@@ -1,0 +1,90 @@
+// What the maps shall hold, in logical terms: no indexes, no bytes. src/plan
+// computes it, src/maps gives indexes, encodes, compares and writes.
+
+import type { Address, Family, Mac } from '../state/types.js'
+
+/** Reason codes are enum reason of bpf/types.h, by name without REASON_, lowercase, '-' for '_'. */
+export type StackReason = 'local' | 'route' | 'policy' | 'no-route' | 'link-local'
+
+export interface WantedPod {
+  address: Address
+  ifindex: number
+  device: string
+  mtu: number
+  /** null: not resolved yet, traffic goes through the stack. */
+  mac: Mac | null
+  hostMac: Mac
+  /** netkit in L3 mode. */
+  l3: boolean
+}
+
+export interface WantedDevice {
+  ifindex: number
+  name: string
+  role: 'pod' | 'uplink'
+  kind: string | null
+  mtu: number
+  mac: Mac
+  /** role pod: its addresses, sorted; the first of each family is checked fastest. */
+  addresses: Address[]
+  /** Families whose traffic from here is left to the kernel, and why (ip rules). */
+  stack: { family: Family; why: string }[]
+}
+
+/** A device that looks like a pod's or an uplink and is not served. */
+export interface UnservedDevice {
+  ifindex: number
+  name: string
+  why: string
+}
+
+export interface WantedNexthop {
+  /** Identity: the same key is the same row whatever its MAC. "ifindex/gateway|onlink/mtu/snat4/snat6". */
+  key: string
+  ifindex: number
+  device: string
+  gateway: Address | null
+  mac: Mac | null
+  /** mac may be used without asking the kernel. */
+  macKnown: boolean
+  sourceMac: Mac
+  mtu: number
+  snat4: Address | null
+  snat6: Address | null
+}
+
+export type WantedRoute =
+  | { action: 'stack'; reason: StackReason /** for people: 'blackhole', 'table 100', ... */; why: string }
+  | { action: 'nexthop'; nexthop: string }
+  | { action: 'group'; legs: { nexthop: string; weight: number }[] }
+
+export interface WantedNeighbour {
+  ifindex: number
+  address: Address
+  mac: Mac
+  known: boolean
+}
+
+export interface WantedMasquerade {
+  /** "0a000000/8" */
+  prefix: string
+  masquerade: boolean
+}
+
+/** The whole plan. Maps keyed as said; the objects are not changed after they were handed out. */
+export interface Plan {
+  /** by ifindex */
+  devices: Map<number, WantedDevice>
+  unserved: UnservedDevice[]
+  /** by address */
+  pods: Map<Address, WantedPod>
+  /** by key */
+  nexthops: Map<string, WantedNexthop>
+  /** by prefix key */
+  routes: Map<string, WantedRoute>
+  /** by "ifindex/address" */
+  neighbours: Map<string, WantedNeighbour>
+  masquerade: WantedMasquerade[]
+  /** (device, address) pairs the kernel shall keep fresh: gateways in use and pods. */
+  managed: Map<string, { ifindex: number; address: Address }>
+}

@@ -1,0 +1,90 @@
+// Which devices the unicast routes of table main use, kept up to date prefix by
+// prefix. From the counts the roles of devices follow; from the sets, which
+// prefixes to plan anew when a role changes.
+
+import type { NodeState } from '../state/types.js'
+import { isKernelsOwn } from './cover.js'
+import { type DeviceUse, unused } from './devices.js'
+import { splitPrefix } from './options.js'
+import { legsOf, TABLE_LOCAL, TABLE_MAIN, UNICAST } from './routes.js'
+
+type UseKind = keyof DeviceUse
+const kinds: readonly UseKind[] = ['hosts', 'gateways', 'onlinks']
+
+export interface UseIndex {
+  useOf(ifindex: number): DeviceUse
+  prefixesOf(ifindex: number): ReadonlySet<string>
+  /** Reads the prefix again from the state; devices whose counts changed are added to `touched`. */
+  refresh(prefix: string, state: NodeState, touched?: Set<number>): void
+}
+
+interface Row extends DeviceUse {
+  prefixes: Set<string>
+}
+
+const nothing: ReadonlySet<string> = new Set()
+
+export function createUseIndex(): UseIndex {
+  const rows = new Map<number, Row>()
+  /** By prefix, what it adds: ifindex * 4 + index of the kind. */
+  const added = new Map<string, number | number[]>()
+
+  const count = (prefix: string, use: number, step: 1 | -1): void => {
+    const ifindex = Math.floor(use / 4)
+    let row = rows.get(ifindex)
+    if (!row) {
+      row = { hosts: 0, gateways: 0, onlinks: 0, prefixes: new Set() }
+      rows.set(ifindex, row)
+    }
+    row[kinds[use % 4] ?? 'onlinks'] += step
+    if (step > 0) row.prefixes.add(prefix)
+    else row.prefixes.delete(prefix)
+  }
+
+  return {
+    useOf: (ifindex) => rows.get(ifindex) ?? unused,
+    prefixesOf: (ifindex) => rows.get(ifindex)?.prefixes ?? nothing,
+    refresh(prefix, state, touched) {
+      const before = added.get(prefix)
+      const after = usesOf(prefix, state)
+      if (before === after || (before !== undefined && after !== undefined && String(before) === String(after))) return
+      // Removing first: one device may stand in both, and its set must keep the prefix.
+      for (const use of listOf(before)) count(prefix, use, -1)
+      for (const use of listOf(after)) count(prefix, use, 1)
+      if (after === undefined) added.delete(prefix)
+      else added.set(prefix, after)
+      if (touched) for (const use of [...listOf(before), ...listOf(after)]) touched.add(Math.floor(use / 4))
+    }
+  }
+}
+
+function listOf(uses: number | number[] | undefined): readonly number[] {
+  if (uses === undefined) return []
+  return typeof uses === 'number' ? [uses] : uses
+}
+
+function usesOf(prefix: string, state: NodeState): number | number[] | undefined {
+  const { address, length, family } = splitPrefix(prefix)
+  const routes = (family === 4 ? state.routes4 : state.routes6).get(prefix)
+  if (!routes || isKernelsOwn(address, length)) return undefined
+  const full = length === address.length * 4
+  // A host route to an address of the node itself says nothing about a pod.
+  if (full && routes.some((route) => route.table === TABLE_LOCAL)) return undefined
+  let single: number | undefined
+  let many: number[] | undefined
+  for (const route of routes) {
+    if (route.table !== TABLE_MAIN || route.type !== UNICAST) continue
+    const legs = legsOf(route, state.nexthopObjects)
+    if (typeof legs === 'string') continue
+    for (const leg of legs) {
+      const kind = leg.gateway !== null ? 1 : full ? 0 : 2
+      const use = leg.ifindex * 4 + kind
+      if (single === undefined) single = use
+      else if (single !== use) {
+        many ??= [single]
+        if (!many.includes(use)) many.push(use)
+      }
+    }
+  }
+  return many ?? single
+}

@@ -1,0 +1,317 @@
+// Everything one plan is made from, and the functions that plan one prefix, one
+// device, one pod, one neighbour. planner.ts decides which of them to call.
+//
+// Invariant between updates: plan.routes, places and the next hops' user counts
+// agree with the state for every prefix; dirtyDevices and dirtyPods are empty.
+
+import type { Address, Family, Link, NodeState, RouteNexthop } from '../state/types.js'
+import { emptyPlan, type PlanChange, sameDevice, sameFlat, sameNeighbour, sameRoute } from './change.js'
+import { type Cover, createCover, isKernelsOwn } from './cover.js'
+import { type Classifier, createClassifier, type DeviceRole, sameRole } from './devices.js'
+import { neighbourKey, wantedNeighbour } from './neighbours.js'
+import { createNexthopTable, type NexthopTable } from './nexthops.js'
+import { familyEnabled, type PlanOptions, splitPrefix } from './options.js'
+import { buildPod, type PodPlace, podPlace } from './pods.js'
+import { type Choice, chooseLocal, chooseMain, TABLE_LOCAL } from './routes.js'
+import { type FamilyRules, readRules, ruleForPod, ruleForUplink } from './rules.js'
+import { createSourceChooser, type SourceChooser } from './sources.js'
+import type { Plan, StackReason, WantedDevice, WantedRoute } from './types.js'
+import { createUseIndex, type UseIndex } from './uses.js'
+
+export interface World {
+  state: NodeState
+  options: PlanOptions
+  plan: Plan
+  uses: UseIndex
+  classifier: Classifier
+  /** Served and unserved devices; others are absent. */
+  roles: Map<number, DeviceRole>
+  rules: Record<Family, FamilyRules>
+  cover: Cover
+  /** Prefixes of the cover that come from table local. */
+  localCover: Set<string>
+  sources: SourceChooser
+  nexthops: NexthopTable
+  places: Map<Address, PodPlace>
+  addressesOf: Map<number, Set<Address>>
+  dirtyDevices: Set<number>
+  dirtyPods: Set<Address>
+  stackRoutes: Map<string, WantedRoute>
+}
+
+const families: readonly Family[] = [4, 6]
+const noAddresses: ReadonlySet<Address> = new Set()
+
+export function createWorld(state: NodeState, options: PlanOptions): World {
+  const plan = emptyPlan()
+  const uses = createUseIndex()
+  const sources = createSourceChooser(state)
+  const rules = { 4: readRules(state.rules, 4), 6: readRules(state.rules, 6) }
+  const cover = createCover()
+  const localCover = new Set<string>()
+  for (const prefix of options.stackPrefixes)
+    cover.add(prefix, { reason: 'policy', why: 'left to the kernel by configuration' })
+  for (const family of families) {
+    for (const { prefix, why } of rules[family].destinations) cover.add(prefix, { reason: 'policy', why })
+    coverLocal(family === 4 ? state.routes4 : state.routes6, cover, localCover)
+  }
+  return {
+    state,
+    options,
+    plan,
+    uses,
+    classifier: createClassifier(state.links, uses.useOf, options),
+    roles: new Map(),
+    rules,
+    cover,
+    localCover,
+    sources,
+    nexthops: createNexthopTable(plan, { state, options, sources }),
+    places: new Map(),
+    addressesOf: new Map(),
+    dirtyDevices: new Set(),
+    dirtyPods: new Set(),
+    stackRoutes: new Map()
+  }
+}
+
+function coverLocal(table: NodeState['routes4'], cover: Cover, localCover: Set<string>): void {
+  for (const [prefix, routes] of table) {
+    if (!routes.some((route) => route.table === TABLE_LOCAL)) continue
+    const { address, length } = splitPrefix(prefix)
+    if (length === address.length * 4 || isKernelsOwn(address, length)) continue
+    localCover.add(prefix)
+    cover.add(prefix, { reason: 'route', why: 'inside a route of table local' })
+  }
+}
+
+/** true: the role changed. */
+export function refreshRole(world: World, ifindex: number): boolean {
+  const before = world.roles.get(ifindex)
+  const after = world.classifier.roleOf(ifindex)
+  if (before ? sameRole(before, after) : after.role === 'none') return false
+  if (after.role === 'none') world.roles.delete(ifindex)
+  else world.roles.set(ifindex, after)
+  return true
+}
+
+/** Plans one prefix: its route, and where its pod is if it is a host's. */
+export function planPrefix(world: World, prefix: string, change: PlanChange): void {
+  const { address, length, family } = splitPrefix(prefix)
+  const enabled = familyEnabled(world.options, family) && !isKernelsOwn(address, length)
+  const routes = (family === 4 ? world.state.routes4 : world.state.routes6).get(prefix) ?? []
+  const local = enabled ? chooseLocal(routes) : null
+  const host = enabled && !local && length === address.length * 4
+  movePod(
+    world,
+    address,
+    host ? podPlace(routes, world.state, (ifindex) => world.roles.get(ifindex)?.role === 'pod') : null,
+    length
+  )
+  const before = world.plan.routes.get(prefix)
+  const after = enabled
+    ? wantedRoute(world, prefix, local ?? chooseMain(routes, world.state.nexthopObjects), local !== null, change)
+    : null
+  if (before) releaseRoute(world, before, change)
+  if (!after) {
+    if (before) {
+      world.plan.routes.delete(prefix)
+      change.routes.add(prefix)
+    }
+  } else if (!before || !sameRoute(before, after)) {
+    world.plan.routes.set(prefix, after)
+    change.routes.add(prefix)
+  }
+}
+
+/** The route, its next hops acquired; null: nothing to say about the prefix. */
+function wantedRoute(
+  world: World,
+  prefix: string,
+  choice: Choice | null,
+  local: boolean,
+  change: PlanChange
+): WantedRoute | null {
+  if (local && choice?.kind === 'stack') return stackRoute(world, choice.reason, choice.why)
+  const { address, length } = splitPrefix(prefix)
+  const covered = world.cover.find(address, length)
+  // Nothing of its own to hide: what covers it answers for it.
+  if (!choice && !world.cover.prefixes.has(prefix)) return null
+  if (covered) return stackRoute(world, covered.reason, covered.why)
+  if (!choice) return null
+  if (choice.kind === 'stack') return stackRoute(world, choice.reason, choice.why)
+  const links: Link[] = []
+  for (const leg of choice.legs) {
+    const link = world.state.links.get(leg.ifindex)
+    const refusal = refuseLeg(world, leg, link, address.length === 32)
+    if (refusal !== null || !link) return stackRoute(world, 'route', refusal ?? 'unknown device')
+    links.push(link)
+  }
+  const legs = choice.legs.map((leg, index) => ({
+    nexthop: world.nexthops.keyOf(choice.route, leg, links[index] as Link),
+    weight: leg.weight
+  }))
+  const [only] = legs
+  if (legs.length === 1 && only) return world.nexthops.acquire(only.nexthop, change).route
+  for (const leg of legs) world.nexthops.acquire(leg.nexthop, change)
+  return { action: 'group', legs }
+}
+
+/** Why the maps cannot hold a leg; null: they can. */
+function refuseLeg(world: World, leg: RouteNexthop, link: Link | undefined, six: boolean): string | null {
+  if (!link) return `device ${leg.ifindex} is not known`
+  if (six && leg.gateway?.length === 8) return 'IPv6 through an IPv4 gateway'
+  const role = world.roles.get(leg.ifindex)
+  if (role?.role === 'uplink') return null
+  if (role?.role === 'pod') return `pod device ${link.name}`
+  return role?.role === 'unserved' ? `${link.name}: ${role.why}` : `${link.name} is no uplink`
+}
+
+function stackRoute(world: World, reason: StackReason, why: string): WantedRoute {
+  const key = `${reason} ${why}`
+  let route = world.stackRoutes.get(key)
+  if (!route) {
+    route = { action: 'stack', reason, why }
+    world.stackRoutes.set(key, route)
+  }
+  return route
+}
+
+function releaseRoute(world: World, route: WantedRoute, change: PlanChange): void {
+  if (route.action === 'nexthop') world.nexthops.release(route.nexthop, change)
+  else if (route.action === 'group') for (const leg of route.legs) world.nexthops.release(leg.nexthop, change)
+}
+
+function movePod(world: World, address: Address, place: PodPlace | null, length: number): void {
+  if (length !== address.length * 4) return
+  const before = world.places.get(address)
+  if (!before && !place) return
+  world.dirtyPods.add(address)
+  if (before && before.ifindex !== place?.ifindex) {
+    world.addressesOf.get(before.ifindex)?.delete(address)
+    world.dirtyDevices.add(before.ifindex)
+  }
+  if (!place) {
+    world.places.delete(address)
+    return
+  }
+  world.places.set(address, place)
+  if (before?.ifindex === place.ifindex) return
+  const addresses = world.addressesOf.get(place.ifindex) ?? new Set()
+  addresses.add(address)
+  world.addressesOf.set(place.ifindex, addresses)
+  world.dirtyDevices.add(place.ifindex)
+}
+
+/** Builds the rows of dirtyDevices, and all of them where rules look at which addresses are pods'. */
+export function planDevices(world: World, change: PlanChange): void {
+  if (world.dirtyDevices.size === 0) return
+  const why = wholeFamilies(world)
+  const all = world.rules[4].conditional.length + world.rules[6].conditional.length > 0
+  const dirty = all ? new Set([...world.dirtyDevices, ...world.plan.devices.keys()]) : world.dirtyDevices
+  for (const ifindex of dirty) planDevice(world, ifindex, why, change)
+  world.dirtyDevices.clear()
+}
+
+/** Why a whole family is left to the kernel, by family. */
+function wholeFamilies(world: World): Record<Family, string | null> {
+  const isOurs = (address: Address): boolean => world.sources.isOwn(address) || world.places.has(address)
+  const reason = (family: Family): string | null => {
+    if (!familyEnabled(world.options, family)) return `IPv${family} is switched off in the configuration`
+    const rules = world.rules[family]
+    if (rules.whole !== null || rules.conditional.length === 0) return rules.whole
+    for (const [ifindex, { role }] of world.roles) {
+      const name = role === 'uplink' ? world.state.links.get(ifindex)?.name : undefined
+      const rule = name === undefined ? null : ruleForUplink(rules, name, isOurs)
+      if (rule !== null) return rule
+    }
+    return null
+  }
+  return { 4: reason(4), 6: reason(6) }
+}
+
+function planDevice(world: World, ifindex: number, whole: Record<Family, string | null>, change: PlanChange): void {
+  const before = world.plan.devices.get(ifindex)
+  const after = wantedDevice(world, ifindex, whole)
+  if (before && after && sameDevice(before, after)) return
+  if (!before && !after) return
+  if (after) world.plan.devices.set(ifindex, after)
+  else world.plan.devices.delete(ifindex)
+  change.devices.add(ifindex)
+  // The way to a pod that leaves a family to the kernel goes through the kernel too.
+  for (const address of world.addressesOf.get(ifindex) ?? noAddresses) world.dirtyPods.add(address)
+}
+
+function wantedDevice(world: World, ifindex: number, whole: Record<Family, string | null>): WantedDevice | null {
+  const link = world.state.links.get(ifindex)
+  const role = world.roles.get(ifindex)?.role
+  if (!link || (role !== 'pod' && role !== 'uplink')) return null
+  const addresses = role === 'pod' ? [...(world.addressesOf.get(ifindex) ?? noAddresses)].sort() : []
+  const stack: WantedDevice['stack'] = []
+  for (const family of families) {
+    const own = addresses.filter((address) => address.length === (family === 4 ? 8 : 32))
+    const why = whole[family] ?? (role === 'pod' ? ruleForPod(world.rules[family], link.name, own) : null)
+    if (why !== null) stack.push({ family, why })
+  }
+  return {
+    ifindex,
+    name: link.name,
+    role,
+    kind: link.kind,
+    mtu: link.mtu,
+    mac: link.mac ?? '000000000000',
+    addresses,
+    stack
+  }
+}
+
+/** Builds the pods in dirtyPods. After planDevices: a pod follows its device's rules. */
+export function planPods(world: World, change: PlanChange): void {
+  for (const address of world.dirtyPods) {
+    const before = world.plan.pods.get(address)
+    const place = world.places.get(address)
+    const link = place && world.state.links.get(place.ifindex)
+    if (before && before.ifindex !== place?.ifindex) {
+      unmanage(world, neighbourKey(before.ifindex, address), change)
+    }
+    if (!place || !link) {
+      if (before) change.pods.add(address)
+      world.plan.pods.delete(address)
+      continue
+    }
+    const family: Family = address.length === 8 ? 4 : 6
+    const left = world.plan.devices.get(place.ifindex)?.stack.some((entry) => entry.family === family)
+    const open = !left && world.cover.find(address, address.length * 4) === null
+    const after = buildPod(address, place, link, world.state, open)
+    if (link.netkitMode !== 'l3') manage(world, place.ifindex, address, change)
+    if (before && sameFlat(before, after)) continue
+    world.plan.pods.set(address, after)
+    change.pods.add(address)
+  }
+  world.dirtyPods.clear()
+}
+
+function manage(world: World, ifindex: number, address: Address, change: PlanChange): void {
+  const key = neighbourKey(ifindex, address)
+  if (world.plan.managed.has(key)) return
+  world.plan.managed.set(key, { ifindex, address })
+  change.managed.add(key)
+}
+
+function unmanage(world: World, key: string, change: PlanChange): void {
+  // The device may have become an uplink, and the address its gateway.
+  if (!world.nexthops.usesNeighbour(key) && world.plan.managed.delete(key)) change.managed.add(key)
+}
+
+/** Plans the entry of an on-link destination; only uplinks have any. */
+export function planNeighbour(world: World, key: string, change: PlanChange): void {
+  const neighbour = world.state.neighbours.get(key)
+  const before = world.plan.neighbours.get(key)
+  const served =
+    neighbour && world.roles.get(neighbour.ifindex)?.role === 'uplink' && familyEnabled(world.options, neighbour.family)
+  const after = served ? wantedNeighbour(neighbour) : null
+  if (before && after && sameNeighbour(before, after)) return
+  if (after) world.plan.neighbours.set(key, after)
+  else if (!world.plan.neighbours.delete(key)) return
+  change.neighbours.add(key)
+}

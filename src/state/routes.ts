@@ -1,0 +1,220 @@
+// Routes of one family by prefix, with the kernel's own ideas of which routes
+// are one and the same.
+//
+// Each prefix has a list sorted by table, metric, tos. Routes equal in these
+// three stand in the kernel's order: the first is the one in use.
+//   IPv4: several such routes may stand side by side. RTM_NEWROUTE puts its
+//         route before them, with NLM_F_APPEND behind them, with NLM_F_REPLACE
+//         in the place of the first; no RTM_DELROUTE tells of the one replaced.
+//   IPv6: unicast routes through gateways with equal table and metric are one
+//         route with several next hops. It is announced whole, or (deletions,
+//         older kernels) by single next hops. Others stand side by side.
+// Applying a message twice, or one older than the dump, does no harm once the
+// messages after it have been applied too.
+
+import { prefixKey } from '../address.js'
+import { sameFact } from './equal.js'
+import type { Changes, Route, RouteNexthop } from './types.js'
+
+export type RouteTable = Map<string, Route[]>
+
+export interface RouteEvent {
+  removed: boolean
+  replace: boolean
+  append: boolean
+  route: Route
+}
+
+const RTN_UNICAST = 1
+const RTPROT_REDIRECT = 1
+const RTPROT_RA = 9
+
+/** 'unsure': a removal fitted none of the routes that have its table, metric and tos. */
+export function applyRoute(table: RouteTable, event: RouteEvent, changes: Changes): 'sure' | 'unsure' {
+  const { route } = event
+  const key = prefixKey(route.destination, route.prefixLength)
+  const list = table.get(key)
+  if (event.removed) {
+    const outcome = list ? removeRoute(list, route) : 'absent'
+    if (outcome !== 'absent') changes.prefixes.add(key)
+    if (list?.length === 0) table.delete(key)
+    return outcome === 'misfit' ? 'unsure' : 'sure'
+  }
+  if (!list) table.set(key, [route])
+  if (!list || addRoute(list, event)) changes.prefixes.add(key)
+  return 'sure'
+}
+
+/** true: the list is another now. */
+function addRoute(list: Route[], { route, replace, append }: RouteEvent): boolean {
+  const first = list.findIndex((known) => order(known, route) >= 0)
+  const peersStart = first < 0 ? list.length : first
+  let peersEnd = peersStart
+  while (peersEnd < list.length && order(list[peersEnd] as Route, route) === 0) peersEnd++
+
+  const target = targetOf(list, peersStart, peersEnd, route, replace)
+  if (target >= 0) {
+    const known = list[target] as Route
+    const next = replace || route.family === 4 ? route : joined(known, route)
+    if (sameRoute(known, next)) return false
+    list[target] = next
+    if (route.family === 4) dropCopies(list, target, peersStart, peersEnd)
+    return true
+  }
+  list.splice(append || route.family === 6 ? peersEnd : peersStart, 0, route)
+  return true
+}
+
+/** Index of the route that the new one takes the place of or joins; -1: it stands by itself. */
+function targetOf(list: Route[], start: number, end: number, route: Route, replace: boolean): number {
+  if (start === end) return -1
+  for (let i = start; i < end && !replace; i++) {
+    const known = list[i] as Route
+    if (route.family === 4 ? sameRoute(known, route) : sameEntry6(known, route)) return i
+  }
+  if (!replace) return -1
+  if (route.family === 4) return start
+  // IPv6 replaces the first route of its own sort (several next hops possible or not), else the first.
+  for (let i = start; i < end; i++) {
+    if (joinable(list[i] as Route) === joinable(route)) return i
+  }
+  return start
+}
+
+/** A replayed replace can make two of a kind, of which IPv4 never has two (IPv6 has, after a replace). */
+function dropCopies(list: Route[], kept: number, start: number, end: number): void {
+  for (let i = end - 1; i >= start; i--) {
+    if (i !== kept && sameRoute(list[i] as Route, list[kept] as Route)) {
+      list.splice(i, 1)
+      if (i < kept) kept--
+    }
+  }
+}
+
+function removeRoute(list: Route[], route: Route): 'removed' | 'absent' | 'misfit' {
+  let peers = 0
+  for (let i = 0; i < list.length; i++) {
+    const known = list[i] as Route
+    if (order(known, route) !== 0) continue
+    peers++
+    if (route.family === 4 ? !sameForRemoval4(known, route) : !sameEntry6(known, route)) continue
+    const left = route.family === 6 && joinable(known) ? without(known.nexthops, route.nexthops) : []
+    // Next hops that another message has taken away already: nothing left to do.
+    if (left.length === known.nexthops.length && left.length > 0) return 'misfit'
+    if (left.length > 0) {
+      list[i] = { ...known, nexthops: left }
+      return 'removed'
+    }
+    list.splice(i, 1)
+    // Of two of a kind the dump that showed them may have told one twice.
+    return route.family === 6 && list.some((other) => sameRoute(other, known)) ? 'misfit' : 'removed'
+  }
+  return peers === 0 ? 'absent' : 'misfit'
+}
+
+/** Order of the lists: negative when a stands before b. */
+function order(a: Route, b: Route): number {
+  return a.table - b.table || a.metric - b.metric || a.tos - b.tos
+}
+
+/** May be one of several next hops of an IPv6 route (the kernel's rt6_qualify_for_ecmp). */
+function joinable(route: Route): boolean {
+  if (route.nexthopId !== 0 || route.type !== RTN_UNICAST) return false
+  if (route.protocol === RTPROT_RA || route.protocol === RTPROT_REDIRECT) return false
+  return route.nexthops.length > 1 || route.nexthops.some((nexthop) => nexthop.gateway !== null)
+}
+
+/** The same IPv6 route, perhaps with other next hops or properties. */
+function sameEntry6(a: Route, b: Route): boolean {
+  if (a.nexthopId !== b.nexthopId || !sameSource(a, b)) return false
+  if (a.nexthopId !== 0) return true
+  if (joinable(a) && joinable(b)) return true
+  return a.type === b.type && a.protocol === b.protocol && sameHops(a.nexthops, b.nexthops)
+}
+
+function sameForRemoval4(a: Route, b: Route): boolean {
+  return (
+    a.type === b.type &&
+    a.scope === b.scope &&
+    a.protocol === b.protocol &&
+    a.preferredSource === b.preferredSource &&
+    a.nexthopId === b.nexthopId &&
+    (a.nexthopId !== 0 || sameHops(a.nexthops, b.nexthops))
+  )
+}
+
+/** IPv6 routes from a source prefix carry it in `unsupported`. */
+function sameSource(a: Route, b: Route): boolean {
+  if (a.unsupported.length === 0 && b.unsupported.length === 0) return true
+  const isSource = (what: string): boolean => what.startsWith('from ')
+  return a.unsupported.find(isSource) === b.unsupported.find(isSource)
+}
+
+/** The known route after a message with all or one of its next hops; those that stay keep their order. */
+function joined(known: Route, route: Route): Route {
+  if (!joinable(known) || !joinable(route)) return route
+  const added = without(route.nexthops, known.nexthops)
+  // A single one that is known already says nothing about the others.
+  const one = route.nexthops.length === 1
+  const stayed = known.nexthops.flatMap((old) => route.nexthops.find((hop) => sameHop(hop, old)) ?? (one ? [old] : []))
+  const nexthops = [...stayed, ...added]
+  return { ...route, nexthops: sameFact(nexthops, route.nexthops) ? route.nexthops : nexthops }
+}
+
+function without(nexthops: RouteNexthop[], gone: RouteNexthop[]): RouteNexthop[] {
+  return nexthops.filter((nexthop) => !gone.some((other) => sameHop(nexthop, other)))
+}
+
+function sameHops(a: RouteNexthop[], b: RouteNexthop[]): boolean {
+  return a === b || (a.length === b.length && a.every((hop, index) => sameHop(hop, b[index] as RouteNexthop)))
+}
+
+/** Whatever their state and weight. */
+function sameHop(a: RouteNexthop, b: RouteNexthop): boolean {
+  return a.ifindex === b.ifindex && a.gateway === b.gateway
+}
+
+/** Equal in everything; next hops of a nexthop object belong to the object. */
+export function sameRoute(a: Route, b: Route): boolean {
+  return (
+    order(a, b) === 0 &&
+    a.type === b.type &&
+    a.protocol === b.protocol &&
+    a.scope === b.scope &&
+    a.mtu === b.mtu &&
+    a.preferredSource === b.preferredSource &&
+    a.nexthopId === b.nexthopId &&
+    (a.nexthops === b.nexthops || a.nexthopId !== 0 || sameFact(a.nexthops, b.nexthops)) &&
+    (a.unsupported === b.unsupported || sameFact(a.unsupported, b.unsupported))
+  )
+}
+
+/** Adds one route of a dump to the table being built; an equal one in `old` is kept instead, to spare memory. */
+export function addDumped(fresh: RouteTable, old: RouteTable, route: Route): void {
+  const key = prefixKey(route.destination, route.prefixLength)
+  const kept = old.get(key)?.find((known) => sameRoute(known, route)) ?? route
+  const list = fresh.get(key)
+  if (!list) {
+    fresh.set(key, [kept])
+    return
+  }
+  // A dump shows routes whole, and equal ones in the kernel's order.
+  let at = list.length
+  while (at > 0 && order(list[at - 1] as Route, kept) > 0) at--
+  list.splice(at, 0, kept)
+}
+
+/** Notes the prefixes whose lists differ, in steps: yields every few thousand prefixes. */
+export function* compareTables(old: RouteTable, fresh: RouteTable, changes: Changes): Generator<void> {
+  let done = 0
+  for (const [key, list] of fresh) {
+    const known = old.get(key)
+    if (!known || known.length !== list.length || list.some((route, index) => route !== known[index]))
+      changes.prefixes.add(key)
+    if (++done % 4096 === 0) yield
+  }
+  for (const key of old.keys()) {
+    if (!fresh.has(key)) changes.prefixes.add(key)
+    if (++done % 4096 === 0) yield
+  }
+}

@@ -1,0 +1,169 @@
+// Facts about the node, as the kernel tells them over rtnetlink. Plain data,
+// no behaviour. Decoded in src/netlink, kept in src/state, read by src/plan.
+//
+// Addresses are lowercase hexadecimal bytes: 8 digits are IPv4, 32 are IPv6
+// ("0a010002" is 10.1.0.2). They compare as strings, encode without parsing and
+// become text only at the surfaces (src/address.ts).
+
+export type Family = 4 | 6
+/** Hexadecimal bytes of an IP address, 8 or 32 digits. */
+export type Address = string
+/** Six bytes in hexadecimal, 12 digits. */
+export type Mac = string
+
+export interface Link {
+  ifindex: number
+  name: string
+  /** IFLA_INFO_KIND: 'veth', 'netkit', 'vlan', 'bond', 'bridge', ...; null for physical devices. */
+  kind: string | null
+  /** ARPHRD_*: 1 Ethernet, 772 loopback, 65534 none (tun). */
+  type: number
+  mac: Mac | null
+  mtu: number
+  /** IFF_UP */
+  up: boolean
+  /** IFF_LOWER_UP: carrier */
+  carrier: boolean
+  /** IFLA_LINK: ifindex of the peer (veth) or parent (vlan); 0 none. */
+  link: number
+  /** IFLA_LINK_NETNSID: set when `link` is in another namespace. */
+  linkNamespace: number | null
+  /** IFLA_MASTER: bridge, bond or VRF above; 0 none. */
+  master: number
+  /** netkit: 'l2' or 'l3'. */
+  netkitMode: 'l2' | 'l3' | null
+  /** netkit: the primary device, where programs for the peer are attached. */
+  netkitPrimary: boolean
+}
+
+export interface InterfaceAddress {
+  ifindex: number
+  family: Family
+  address: Address
+  /** IFA_LOCAL if it differs from address (point to point), else the same. */
+  local: Address
+  prefixLength: number
+  /** RT_SCOPE_*: 0 universe, 253 link, 254 host. */
+  scope: number
+  secondary: boolean
+  /** Not usable yet or any more: tentative, deprecated, dadfailed. */
+  usable: boolean
+}
+
+export interface RouteNexthop {
+  ifindex: number
+  /** null: on-link. May be IPv6 under an IPv4 route (RTA_VIA). */
+  gateway: Address | null
+  /** 1..256 */
+  weight: number
+  /** RTNH_F_DEAD or RTNH_F_LINKDOWN: not to be used. */
+  dead: boolean
+  onlink: boolean
+  /** RTA_ENCAP_TYPE is present: not expressible. */
+  encap: boolean
+}
+
+/** RTN_*: 1 unicast, 2 local, 3 broadcast, 4 anycast, 5 multicast, 6 blackhole, 7 unreachable, 8 prohibit, 9 throw. */
+export type RouteType = number
+
+export interface Route {
+  family: Family
+  destination: Address
+  prefixLength: number
+  table: number
+  type: RouteType
+  /** RTA_PRIORITY; lower wins. */
+  metric: number
+  tos: number
+  protocol: number
+  scope: number
+  nexthops: RouteNexthop[]
+  /** RTA_NH_ID, 0 none: then nexthops comes from the nexthop object. */
+  nexthopId: number
+  preferredSource: Address | null
+  /** RTAX_MTU, 0 none. */
+  mtu: number
+  /** Attributes present that the maps cannot express (RTA_ENCAP, RTA_IIF, source prefix, ...), for status. */
+  unsupported: string[]
+}
+
+export interface NexthopObject {
+  id: number
+  family: Family
+  nexthop: RouteNexthop | null
+  blackhole: boolean
+  /** Group members: id and weight (1..256). */
+  group: { id: number; weight: number }[]
+  unsupported: string[]
+}
+
+export interface Rule {
+  family: Family
+  priority: number
+  /** FR_ACT_TO_TBL is 1. */
+  action: number
+  table: number
+  source: Address | null
+  sourceLength: number
+  destination: Address | null
+  destinationLength: number
+  iif: string | null
+  oif: string | null
+  mark: number
+  markMask: number
+  /** 'not' */
+  invert: boolean
+  tos: number
+  suppressPrefixLength: number
+  l3mdev: boolean
+  unsupported: string[]
+}
+
+/** NUD_* bits. */
+export const NeighbourState = {
+  incomplete: 0x01,
+  reachable: 0x02,
+  stale: 0x04,
+  delay: 0x08,
+  probe: 0x10,
+  failed: 0x20,
+  noarp: 0x40,
+  permanent: 0x80
+} as const
+
+export interface Neighbour {
+  ifindex: number
+  family: Family
+  address: Address
+  mac: Mac | null
+  /** NUD_* */
+  state: number
+  /** NTF_*: 0x02 self, 0x08 proxy, 0x10 externally learned, 0x80 router. */
+  flags: number
+  /** NTF_EXT_MANAGED: the kernel keeps it fresh. */
+  managed: boolean
+}
+
+/** Whole view of the node, as src/plan reads it. Maps are live: do not keep them. */
+export interface NodeState {
+  readonly links: ReadonlyMap<number, Link>
+  /** By ifindex. */
+  readonly addresses: ReadonlyMap<number, readonly InterfaceAddress[]>
+  /** By prefix key "0a010000/16"; each list sorted: table, metric, tos. */
+  readonly routes4: ReadonlyMap<string, readonly Route[]>
+  readonly routes6: ReadonlyMap<string, readonly Route[]>
+  readonly rules: readonly Rule[]
+  readonly nexthopObjects: ReadonlyMap<number, NexthopObject>
+  /** By "ifindex/address". */
+  readonly neighbours: ReadonlyMap<string, Neighbour>
+}
+
+/** What changed since the last plan: plan and writer do no more work than this asks for. */
+export interface Changes {
+  /** Everything may differ (first dump, overrun, links, addresses, rules, nexthop objects). */
+  all: boolean
+  /** Prefix keys, IPv4 and IPv6 (told apart by the digits). */
+  prefixes: Set<string>
+  /** Keys "ifindex/address". */
+  neighbours: Set<string>
+}

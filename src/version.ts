@@ -1,0 +1,19 @@
+// The version, from the package this file belongs to.
+
+import { readFileSync } from 'node:fs'
+
+/** '0.0.0' when the package file is not where it should be. */
+export function packageVersion(): string {
+  for (const up of ['../', '../../../']) {
+    try {
+      const { name, version } = JSON.parse(readFileSync(new URL(`${up}package.json`, import.meta.url), 'utf8')) as {
+        name?: string
+        version?: string
+      }
+      if (name === 'hostroute' && version) return version
+    } catch {
+      // not there: look further up
+    }
+  }
+  return '0.0.0'
+}

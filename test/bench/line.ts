@@ -1,0 +1,118 @@
+// The benchmark's road: one node, two pods, and one host right behind the
+// uplink, so that each figure is of known hops and nothing else.
+//
+//   pod a ──┐
+//           ├── node ── up0 ─────── eth0 ── peer
+//   pod b ──┘       192.168.100.11        .1 gateway, .12 another node
+//
+//   pod       a → b: two veth pairs, one node between them
+//   remote    a → 10.244.2.2, a pod range behind .12: pod's pair and uplink's pair, source kept
+//   outside   a → 203.0.113.10 through the gateway: the same two pairs, with SNAT
+
+import * as addresses from '../lab/addresses.js'
+import { LabHost } from '../lab/host.js'
+import { claim, release } from '../lab/lease.js'
+import { configurePod, LabNode, LabPod, prepare } from '../lab/node.js'
+import { createBarePair } from '../lab/pair.js'
+import { run } from '../lab/process.js'
+
+/** Who forwards: the kernel alone, the kernel with conntrack, MASQUERADE and 100 filter rules, or hostroute. */
+export const FORWARDERS = ['kernel', 'legacy', 'hostroute'] as const
+export type Forwarder = (typeof FORWARDERS)[number]
+export const DESTINATIONS = ['pod', 'remote', 'outside'] as const
+export type Destination = (typeof DESTINATIONS)[number]
+
+/** A way for traffic: from, to, and the address that `to` serves on. */
+export interface Way {
+  name: string
+  from: LabHost
+  to: LabHost
+  address: string
+}
+
+export interface Line {
+  ways: Way[]
+  /** null without hostroute */
+  node: LabNode | null
+  close(): Promise<void>
+}
+
+const OPTIONS = { mtu: 1500, podMtu: 1500, offloads: true, proxyArp: false }
+const RULES = 100
+const REMOTE_POD = addresses.podAddress(2, 1).v4
+const REMOTE_NODE = addresses.nodeAddress(2, 0).v4
+
+/** The floor: two namespaces and one veth pair. */
+export async function bareLine(): Promise<Line> {
+  const pair = await createBarePair()
+  const way = { name: 'bare', from: pair.left, to: pair.right, address: pair.rightAddress }
+  return { ways: [way], node: null, close: async () => pair.close() }
+}
+
+/** A node of this kind; with hostroute its daemon runs and is ready. On failure nothing is left. */
+export async function createLine(forwarder: Forwarder, timeout?: number): Promise<Line> {
+  const lease = claim()
+  try {
+    const node = new LabNode(lease, 1, 1, OPTIONS)
+    node.pods.push(new LabPod(node, 1), new LabPod(node, 2))
+    const peer = new LabHost('peer', `${lease.name}-peer`)
+    await build(node, peer)
+    if (forwarder === 'legacy') await node.installLegacyRules(RULES)
+    if (forwarder === 'hostroute')
+      await node.startDaemon({ config: { guard: { mode: 'off' } }, ...(timeout ? { timeout } : {}) })
+    const close = async () => {
+      await node.stopDaemon().catch(() => {})
+      release(lease.name)
+    }
+    return { ways: waysOf(forwarder, node, peer), node: forwarder === 'hostroute' ? node : null, close }
+  } catch (error) {
+    release(lease.name)
+    throw error
+  }
+}
+
+function waysOf(forwarder: Forwarder, node: LabNode, peer: LabHost): Way[] {
+  const [from, other] = [node.pod(0), node.pod(1)]
+  return [
+    { name: `${forwarder} pod`, from, to: other, address: other.address.v4 },
+    { name: `${forwarder} remote`, from, to: peer, address: REMOTE_POD },
+    { name: `${forwarder} outside`, from, to: peer, address: addresses.OUTSIDE.v4 }
+  ]
+}
+
+async function build(node: LabNode, peer: LabHost): Promise<void> {
+  const hosts = [node, ...node.pods, peer]
+  await run(['ip', '-batch', '-'], { input: hosts.map((host) => `netns add ${host.namespace}\n`).join('') })
+  for (const host of hosts) await prepare(host, host === node)
+  const [uplink] = node.uplinks
+  const gateway = addresses.routerAddress(0)
+  const peerMac = addresses.mac('router', 0, 0)
+  await node.ip(
+    `link add up0 address ${uplink?.mac} type veth peer name eth0 netns ${peer.namespace} address ${peerMac}`,
+    'link set up0 up',
+    `addr add ${node.address.v4}/24 dev up0`
+  )
+  await peer.ip(
+    'link set eth0 up',
+    `addr add ${gateway.v4}/24 dev eth0`,
+    `addr add ${REMOTE_NODE}/24 dev eth0`,
+    `addr add ${REMOTE_POD}/32 dev eth0`,
+    `addr add ${addresses.OUTSIDE.v4}/32 dev eth0`,
+    `route add ${addresses.podRange(1).v4} via ${node.address.v4}`,
+    `neigh replace ${node.address.v4} lladdr ${uplink?.mac} dev eth0 nud permanent`
+  )
+  // Permanent neighbours: no probe falls into a measurement.
+  await node.ip(
+    ...node.pods.flatMap((pod) => [...node.linkCommands(pod)]),
+    ...[gateway.v4, REMOTE_NODE].map((each) => `neigh replace ${each} lladdr ${peerMac} dev up0 nud permanent`),
+    `route add default via ${gateway.v4} dev up0`,
+    `route add ${addresses.podRange(2).v4} via ${REMOTE_NODE} dev up0`
+  )
+  for (const pod of node.pods) await configurePod(pod, OPTIONS)
+  await node.ip(
+    ...node.pods.flatMap((pod) => [
+      ...node.routeCommands(pod),
+      `neigh replace ${pod.address.v4} lladdr ${pod.mac} dev ${pod.hostDevice} nud permanent`
+    ])
+  )
+}

@@ -1,0 +1,129 @@
+// What the programs alone cost: packets through them by BPF_PROG_TEST_RUN, one
+// run each, median, less what an empty program is said to take. Prints JSON:
+// rows of { path, cost } in nanoseconds; on an exact clock, instructions.
+//
+//   node build/js/test/bench/programs.js [RUNS]
+
+import '../bpf/namespace.js'
+import { execFileSync } from 'node:child_process'
+import { mkdirSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { native } from '../../src/native.js'
+import { encodePrefix, encodeRoute } from '../bpf/layout.js'
+import { type DeviceName, devices, macBehind, type TestNode, testNode, to } from '../bpf/node.js'
+import { median } from '../lab/measure.js'
+import { ethernet, ip, type Transport, tcp, udp } from '../packets/packet.js'
+
+export interface ProgramCost {
+  path: string
+  /** Nanoseconds a packet, less the empty program's. */
+  cost: number
+}
+
+type Family = 4 | 6
+/** A packet for one run; `round` lets every run be another flow. */
+type MakeFrame = (round: number) => { device: DeviceName; frame: Buffer }
+
+const root = fileURLToPath(new URL('../../../../', import.meta.url))
+const ROUTES = 100_000
+const runs = Number(process.argv[2] ?? 300)
+const rows: ProgramCost[] = []
+
+function duration(node: TestNode, make: MakeFrame, action: number): number {
+  const once = (round: number) => {
+    const { device, frame } = make(round)
+    const program = device.startsWith('up') ? 'from_uplink' : 'from_pod'
+    const { retval, duration } = node.object.testRun(program, {
+      data: frame,
+      ifindex: node.ifindexOf(device),
+      repeat: 1
+    })
+    if (retval !== action) throw new Error(`from ${device}: the program said ${retval} instead of ${action}`)
+    return duration
+  }
+  once(0)
+  return median(Array.from({ length: runs }, (_, round) => once(round + 1)))
+}
+
+function emptyDuration(): number {
+  const output = `${root}build/bench/empty.bpf.o`
+  mkdirSync(`${root}build/bench`, { recursive: true })
+  execFileSync(`${root}scripts/build-native`, ['--bpf', `${root}test/bench/empty.bpf.c`, output])
+  const object = native().loadObject({ objectFile: output })
+  const frame = fromPod(4, 'b', ack)(0).frame
+  const times = Array.from({ length: runs }, () => object.testRun('empty', { data: frame, repeat: 1 }).duration)
+  object.close()
+  return median(times)
+}
+
+const payload = Buffer.alloc(64)
+const ack = (round: number) => tcp({ sourcePort: 40_000, destinationPort: 80, flags: 'A', sequence: round }, payload)
+const syn = (round: number) => tcp({ sourcePort: 30_000 + round, destinationPort: 80, flags: 'S' })
+const datagram = () => udp({ sourcePort: 40_000, destinationPort: 53 }, payload)
+
+function fromPod(family: Family, destination: string, content: (round: number) => Transport): MakeFrame {
+  const { mac, podMac } = devices.a
+  const target = destination === 'b' ? devices.b[`v${family}`] : destination
+  return (round) => ({
+    device: 'a',
+    frame: ethernet(
+      { source: podMac, destination: mac },
+      ip({ source: devices.a[`v${family}`], destination: target }, content(round))
+    )
+  })
+}
+
+/** The remote's answer to the flow that `fromPod` opened, as it arrives: for the SNAT address and port. */
+function answerTo(node: TestNode, family: Family): MakeFrame {
+  const flow = node.flows(family).find(({ localPort, verdict }) => localPort === 40_000 && verdict === 'snat')
+  if (!flow) throw new Error(`no flow with SNAT in flows${family}`)
+  const content = tcp({ sourcePort: 80, destinationPort: flow.natPort, flags: 'A' }, payload)
+  return fromUplink(to.external[family], flow.natAddress, family, () => content)
+}
+
+function fromUplink(source: string, destination: string, _family: Family, content: () => Transport): MakeFrame {
+  const macs = { source: macBehind('up0'), destination: devices.up0.mac }
+  return () => ({ device: 'up0', frame: ethernet(macs, ip({ source, destination }, content())) })
+}
+
+const SHOT_OR_STACK = { forward: 7 }
+
+function measure(name: string, node: TestNode, make: MakeFrame): void {
+  rows.push({ path: name, cost: duration(node, make, SHOT_OR_STACK.forward) - empty })
+}
+
+function addRoutes(node: TestNode): void {
+  const keys: Buffer[] = []
+  for (let number = 0; number < ROUTES; number++) {
+    const [high, low] = [number >> 8, number & 255]
+    keys.push(encodePrefix(`${8 + (high >> 8)}.${high & 255}.${low}.0/24`))
+  }
+  const value = encodeRoute({ nexthop: 0 })
+  node.map('routes4').updateBatch(Buffer.concat(keys), Buffer.alloc(value.length * ROUTES, value), ROUTES)
+}
+
+const empty = emptyDuration()
+const node = testNode({ sizes: { routes4: 2 * ROUTES } })
+const plain = testNode({ flags: 1 })
+// Its second address shares the first one's slot there: rare, and 180 instructions dearer.
+for (const each of [node, plain]) each.setPod('a', devices.a.v4)
+for (const family of [4, 6] as const) {
+  const external = to.external[family]
+  measure(`IPv${family} pod to pod`, node, fromPod(family, 'b', ack))
+  measure(`IPv${family} pod to remote, known flow`, plain, fromPod(family, external, ack))
+  measure(`IPv${family} pod to outside, SNAT, known flow`, node, fromPod(family, external, ack))
+  measure(`IPv${family} pod to outside, SNAT, first packet`, node, fromPod(family, external, syn))
+  measure(`IPv${family} uplink to pod, answer to SNAT`, node, answerTo(node, family))
+  measure(
+    `IPv${family} uplink to pod, no SNAT`,
+    plain,
+    fromUplink(external, devices.b[`v${family}`], family, () => ack(0))
+  )
+}
+measure('IPv4 pod to outside, SNAT, known UDP flow', node, fromPod(4, to.external[4], datagram))
+node.close()
+const large = testNode({ sizes: { routes4: 2 * ROUTES } })
+addRoutes(large)
+measure('IPv4 pod to outside, SNAT, known flow, 100,000 routes', large, fromPod(4, to.external[4], ack))
+measure('IPv4 pod to outside, SNAT, first packet, 100,000 routes', large, fromPod(4, to.external[4], syn))
+console.log(JSON.stringify(rows))

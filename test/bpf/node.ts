@@ -1,0 +1,359 @@
+// A node made for packet tables: devices in this test's own namespace, maps
+// filled by hand, packets through the real programs by BPF_PROG_TEST_RUN.
+//
+//            up0  gateway 192.0.2.1 / 2001:db8::1 (MAC known)
+//   pods a,b,c ─ node ┤
+//            up1  gateway 203.0.113.1 / 2001:db8:1::1 (second leg of group 0)
+//
+// Every run checks by itself: exactly one counter moved, by one packet and the
+// packet's bytes, on the device's row; a packet for the stack or dropped is as
+// it was; a forwarded one has TTL one less and checksums as good as before.
+
+import assert from 'node:assert/strict'
+import { type BpfMap, type BpfObject, native } from '../../src/native.js'
+import { addressBytes } from '../packets/bytes.js'
+import { ethernet, type Network, type ParsedPacket, parsePacket } from '../packets/packet.js'
+import * as layout from './layout.js'
+import { REASON_MAX, type RouteTo, reasons } from './layout.js'
+import { makeVeth } from './namespace.js'
+import {
+  type DeviceName,
+  devices,
+  isPod,
+  macBehind,
+  onLink,
+  type PodName,
+  secondary,
+  type UplinkName
+} from './topology.js'
+
+const POD_SLOTS = 16384
+
+export * from './topology.js'
+
+export interface Result {
+  verdict: 'stack' | 'drop' | 'forward'
+  reason: string
+  frame: Buffer
+  packet: ParsedPacket
+}
+
+export interface NodeOptions {
+  /** Ports SNAT may take; 2,000 of them unless given. */
+  ports?: number[]
+  /** Control.* bits; on and SNAT unless given. */
+  flags?: number
+  sizes?: Record<string, number>
+  timeouts?: number[]
+}
+
+interface RunOptions {
+  gsoSize?: number
+  /** Destination MAC, unless the device's own. */
+  mac?: string
+  vlans?: { id: number }[]
+}
+
+const indexes: Partial<Record<DeviceName, number>> = {}
+
+/** ifindexes of the devices, made at the first call. */
+function ifindexOf(name: DeviceName): number {
+  indexes[name] ??= makeVeth(isPod(name) ? `pod-${name}` : name, devices[name].mac)
+  return indexes[name]
+}
+
+export type TestNode = ReturnType<typeof testNode>
+
+export function testNode(options: NodeOptions = {}) {
+  const names = Object.keys(devices) as DeviceName[]
+  const ports = options.ports ?? Array.from({ length: 2000 }, (_, index) => 20000 + index)
+  const object = native().loadObject({
+    sizes: {
+      counters: 8 * REASON_MAX,
+      routes4: 1024,
+      routes6: 1024,
+      flows4: 4096,
+      flows6: 4096,
+      reverse4: 4096,
+      reverse6: 4096,
+      ...options.sizes
+    }
+  })
+  const maps = new Map<string, BpfMap>()
+  const map = (name: string) => {
+    const known = maps.get(name) ?? object.map(name)
+    maps.set(name, known)
+    return known
+  }
+  const control: layout.ControlValues = {
+    flags: options.flags ?? layout.Control.on | layout.Control.snat,
+    lease: 0x7fffffffffffffffn,
+    olderUntil: 0n,
+    routeGeneration: 1,
+    epoch: 1,
+    portCount: ports.length,
+    eventRate: 1000,
+    timeouts: options.timeouts ?? [100000, 100000, 100000, 100000, 100000, 100000]
+  }
+
+  /** Changes some of the control values. */
+  function setControl(change: Partial<layout.ControlValues>): void {
+    Object.assign(control, change)
+    object.writeControl(0, layout.encodeControl(control))
+  }
+
+  function setDevice(name: DeviceName, change: Partial<layout.DeviceRow> = {}): void {
+    const ifindex = ifindexOf(name)
+    const row = names.indexOf(name)
+    const value = layout.encodeDevice({
+      ifindex,
+      row,
+      kind: isPod(name) ? 'pod' : 'uplink',
+      podId: isPod(name) ? row + 100 : 0,
+      mac: devices[name].mac,
+      ...(isPod(name) ? { address4: devices[name].v4, address6: devices[name].v6 } : {}),
+      ...change
+    })
+    map('devices').update(index(ifindex % 16384), value)
+  }
+
+  /** Puts an address of a pod into both tables; `shared`: only a foreign address in its slot. */
+  function setPod(name: PodName, address: string, change: Partial<layout.PodRow> = {}, shared = false): void {
+    const pod = {
+      ifindex: ifindexOf(name),
+      id: names.indexOf(name) + 100,
+      flags: name === 'c' ? 0 : 1,
+      mac: devices[name].podMac,
+      hostMac: devices[name].mac,
+      ...change
+    }
+    map('pods').update(layout.mapped(address), layout.encodePod(pod))
+    const other = address.includes(':') ? 'fd00:ffff::1' : '10.99.0.1'
+    map('pod_slots').update(podSlot(address), layout.encodePodSlot(shared ? other : address, pod, shared))
+  }
+
+  function setNexthop(at: number, uplink: UplinkName, change: Partial<layout.NexthopRow> = {}): void {
+    const { mac, podMac, v4, v6 } = devices[uplink]
+    const value = { ifindex: ifindexOf(uplink), mac: podMac, sourceMac: mac, snat4: v4, snat6: v6, ...change }
+    map('nexthops').update(index(at), layout.encodeNexthop(value))
+  }
+
+  function setRoute(prefix: string, route: RouteTo | null): void {
+    const routes = map(prefix.includes(':') ? 'routes6' : 'routes4')
+    if (route) routes.update(layout.encodePrefix(prefix), layout.encodeRoute(route))
+    else routes.delete(layout.encodePrefix(prefix))
+  }
+
+  function setMasquerade(epoch: number, policy: Record<string, boolean>): void {
+    for (const [prefix, masquerade] of Object.entries(policy)) {
+      map('masquerade').update(layout.encodeMasquerade(epoch, prefix), index(masquerade ? 1 : 0))
+    }
+  }
+
+  function setNeighbour(uplink: UplinkName, address: string, mac: string): void {
+    const { key, value } = layout.encodeNeighbour(ifindexOf(uplink), address, mac)
+    map('neighbours').update(key, value)
+  }
+
+  function fill(): void {
+    for (const name of names) setDevice(name)
+    for (const name of ['a', 'b', 'c'] as const) {
+      setPod(name, devices[name].v4)
+      setPod(name, devices[name].v6, {}, name === 'b')
+    }
+    setPod('a', secondary[4], {}, true)
+    setPod('a', secondary[6])
+    ports.forEach((port, at) => {
+      const value = Buffer.alloc(2)
+      value.writeUInt16LE(port)
+      map('snat_ports').update(index(at), value)
+    })
+    setMasquerade(1, { '0.0.0.0/0': true, '10.0.0.0/8': false, '::/0': true, 'fd00::/8': false })
+    setControl({})
+  }
+
+  function fillRoutes(): void {
+    // One row for both families: a gateway of each would be two rows in life.
+    setNexthop(0, 'up0', { gateway: '192.0.2.1' })
+    setNexthop(1, 'up0')
+    setNexthop(2, 'up0', { gateway: '192.0.2.2', mac: undefined })
+    setNexthop(3, 'up1', { gateway: '203.0.113.1' })
+    setNexthop(4, 'up0', { gateway: '192.0.2.1', mtu: 1280 })
+    setNexthop(5, 'up0', { gateway: '192.0.2.1', snat4: undefined, snat6: undefined })
+    map('groups').update(index(0), layout.encodeGroup([0, 3]))
+    const table: [four: string, six: string, RouteTo][] = [
+      ['0.0.0.0/0', '::/0', { nexthop: 0 }],
+      ['192.0.2.0/24', '2001:db8::/64', { nexthop: 1 }],
+      ['10.2.0.0/16', 'fd00:2::/64', { nexthop: 2 }],
+      ['198.18.0.0/16', '2001:db8:18::/64', { group: 0 }],
+      ['198.51.100.0/24', '2001:db8:51::/64', { stack: 'route' }],
+      ['198.51.100.7/32', '2001:db8:51::7/128', { nexthop: 0 }],
+      ['192.0.2.10/32', '2001:db8::10/128', { stack: 'local' }],
+      ['198.19.0.0/16', '2001:db8:19::/64', { nexthop: 4 }],
+      ['198.20.0.0/16', '2001:db8:20::/64', { nexthop: 5 }]
+    ]
+    for (const [four, six, route] of table) {
+      setRoute(four, route)
+      setRoute(six, route)
+    }
+    for (const address of [onLink[4], onLink[6]]) setNeighbour('up0', address, onLink.mac)
+  }
+
+  /** Sends `network` from the far side of `device` through its program. */
+  function send(device: DeviceName, network: Network, run: RunOptions = {}): Result {
+    const macs = { source: macBehind(device), destination: run.mac ?? devices[device].mac, vlans: run.vlans }
+    return sendFrame(device, ethernet(macs, network), run)
+  }
+
+  function sendFrame(device: DeviceName, frame: Buffer, run: RunOptions = {}): Result {
+    const program = isPod(device) ? 'from_pod' : 'from_uplink'
+    const ifindex = ifindexOf(device)
+    const before = counters(device)
+    const context = run.gsoSize ? gsoContext(ifindex, run.gsoSize) : undefined
+    const { retval, data } = object.testRun(program, context ? { data: frame, context } : { data: frame, ifindex })
+    const counted = countedSince(before, counters(device))
+    const reason = reasons[counted.reason]!
+    assert.equal(counted.packets, 1, 'counted once')
+    assert.equal(counted.bytes, frame.length, 'counted with all its bytes')
+    const verdict = verdictOf(counted.reason)
+    assert.equal(retval, { stack: -1, drop: 2, forward: 7 }[verdict], `action for ${reason}`)
+    if (verdict !== 'forward') assert.equal(data.toString('hex'), frame.toString('hex'), `unchanged when ${reason}`)
+    const packet = parsePacket(data)
+    if (verdict === 'forward') checkForwarded(parsePacket(frame), packet)
+    return { verdict, reason, frame: data, packet }
+  }
+
+  /** Through the XDP program: 'pass' or the drop's reason. The device needs the program attached. */
+  function filter(device: UplinkName, frame: Buffer): string {
+    const before = counters(device)
+    const { retval, data } = object.testRun('uplink_filter', {
+      data: frame,
+      context: xdpContext(ifindexOf(device), frame.length)
+    })
+    assert.equal(data.toString('hex'), frame.toString('hex'), 'the filter changes nothing')
+    const counted = countedSince(before, counters(device), 0)
+    if (retval === 2) {
+      assert.equal(counted.packets, 0, 'a passed packet is counted by the next program')
+      return 'pass'
+    }
+    assert.equal(retval, 1)
+    assert.equal(counted.packets, 1)
+    assert.equal(counted.bytes, frame.length)
+    return reasons[counted.reason]!
+  }
+
+  function counters(device: DeviceName): { packets: number; bytes: number }[] {
+    const first = names.indexOf(device) * REASON_MAX
+    return Array.from({ length: REASON_MAX }, (_, reason) => {
+      const cpus = map('counters').lookup(index(first + reason))!
+      const sum = { packets: 0, bytes: 0 }
+      for (let at = 0; at < cpus.length; at += 16) {
+        sum.packets += Number(cpus.readBigUInt64LE(at))
+        sum.bytes += Number(cpus.readBigUInt64LE(at + 8))
+      }
+      return sum
+    })
+  }
+
+  function flows(family: 4 | 6): layout.FlowView[] {
+    return entries(map(`flows${family}`), layout.decodeFlow)
+  }
+
+  function reverses(family: 4 | 6): layout.ReverseView[] {
+    return entries(map(`reverse${family}`), layout.decodeReverse)
+  }
+
+  /** One run of the expiry program. */
+  function expire(family: 0 | 4 | 6, pressure = false) {
+    const context = Buffer.alloc(40)
+    context.writeUInt32LE(family, 0)
+    context.writeUInt32LE(pressure ? 1 : 0, 4)
+    const { retval, context: out } = object.testRun('expire', { context })
+    assert.equal(retval, 0)
+    return {
+      jiffies: out.readBigUInt64LE(8),
+      time: out.readBigUInt64LE(16),
+      live: out.readUInt32LE(24),
+      liveSnat: out.readUInt32LE(28),
+      dying: out.readUInt32LE(32),
+      deleted: out.readUInt32LE(36)
+    }
+  }
+
+  fill()
+  fillRoutes()
+  const setters = { setControl, setDevice, setPod, setNexthop, setRoute, setMasquerade, setNeighbour }
+  const close = () => object.close()
+  return { object, map, ifindexOf, ...setters, send, sendFrame, filter, flows, reverses, expire, close }
+}
+
+function verdictOf(reason: number): Result['verdict'] {
+  if (reason >= reasons.indexOf('drop-spoof')) return 'drop'
+  return reason >= reasons.indexOf('off') ? 'stack' : 'forward'
+}
+
+function countedSince(before: { packets: number; bytes: number }[], after: typeof before, least = 1) {
+  const counted = { reason: -1, packets: 0, bytes: 0 }
+  after.forEach((counter, reason) => {
+    if (counter.packets === before[reason]!.packets) return
+    counted.reason = reason
+    counted.packets += counter.packets - before[reason]!.packets
+    counted.bytes += counter.bytes - before[reason]!.bytes
+  })
+  assert.ok(counted.packets >= least, 'counted at all')
+  return counted
+}
+
+function checkForwarded(before: ParsedPacket, after: ParsedPacket): void {
+  assert.ok(before.ip && after.ip, 'only IP is forwarded')
+  assert.equal(after.ip.ttl, before.ip.ttl - 1, 'TTL one less')
+  assert.equal(after.ip.length, before.ip.length, 'length kept')
+  assert.equal(after.ip.headerChecksumOk, before.ip.headerChecksumOk, 'IP header checksum')
+  assert.equal(after.l4?.checksumOk, before.l4?.checksumOk, 'transport checksum')
+  if (before.embedded && after.embedded) {
+    assert.equal(after.embedded.ip.headerChecksumOk, before.embedded.ip.headerChecksumOk, 'embedded IP header checksum')
+    assert.equal(after.embedded.l4?.checksumOk, before.embedded.l4?.checksumOk, 'embedded transport checksum')
+  } else {
+    assert.equal(after.payload.toString('hex'), before.payload.toString('hex'), 'payload kept')
+  }
+}
+
+function entries<T>(map: BpfMap, decode: (key: Buffer, value: Buffer) => T): T[] {
+  const { keys, values, count } = map.dump()
+  const { keySize, valueSize } = map.info
+  const part = (bytes: Buffer, size: number, at: number) => bytes.subarray(at * size, (at + 1) * size)
+  return Array.from({ length: count }, (_, at) => decode(part(keys, keySize, at), part(values, valueSize, at)))
+}
+
+function index(value: number): Buffer {
+  const bytes = Buffer.alloc(4)
+  bytes.writeUInt32LE(value)
+  return bytes
+}
+
+/** pod_slot_index() of bpf/pods.h. */
+function podSlot(address: string): Buffer {
+  const bytes = addressBytes(address)
+  if (bytes.length === 4) return index(bytes.readUInt32BE(0) % POD_SLOTS)
+  const folded = [0, 4, 8, 12].reduce((sum, at) => sum ^ bytes.readUInt32BE(at), 0)
+  return index(Math.imul(folded, 0x9e3779b1) >>> 18)
+}
+
+/** struct __sk_buff: ifindex at 40, gso_segs at 164, gso_size at 176. */
+function gsoContext(ifindex: number, gsoSize: number): Buffer {
+  const context = Buffer.alloc(192)
+  context.writeUInt32LE(ifindex, 40)
+  context.writeUInt32LE(2, 164)
+  context.writeUInt32LE(gsoSize, 176)
+  return context
+}
+
+/** struct xdp_md: data_end at 4, ingress_ifindex at 12. */
+function xdpContext(ifindex: number, length: number): Buffer {
+  const context = Buffer.alloc(24)
+  context.writeUInt32LE(length, 4)
+  context.writeUInt32LE(ifindex, 12)
+  return context
+}
+
+export type { BpfObject }

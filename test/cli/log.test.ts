@@ -1,0 +1,75 @@
+import { spawnSync } from 'node:child_process'
+import { setTimeout as sleep } from 'node:timers/promises'
+import t from 'tap'
+import { createLogger, type LogOptions, rateLimit, setLevel, subsystem } from '../../src/log.js'
+
+function recorder(options: LogOptions) {
+  const lines: string[] = []
+  return { lines, logger: createLogger({ ...options, stream: { write: (line) => lines.push(line) } }) }
+}
+
+t.test('for the journal: priority, subsystem, sentence, fields', async (t) => {
+  const { lines, logger } = recorder({ style: 'journal', level: 'debug' })
+  const datapath = subsystem(logger, 'datapath')
+  datapath.info({ pod: '10.1.0.2' }, 'attached from_pod to vethabc')
+  datapath.warn({ why: 'two words' }, 'not served')
+  logger.error({ error: new Error('no\nroom') }, 'cannot write')
+  datapath.debug('detail')
+  t.same(lines, [
+    '<6>datapath: attached from_pod to vethabc pod=10.1.0.2\n',
+    '<4>datapath: not served why="two words"\n',
+    '<3>cannot write error="no\\nroom"\n',
+    '<7>datapath: detail\n'
+  ])
+})
+
+t.test('one event is one line, and no escape sequence gets through', async (t) => {
+  const { lines, logger } = recorder({ style: 'journal' })
+  logger.info({ device: 'a\x1b[2J' }, 'first\nsecond\x1b[31m')
+  t.same(lines, ['<6>first; second?[31m device=a?[2J\n'])
+})
+
+t.test('a level set later holds for subsystems too', async (t) => {
+  const { lines, logger } = recorder({ style: 'plain', level: 'warn' })
+  const sync = subsystem(logger, 'sync')
+  sync.info('unseen')
+  setLevel(logger, 'info')
+  sync.info('seen')
+  t.equal(lines.length, 1)
+  t.match(lines[0], /^\d\d:\d\d:\d\d\.\d{3} sync: seen\n$/)
+})
+
+t.test('JSON is one object a line', async (t) => {
+  const { lines, logger } = recorder({ json: true })
+  subsystem(logger, 'sync').info({ routes: 3 }, 'in step')
+  t.match(JSON.parse(lines[0] ?? ''), { level: 30, subsystem: 'sync', routes: 3, message: 'in step' })
+})
+
+t.test('a flood of one kind is summed up, others pass', async (t) => {
+  const { lines, logger } = recorder({ style: 'journal' })
+  const limited = rateLimit(logger, 2, 50)
+  for (let i = 0; i < 43; i++) limited.log('warn', 'overrun', `events were lost (${i})`)
+  limited.log('info', 'other', 'something else')
+  t.equal(lines.length, 3)
+  for (let i = 0; i < 50 && lines.length < 4; i++) await sleep(20)
+  limited.close()
+  t.same(lines, [
+    '<4>events were lost (0)\n',
+    '<4>events were lost (1)\n',
+    '<6>something else\n',
+    '<4>events were lost (42) … and 41 more like this\n'
+  ])
+})
+
+t.test('the journal is recognised by its socket, not by a variable inherited from a parent', async (t) => {
+  const run = (journal: string) => {
+    const code = `import { createLogger } from ${JSON.stringify(new URL('../../src/log.js', import.meta.url).href)}
+      import { fstatSync } from 'node:fs'
+      const { dev, ino } = fstatSync(1)
+      process.env.JOURNAL_STREAM = ${JSON.stringify(journal)} || dev + ':' + ino
+      createLogger().info('hello')`
+    return spawnSync(process.execPath, ['--input-type=module', '-e', code], { encoding: 'utf8' }).stdout
+  }
+  t.equal(run(''), '<6>hello\n')
+  t.match(run('1:1'), /^\d\d:\d\d:\d\d\.\d{3} hello\n$/)
+})

@@ -1,0 +1,210 @@
+import { get as httpGet } from 'node:http'
+import t from 'tap'
+import { ago, fakeStatus } from '../control/fake.js'
+import { start } from './run.js'
+
+function body(socketPath: string, path: string): Promise<string> {
+  return new Promise((resolve) => {
+    httpGet({ socketPath, path }, (response) => {
+      let text = ''
+      response.on('data', (chunk) => {
+        text += String(chunk)
+      })
+      response.on('end', () => resolve(text))
+    })
+  })
+}
+
+t.test('status says in the first line how it is, then the rest', async (t) => {
+  const { ask } = await start(t)
+  const { code, out, err } = await ask('status')
+  t.equal(err, '')
+  t.equal(code, 0)
+  t.equal(
+    out,
+    `● hostroute 0.1.0 on node-1 is enabled: it routes for 2 pod addresses on 2 devices.
+
+Packets
+                    PACKETS    BYTES      NOW
+  forwarded       1,234,567  1.1 GiB  1,500/s  12.0 Mbit/s
+  left to kernel        321  313 KiB    0.3/s   2.0 kbit/s
+  dropped                 5  4.9 KiB        -            -
+
+Devices
+  DEVICE  ROLE    KIND      PROGRAMS           STATE
+  tun0    uplink  tun       -                  not served: it has no MAC address
+  vetha   pod     veth      from_pod (tcx)     served
+  eth0    uplink  physical  from_uplink (tcx)  served
+
+Left to the kernel
+  IPv6 from vetha: ip rule 1000: from fd00::2 lookup 100
+
+Maps
+                  USED         OF
+  pods               2     16,384  <1 %
+  devices            2      1,024  <1 %
+  routes IPv4       12  1,048,576  <1 %
+  routes IPv6        3  1,048,576  <1 %
+  next hops          2     16,384  <1 %
+  neighbours         5     65,536  <1 %
+  flows IPv4   250,000    262,144  95 %
+  flows IPv6         0    262,144   0 %
+  33,512 SNAT ports towards each remote
+
+Masquerading
+  /etc/config/ip-masq-agent: in force, read 2 min ago
+  /etc/config/ip-masq-more:3:3: nonMasqueradeCIDRs: found 5
+  1 prefix keeps the pod's address; see: hostroute snat policy
+
+Daemon
+  process        pid 4711, up 2 h 4 min
+  kernel         6.18.0, libbpf 1.4, network namespace 4:4026531840
+  sync           synced, last dump 1 min ago, 1,234 events, 1 dump
+  lease          the programs go on for 10 min without the daemon
+  guard          iptables writes are refused, by fmod_ret; 3 so far; see: hostroute guard status
+  configuration  /etc/hostroute/config.yaml (not there: defaults)
+
+Last errors
+  30 s ago       sync: events were lost, dumping again
+`
+  )
+})
+
+t.test('status: a node that is not well exits with 2 and says why', async (t) => {
+  const degraded = await start(
+    t,
+    {},
+    { mode: 'degraded', why: 'the map routes4 is full: 5 routes go through the kernel' }
+  )
+  const first = await degraded.ask('status')
+  t.equal(first.code, 2)
+  t.match(
+    first.out,
+    '● hostroute 0.1.0 on node-1 is degraded: the map routes4 is full: 5 routes go through the kernel.\n'
+  )
+  const disabled = await start(t, {}, { mode: 'disabled' })
+  const second = await disabled.ask('status')
+  t.equal(second.code, 2)
+  t.match(second.out, "is disabled: all packets take the kernel's own way.\n  Enable it with: hostroute enable")
+  const unconfirmed = await start(t, {}, { confirmBefore: ago(-45) })
+  t.match(
+    (await unconfirmed.ask('status')).out,
+    /Not confirmed: it is undone in 4\d s unless you run: hostroute confirm/
+  )
+})
+
+t.test('pods', async (t) => {
+  const { ask } = await start(t)
+  t.equal(
+    (await ask('pods')).out,
+    `ADDRESS   DEVICE  MAC                 MTU  STATE
+10.1.0.2  vetha   02:00:00:00:00:02  1500  ready
+fd00::2   vetha   -                  1500  waiting for its MAC: through the kernel meanwhile
+`
+  )
+  const empty = await start(t, { pods: () => [] })
+  t.match((await empty.ask('pods')).out, /^No pod is known: /)
+})
+
+t.test('routes, and one address', async (t) => {
+  const { ask, node } = await start(t)
+  t.equal(
+    (await ask('routes', '--family', '4', '--within', '0.0.0.0/0', '--limit', '3')).out,
+    `PREFIX       WHERE                                                       SNAT
+0.0.0.0/0    via 192.0.2.1 dev eth0                                      192.0.2.10
+10.5.0.0/16  via 192.0.2.1 dev eth0 weight 1, on-link dev eth1 weight 3  192.0.2.10, 198.51.100.10
+10.6.0.0/16  kernel: blackhole                                           -
+… and 1 more; raise --limit or filter
+`
+  )
+  t.equal(node.calls.at(-1), 'routes {"family":4,"within":"0.0.0.0/0","limit":3}')
+  t.equal(
+    (await ask('routes', 'get', '203.0.113.7')).out,
+    `203.0.113.7: sent over eth0
+  route       0.0.0.0/0 → via 192.0.2.1 dev eth0
+  source      becomes 192.0.2.10 (policy 0.0.0.0/0)
+`
+  )
+})
+
+t.test('next hops and neighbours', async (t) => {
+  const { ask } = await start(t)
+  t.equal(
+    (await ask('nexthops')).out,
+    `ID  DEVICE  GATEWAY    MAC                STATE   MTU  SNAT        ROUTES
+ 0  eth0    192.0.2.1  02:00:00:00:00:09  known  1500  192.0.2.10   1,200
+`
+  )
+  for (const name of ['neighbors', 'neighbours']) t.equal((await ask(name)).out, 'No neighbour is in the maps.\n')
+})
+
+t.test('snat shows flows and the policy', async (t) => {
+  const { ask, node } = await start(t)
+  t.equal(
+    (await ask('snat')).out,
+    `PROTO  POD             SOURCE OUTSIDE   REMOTE            STATE          IDLE        AGE
+tcp    10.1.0.2:40000  192.0.2.10:1024  203.0.113.7:443   established  250 ms  1 h 1 min
+udp    [fd00::2]:5353  direct           [2001:db8::1]:53  one-way         2 s        2 s
+`
+  )
+  t.equal(node.calls.at(-1), 'flows {"verdict":"snat"} 1000')
+  await ask('snat', '--all', '--pod', 'FD00::2', '--protocol', 'UDP', '--limit', '7')
+  t.equal(node.calls.at(-1), 'flows {"protocol":"udp","pod":"fd00::2"} 7')
+  t.equal(
+    (await ask('snat', 'policy')).out,
+    `The longest prefix that covers the destination decides.
+DESTINATION  SOURCE                  FROM
+0.0.0.0/0    masquerade              default
+10.0.0.0/8   keep the pod's address  /etc/config/ip-masq-agent
+/etc/config/ip-masq-more:3:3: nonMasqueradeCIDRs: found 5
+`
+  )
+})
+
+t.test('drops are explained, with what to do', async (t) => {
+  const { ask } = await start(t)
+  t.equal(
+    (await ask('drops')).out,
+    `hostroute has dropped 5 packets.
+
+drop-spoof  5 packets, now 0.5/s
+  the source address is not the pod's own
+  from: vetha 4, vethb 1
+  → find the pod with hostroute monitor --drops; it forges sources or forwards for others (VPN, nested containers)
+
+Left to the kernel (delivered, on the slower way)
+
+ttl  321 packets
+  TTL or hop limit used up: the kernel answers (traceroute)
+  from: eth0 321
+  → if many: look for a routing loop
+`
+  )
+  t.match(
+    (await ask('drops', '--device', 'vethb')).out,
+    /^hostroute has dropped 1 packet\.\n[\s\S]*Nothing was left to the kernel\.\n$/
+  )
+  const none = await start(t, { drops: () => [] })
+  t.equal((await none.ask('drops')).out, 'hostroute has dropped no packet.\n\nNothing was left to the kernel.\n')
+})
+
+t.test('--json prints exactly what the API answers', async (t) => {
+  const fixed = fakeStatus()
+  const { ask, socket } = await start(t, { status: () => fixed })
+  const pairs: [string[], string][] = [
+    [['status'], '/v1/status'],
+    [['pods'], '/v1/pods'],
+    [['routes'], '/v1/routes?limit=1000'],
+    [['routes', 'get', 'fd00::1'], '/v1/routes/get?address=fd00::1'],
+    [['nexthops'], '/v1/nexthops'],
+    [['neighbors'], '/v1/neighbours'],
+    [['snat'], '/v1/flows?verdict=snat'],
+    [['snat', 'policy'], '/v1/masquerade'],
+    [['drops'], '/v1/drops'],
+    [['verify'], '/v1/verify'],
+    [['metrics'], '/v1/metrics']
+  ]
+  const outputs = await Promise.all(pairs.map(([args]) => ask(...args, '--json')))
+  for (const [index, [args, path]] of pairs.entries())
+    t.equal(outputs[index]?.out, await body(socket, path), args.join(' '))
+})

@@ -1,0 +1,106 @@
+import { mkdtempSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t from 'tap'
+import { run, start } from './run.js'
+
+t.test('changes: what was done, what was refused, and the exit status', async (t) => {
+  const { ask, node } = await start(t)
+  const enabled = await ask('enable', '--confirm-within', '1m')
+  t.equal(enabled.code, 0)
+  t.match(
+    enabled.out,
+    /^hostroute is enabled\. Unless confirmed within (59|1 min|1 min \d) ?s? ?it is undone: hostroute confirm\n$/
+  )
+  t.equal(node.calls.at(-1), 'enable {"confirmWithin":60}')
+  t.match(await ask('confirm'), { code: 2, out: 'Refused: nothing waits for a confirmation\n' })
+  t.match(await ask('disable'), { code: 0, out: "hostroute is disabled: all packets take the kernel's own way.\n" })
+  t.match(await ask('reload'), {
+    code: 0,
+    out: /in force\.\nTakes effect only after systemctl restart hostrouted: limits\.flows\n/
+  })
+  const differs = await ask('verify')
+  t.equal(differs.code, 2)
+  t.equal(
+    differs.out,
+    `1 difference: 100 entries compared in 12 ms. Repair with: hostroute verify --repair
+MAP      KEY          WHAT     FOUND  WANTED
+routes4  10.7.0.0/16  missing  -      nexthop 1
+`
+  )
+  t.match(await ask('verify', '--repair'), { code: 0, out: /^1 difference, all repaired: / })
+  const invalid = await start(t, {
+    reload: async () => ({ ok: false, problems: ['config.yaml:1:1: x: unknown key'], restartNeeded: [] })
+  })
+  t.match(await invalid.ask('reload'), { code: 2, out: /Refused[\s\S]*config\.yaml:1:1/ })
+})
+
+t.test('a daemon that fails or is not there is exit status 1 with a remedy', async (t) => {
+  const missing = await run(['status'], { HOSTROUTE_SOCKET: '/run/nowhere/control.sock' })
+  t.match(missing, {
+    code: 1,
+    out: '',
+    err: 'hostroute: hostrouted is not running: there is no socket /run/nowhere/control.sock. Start it with: systemctl start hostrouted\n'
+  })
+  const { ask } = await start(t, {
+    nexthops: () => {
+      throw new Error('the map is gone')
+    }
+  })
+  t.match(await ask('nexthops'), { code: 1, out: '', err: 'hostroute: the map is gone\n' })
+})
+
+t.test('wrong usage is exit status 64', async (t) => {
+  const cases: [string[], RegExp][] = [
+    [[], /Which command/],
+    [['statu'], /Did you mean status/],
+    [['status', '--bogus'], /Unknown argument: bogus/],
+    [['routes', 'bogus'], /Unknown argument: bogus/],
+    [['routes', 'get', '1.2.3'], /1\.2\.3 is not an IPv4 or IPv6 address/],
+    [['routes', 'get'], /Not enough/],
+    [['routes', '--family', '5'], /Invalid values/],
+    [['enable', '--confirm-within', '60'], /takes a duration from 5s to 1h, not 60/],
+    [['completion', 'fish'], /Choices: "bash", "zsh"/],
+    [['status', '--socket'], /Not enough arguments following: socket/]
+  ]
+  const outcomes = await Promise.all(cases.map(([args]) => run(args)))
+  for (const [index, [args, message]] of cases.entries())
+    t.match(outcomes[index], { code: 64, err: message, out: '' }, args.join(' '))
+})
+
+t.test('help, versions, completion and the configuration reference need no daemon', async (t) => {
+  const help = await run(['--help'])
+  t.equal(help.code, 0)
+  for (const name of [
+    'status',
+    'pods',
+    'routes',
+    'nexthops',
+    'neighbors',
+    'snat',
+    'drops',
+    'monitor',
+    'enable',
+    'confirm',
+    'disable',
+    'verify',
+    'metrics',
+    'reload',
+    'completion',
+    'config',
+    'version'
+  ]) {
+    t.match(help.out, `hostroute ${name}`)
+  }
+  t.match(await run(['--version']), { code: 0, out: /^\d+\.\d+\.\d+\n$/ })
+  t.match(await run(['version', '--socket', '/nowhere']), { code: 0, out: /hostrouted does not answer/ })
+  t.match((await run(['completion', 'bash'])).out, /complete .*-F _hostroute_yargs_completions hostroute/)
+  t.match((await run(['completion', 'zsh'])).out, /#compdef hostroute/)
+  t.match((await run(['config'])).out, /masqueradeFiles: \[\/etc\/config\/ip-masq-agent\]/)
+  const path = join(mkdtempSync(join(tmpdir(), 'hr-check-')), 'config.yaml')
+  writeFileSync(path, 'enable: true\n')
+  t.match(await run(['config', '--check', path]), {
+    code: 1,
+    err: `${path}:1:1: enable: unknown key; did you mean enabled?\n`
+  })
+})

@@ -1,0 +1,199 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t from 'tap'
+import { ConfigError, configReference, defaultConfig, loadConfig, parseConfig } from '../../src/config/config.js'
+import { formatDuration, parseDuration } from '../../src/config/duration.js'
+import { matchesGlob } from '../../src/config/glob.js'
+import { formatPortRanges, parsePortRanges, readKernelPorts, snatPorts } from '../../src/config/ports.js'
+
+function problemsOf(text: string): string[] {
+  try {
+    parseConfig(text, 'config.yaml')
+    return []
+  } catch (error) {
+    if (error instanceof ConfigError) return error.message.split('\n')
+    throw error
+  }
+}
+
+t.test('a file that is not there means the defaults', async (t) => {
+  const { config, present } = loadConfig('/nonexistent/config.yaml')
+  t.equal(present, false)
+  t.same(config, defaultConfig)
+  t.not(config, defaultConfig, 'the caller may change what it gets')
+  t.equal(config.lease, 600_000)
+  t.equal(config.snat.timeouts.tcpEstablished, 7_440_000)
+  t.same(config.snat.nodePorts, [{ first: 30000, last: 32767 }])
+})
+
+t.test('the printed reference is a configuration with every default', async (t) => {
+  t.same(parseConfig(configReference(), 'reference'), defaultConfig)
+  for (const key of ['stackPrefixes:', 'masqueradeFiles:', 'udpOneWay:', 'neighbours:']) t.match(configReference(), key)
+})
+
+t.test('every kind of value is read', async (t) => {
+  const config = parseConfig(
+    `
+enabled: no
+ipv6: off
+pods:
+  devices: ["veth*", lxc_?]
+uplink: { devices: [eth0], xdp: off }
+stackPrefixes: [10.9.0.0/16, "fd00::/8"]
+snat:
+  masqueradeFiles: [/etc/config/ip-masq*]
+  ports: "1024-29999, 61000-65535"
+  nodePorts: none
+  timeouts: { icmp: 1m30s }
+onStop: detach
+lease: off
+expireInterval: 500ms
+limits:
+  flows: 4096
+`,
+    'config.yaml'
+  )
+  t.equal(config.enabled, false)
+  t.equal(config.ipv6, false)
+  t.same(config.pods.devices, ['veth*', 'lxc_?'])
+  t.equal(config.uplink.xdp, 'off')
+  t.same(config.stackPrefixes, ['0a090000/16', `fd${'0'.repeat(30)}/8`])
+  t.same(config.snat.ports, [
+    { first: 1024, last: 29999 },
+    { first: 61000, last: 65535 }
+  ])
+  t.same(config.snat.nodePorts, [])
+  t.equal(config.snat.timeouts.icmp, 90_000)
+  t.equal(config.snat.timeouts.udpOneWay, 30_000, 'keys beside it keep their defaults')
+  t.equal(config.lease, null)
+  t.equal(config.expireInterval, 500)
+  t.equal(config.limits.flows, 4096)
+  t.equal(parseConfig('uplink: {xdp: false}\nlease: false', 'x').uplink.xdp, 'off', 'off as YAML 1.1 tools write it')
+})
+
+t.test('an empty file and empty sections are defaults', async (t) => {
+  for (const text of ['', '# nothing\n', '---\n', 'snat:\nlimits: {}\n']) t.same(parseConfig(text, 'x'), defaultConfig)
+})
+
+t.test('all problems are told at once, each with its place', async (t) => {
+  t.same(
+    problemsOf(`enable: yes
+uplink:
+  xdp: fast
+  devices: [eth0, 5]
+snat:
+  timeouts:
+    icmp: 30
+  port: auto
+limits: 5
+log:
+  level:
+stackPrefixes: [10.0.0.1/8]
+ports: 1024-2000
+`),
+    [
+      'config.yaml:1:1: enable: unknown key; did you mean enabled?',
+      'config.yaml:3:8: uplink.xdp: found "fast"; allowed: off, native or generic',
+      'config.yaml:4:19: uplink.devices: found 5; allowed: auto, or a list of device names with * ? [] like ["veth*", "lxc*"]',
+      'config.yaml:7:11: snat.timeouts.icmp: found 30; allowed: a duration from 1s to 1h, like 90s, 10m, 2h4m or 500ms',
+      'config.yaml:8:3: snat.port: unknown key; did you mean snat.ports?',
+      'config.yaml:9:9: limits: found a value that is not a mapping; allowed: keys routes4, routes6, flows, neighbours, devices',
+      'config.yaml:11:3: log.level: has no value; leave the key out for the default (info); allowed: error, warn, info, debug or trace',
+      'config.yaml:12:17: stackPrefixes: found "10.0.0.1/8"; allowed: a list of prefixes like [10.0.0.0/8, "fd00::/8"] without host bits',
+      'config.yaml:13:1: ports: unknown key; did you mean snat.ports?'
+    ]
+  )
+})
+
+t.test('out of range, wrong type, twice the same key, no YAML', async (t) => {
+  t.match(problemsOf('limits: {flows: 3}')[0], /limits\.flows: found 3; allowed: a whole number from 1024 to 16777216/)
+  t.match(problemsOf('limits: {flows: 4096.5}')[0], /limits\.flows/)
+  t.match(problemsOf('enabled: 1')[0], /enabled: found 1; allowed: true or false/)
+  t.match(problemsOf('lease: 5s')[0], /lease: found "5s"/)
+  t.match(problemsOf('snat: {ports: "5-1"}')[0], /snat\.ports/)
+  t.match(problemsOf('snat: {ports: "0-70000"}')[0], /snat\.ports/)
+  t.match(problemsOf('snat: {masqueradeFiles: [relative]}')[0], /absolute paths/)
+  t.match(problemsOf('snat: {masqueradeFiles: [/etc/*/x]}')[0], /last part/)
+  t.match(problemsOf('pods: {devices: []}')[0], /pods\.devices/)
+  t.match(problemsOf('ipv4: true\nipv4: false')[0], /config\.yaml:2:1: is not YAML/)
+  t.match(problemsOf('ipv4: [')[0], /config\.yaml:1:\d+: is not YAML/)
+  t.match(problemsOf('- a\n- b')[0], /config\.yaml:1:1: the file is not a mapping/)
+  t.match(problemsOf('ipv4: true\n---\nipv6: true')[0], /second document/)
+  t.match(problemsOf('__proto__: 1')[0], /__proto__: unknown key/)
+  t.match(problemsOf('constructor: {a: 1}')[0], /constructor: unknown key/)
+})
+
+t.test('anchors are followed, and a bomb of them is refused', async (t) => {
+  t.same(parseConfig('pods: {devices: &d [a]}\nuplink: {devices: *d}', 'x').uplink.devices, ['a'])
+  const bomb = [
+    'a: &a [x,x,x,x,x,x,x,x,x]',
+    ...'bcdefgh'.split('').map((name, i) => `${name}: &${name} [${Array(9).fill(`*${'abcdefgh'[i]}`)}]`),
+    'stackPrefixes: *h'
+  ]
+  t.ok(problemsOf(bomb.join('\n')).length > 0)
+})
+
+t.test('a file that cannot be read is an error with its name', async (t) => {
+  const directory = mkdtempSync(join(tmpdir(), 'hr-config-'))
+  t.teardown(() => rmSync(directory, { recursive: true }))
+  t.throws(() => loadConfig(directory), { name: 'ConfigError', message: /cannot be read/ })
+  const path = join(directory, 'config.yaml')
+  writeFileSync(path, 'log: {level: debug}\n')
+  t.match(loadConfig(path), { present: true, config: { log: { level: 'debug' } } })
+})
+
+t.test('durations are those of Go', async (t) => {
+  const cases: [string, number | null][] = [
+    ['90s', 90_000],
+    ['2h4m', 7_440_000],
+    ['1.5h', 5_400_000],
+    ['.5s', 500],
+    ['1h1m1s1ms', 3_661_001],
+    ['100us', 0.1],
+    ['100µs', 0.1],
+    ['-5s', -5000],
+    ['+5s', 5000],
+    ['0', 0],
+    ['5', null],
+    ['', null],
+    ['s', null],
+    ['5 s', null],
+    ['5d', null],
+    ['1m30', null],
+    ['.s', null]
+  ]
+  for (const [text, wanted] of cases) t.equal(parseDuration(text), wanted, text)
+  for (const text of ['2h4m', '500ms', '90h', '1m30s', '0s']) t.equal(formatDuration(parseDuration(text) ?? -1), text)
+})
+
+t.test('patterns of names', async (t) => {
+  t.ok(matchesGlob('veth*', 'veth1234'))
+  t.notOk(matchesGlob('veth*', 'xveth1'))
+  t.ok(matchesGlob('eth?', 'eth0'))
+  t.notOk(matchesGlob('eth?', 'eth10'))
+  t.ok(matchesGlob('eth[0-3]', 'eth2'))
+  t.notOk(matchesGlob('eth[!0-3]', 'eth2'))
+  t.ok(matchesGlob('a.b', 'a.b'))
+  t.notOk(matchesGlob('a.b', 'axb'))
+  for (const odd of ['[', '[z-a]', '(', '\\', '[]', '[!]', '*[', '[^', '+'])
+    t.doesNotThrow(() => matchesGlob(odd, 'eth0'), odd)
+})
+
+t.test('[S8] auto takes no port that the kernel, a NodePort or a listener uses', async (t) => {
+  const kernel = { local: [{ first: 32768, last: 60999 }], reserved: [{ first: 2000, last: 2001 }], listening: [10250] }
+  const nodePorts = [{ first: 30000, last: 32767 }]
+  const ports = snatPorts('auto', nodePorts, kernel)
+  t.equal(ports[0], 1024)
+  t.equal(ports.at(-1), 65535)
+  t.equal(ports.length, 65535 - 1024 + 1 - 28232 - 2 - 2768 - 1)
+  for (const taken of [2000, 2001, 10250, 30000, 32767, 32768, 60999]) t.notOk(ports.includes(taken), `${taken}`)
+  t.same(
+    snatPorts([{ first: 31999, last: 32769 }], nodePorts, kernel),
+    [32768, 32769],
+    'configured ranges keep clear of NodePorts'
+  )
+  t.equal(formatPortRanges(parsePortRanges('5,1-3,4,9') ?? []), '1-5,9')
+  t.equal(parsePortRanges('1-2-3'), null)
+  t.ok(readKernelPorts().local.length > 0)
+})

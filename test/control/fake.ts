@@ -1,0 +1,301 @@
+// A node that exists only as answers, for the control server and the command.
+
+import type { DropRow, EventRow, NodeControl, PacketCounts, Status } from '../../src/control/api.js'
+import { renderMetrics } from '../../src/control/metrics.js'
+
+const fill = (used: number, capacity: number) => ({ used, capacity })
+const packets = (count: number, perSecond: number): PacketCounts => ({
+  packets: count,
+  bytes: count * 1000,
+  packetsPerSecond: perSecond,
+  bytesPerSecond: perSecond * 1000
+})
+
+/** All times lie this many seconds before now, so that "ago" is the same in every run. */
+export function ago(seconds: number): string {
+  return new Date(Date.now() - seconds * 1000 - 200).toISOString()
+}
+
+export function fakeStatus(change: Partial<Status> = {}): Status {
+  return {
+    api: 1,
+    version: '0.1.0',
+    pid: 4711,
+    uptime: 7440,
+    mode: 'enabled',
+    why: null,
+    confirmBefore: null,
+    kernel: '6.18.0',
+    namespace: '4:4026531840',
+    libbpf: '1.4',
+    node: 'node-1',
+    hooks: [
+      {
+        device: 'vetha',
+        ifindex: 7,
+        role: 'pod',
+        kind: 'veth',
+        served: true,
+        why: null,
+        programs: [{ name: 'from_pod', how: 'tcx' }]
+      },
+      {
+        device: 'eth0',
+        ifindex: 2,
+        role: 'uplink',
+        kind: null,
+        served: true,
+        why: null,
+        programs: [{ name: 'from_uplink', how: 'tcx' }]
+      },
+      {
+        device: 'tun0',
+        ifindex: 9,
+        role: 'uplink',
+        kind: 'tun',
+        served: false,
+        why: 'it has no MAC address',
+        programs: []
+      }
+    ],
+    stack: [{ family: 6, device: 'vetha', why: 'ip rule 1000: from fd00::2 lookup 100' }],
+    sync: {
+      state: 'synced',
+      lastSync: ago(60),
+      events: 1234,
+      dumps: 1,
+      overruns: 0,
+      interrupted: 0,
+      malformed: 0,
+      unknown: 0
+    },
+    counts: {
+      pods: fill(2, 16384),
+      devices: fill(2, 1024),
+      routes4: fill(12, 1048576),
+      routes6: fill(3, 1048576),
+      nexthops: fill(2, 16384),
+      neighbours: fill(5, 65536),
+      flows4: fill(250000, 262144),
+      flows6: fill(0, 262144),
+      snatPorts: 33512,
+      masquerade: 7
+    },
+    packets: { forwarded: packets(1234567, 1500), stack: packets(321, 0.25), dropped: packets(5, 0) },
+    lease: { duration: 600, renewed: ago(1), until: ago(-599) },
+    masquerade: {
+      enabled: true,
+      files: [
+        { path: '/etc/config/ip-masq-agent', present: true, read: ago(120), error: null, warnings: [] },
+        {
+          path: '/etc/config/ip-masq-more',
+          present: true,
+          read: null,
+          error: '/etc/config/ip-masq-more:3:3: nonMasqueradeCIDRs: found 5',
+          warnings: []
+        }
+      ],
+      policy: [
+        { prefix: '0.0.0.0/0', masquerade: true, from: ['default'] },
+        { prefix: '10.0.0.0/8', masquerade: false, from: ['/etc/config/ip-masq-agent'] }
+      ]
+    },
+    guard: { mode: 'enforce', backend: 'fmod_ret', refused: 3, why: null },
+    configuration: { path: '/etc/hostroute/config.yaml', present: false, error: null, loaded: null },
+    errors: [{ time: ago(30), subsystem: 'sync', text: 'events were lost, dumping again' }],
+    ...change
+  }
+}
+
+export const fakeDrops: DropRow[] = [
+  {
+    device: 'vetha',
+    reason: 'drop-spoof',
+    class: 'drop',
+    packets: 4,
+    bytes: 400,
+    packetsPerSecond: 0.5,
+    bytesPerSecond: 50
+  },
+  {
+    device: 'vethb',
+    reason: 'drop-spoof',
+    class: 'drop',
+    packets: 1,
+    bytes: 100,
+    packetsPerSecond: 0,
+    bytesPerSecond: 0
+  },
+  {
+    device: 'vetha',
+    reason: 'to-uplink',
+    class: 'forwarded',
+    packets: 1234567,
+    bytes: 9,
+    packetsPerSecond: 1500,
+    bytesPerSecond: 9
+  },
+  { device: 'eth0', reason: 'ttl', class: 'stack', packets: 321, bytes: 9, packetsPerSecond: 0, bytesPerSecond: 0 }
+]
+
+export const fakeEvent: EventRow = {
+  type: 'packet',
+  time: '2026-01-02T03:04:05.678Z',
+  reason: 'drop-spoof',
+  class: 'drop',
+  in: 'vetha',
+  out: null,
+  family: 4,
+  protocol: 'tcp',
+  source: '10.9.9.9',
+  sourcePort: 1234,
+  destination: '203.0.113.7',
+  destinationPort: 443,
+  length: 74,
+  lost: 0
+}
+
+export interface FakeNode extends NodeControl {
+  calls: string[]
+  emit(event: EventRow): void
+  listeners: number
+}
+
+export function fakeNode(change: Partial<NodeControl> = {}, status: () => Status = fakeStatus): FakeNode {
+  const listeners = new Set<(event: EventRow) => void>()
+  const pod = {
+    address: '10.1.0.2',
+    device: 'vetha',
+    ifindex: 7,
+    mac: '02:00:00:00:00:02',
+    hostMac: '02:00:00:00:00:01',
+    mtu: 1500,
+    ready: true,
+    l3: false
+  }
+  const leg = { device: 'eth0', gateway: '192.0.2.1', weight: 1, snat: '192.0.2.10' }
+  const route = { prefix: '0.0.0.0/0', family: 4 as const, action: 'nexthop' as const, why: null, legs: [leg] }
+  const calls: string[] = []
+  const note = <T>(name: string, value: T): T => {
+    calls.push(name)
+    return value
+  }
+  return {
+    calls,
+    emit: (event) => {
+      for (const listener of listeners) listener(event)
+    },
+    get listeners() {
+      return listeners.size
+    },
+    status,
+    pods: () => [pod, { ...pod, address: 'fd00::2', mac: null, ready: false }],
+    routes: (filter) =>
+      note(`routes ${JSON.stringify(filter)}`, {
+        routes: [
+          route,
+          {
+            prefix: '10.5.0.0/16',
+            family: 4,
+            action: 'group',
+            why: null,
+            legs: [leg, { ...leg, device: 'eth1', gateway: null, weight: 3, snat: '198.51.100.10' }]
+          },
+          { prefix: '10.6.0.0/16', family: 4, action: 'stack', why: 'blackhole', legs: [] }
+        ],
+        total: 4
+      }),
+    routeGet: (address) => ({
+      address,
+      verdict: 'uplink',
+      why: 'sent over eth0',
+      pod: null,
+      route,
+      masquerade: { masquerade: true, prefix: '0.0.0.0/0' }
+    }),
+    nexthops: () => [
+      {
+        index: 0,
+        device: 'eth0',
+        gateway: '192.0.2.1',
+        mac: '02:00:00:00:00:09',
+        macKnown: true,
+        sourceMac: '02:00:00:00:00:0a',
+        mtu: 1500,
+        snat4: '192.0.2.10',
+        snat6: null,
+        routes: 1200
+      }
+    ],
+    neighbours: () => [],
+    flows: (filter, limit) =>
+      note(`flows ${JSON.stringify(filter)} ${limit}`, {
+        flows: [
+          {
+            family: 4,
+            protocol: 'tcp',
+            pod: '10.1.0.2',
+            podPort: 40000,
+            remote: '203.0.113.7',
+            remotePort: 443,
+            verdict: 'snat',
+            natAddress: '192.0.2.10',
+            natPort: 1024,
+            state: 'established',
+            idle: 0.25,
+            age: 3700
+          },
+          {
+            family: 6,
+            protocol: 'udp',
+            pod: 'fd00::2',
+            podPort: 5353,
+            remote: '2001:db8::1',
+            remotePort: 53,
+            verdict: 'direct',
+            natAddress: null,
+            natPort: null,
+            state: 'one-way',
+            idle: 2,
+            age: 2
+          }
+        ],
+        total: 2
+      }),
+    drops: () => fakeDrops,
+    verify: async (repair) =>
+      note(`verify ${repair}`, {
+        time: '2026-01-02T03:04:05Z',
+        ok: repair,
+        checked: 100,
+        differences: [{ map: 'routes4', key: '10.7.0.0/16', kind: 'missing', wanted: 'nexthop 1', found: null }],
+        total: 1,
+        repaired: repair,
+        duration: 0.012
+      }),
+    metrics: () => renderMetrics({ status: status(), drops: fakeDrops }),
+    enable: async (options) =>
+      note(`enable ${JSON.stringify(options)}`, {
+        done: true,
+        mode: 'enabled',
+        why: null,
+        confirmBefore: options.confirmWithin ? ago(-options.confirmWithin) : null,
+        report: null
+      }),
+    confirm: async () => ({
+      done: false,
+      mode: 'enabled',
+      why: 'nothing waits for a confirmation',
+      confirmBefore: null,
+      report: null
+    }),
+    disable: async () =>
+      note('disable', { done: true, mode: 'disabled', why: null, confirmBefore: null, report: null }),
+    events: (listener) => {
+      listeners.add(listener)
+      return () => listeners.delete(listener)
+    },
+    reload: async () => ({ ok: true, problems: [], restartNeeded: ['limits.flows'] }),
+    ...change
+  }
+}

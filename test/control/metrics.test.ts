@@ -1,0 +1,46 @@
+import t from 'tap'
+import { renderMetrics } from '../../src/control/metrics.js'
+import { fakeDrops, fakeStatus } from './fake.js'
+
+const text = renderMetrics({ status: fakeStatus(), drops: fakeDrops })
+const lines = text.split('\n')
+
+t.test('counters carry device, class and reason', async (t) => {
+  t.ok(lines.includes('hostroute_packets_total{device="vetha",class="drop",reason="drop-spoof"} 4'))
+  t.ok(lines.includes('hostroute_bytes_total{device="vetha",class="drop",reason="drop-spoof"} 400'))
+  t.ok(lines.includes('hostroute_map_entries{map="flows4"} 250000'))
+  t.ok(lines.includes('hostroute_mode{mode="enabled"} 1'))
+  t.ok(lines.includes('hostroute_mode{mode="degraded"} 0'))
+  t.ok(lines.includes('hostroute_masquerade_file_error{path="/etc/config/ip-masq-more"} 1'))
+})
+
+t.test(
+  'every line is a comment or a sample, each family stands together with HELP and TYPE, no series twice',
+  async (t) => {
+    const sample =
+      /^([a-z_]+)(\{[a-z_]+="(?:[^"\\\n]|\\["\\n])*"(?:,[a-z_]+="(?:[^"\\\n]|\\["\\n])*")*\})? (-?[0-9.e+]+|NaN|[+-]Inf)$/
+    const seen = new Set<string>()
+    let family = ''
+    for (const line of lines.slice(0, -1)) {
+      const type = /^# TYPE ([a-z_]+) (gauge|counter)$/.exec(line)
+      if (line.startsWith('# HELP ')) continue
+      if (type) {
+        family = type[1] ?? ''
+        if (type[2] === 'counter') t.match(family, /_total$/)
+        continue
+      }
+      const match = sample.exec(line)
+      if (!match || match[1] !== family) t.fail(line)
+      const series = line.slice(0, line.lastIndexOf(' '))
+      if (seen.has(series)) t.fail(`twice: ${series}`)
+      seen.add(series)
+    }
+    t.ok(seen.size > 40)
+    t.equal(lines.at(-1), '', 'ends with a newline')
+  }
+)
+
+t.test('labels are escaped', async (t) => {
+  const status = fakeStatus({ stack: [{ family: 4, device: 'a"b\\c\nd', why: '' }] })
+  t.match(renderMetrics({ status, drops: [] }), 'hostroute_stack_only{family="4",device="a\\"b\\\\c\\nd"} 1')
+})

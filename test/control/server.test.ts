@@ -1,0 +1,261 @@
+import { execFile, spawn } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { setMaxListeners } from 'node:events'
+import { chmodSync, existsSync, lstatSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { connect } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import t, { type Test } from 'tap'
+import type { EventRow, NodeControl, Status } from '../../src/control/api.js'
+import { controlClient } from '../../src/control/client.js'
+import { type ControlServer, startControlServer } from '../../src/control/server.js'
+import { fakeDrops, fakeEvent, fakeNode, fakeStatus } from './fake.js'
+
+async function start(t: Test, change: Partial<NodeControl> = {}) {
+  const directory = mkdtempSync(join(tmpdir(), 'hr-control-'))
+  chmodSync(directory, 0o755)
+  const path = join(directory, 'run', 'control.sock')
+  const node = fakeNode(change)
+  const errors: string[] = []
+  const server: ControlServer = await startControlServer({ path, control: node, onError: (text) => errors.push(text) })
+  t.teardown(async () => {
+    await server.close()
+    rmSync(directory, { recursive: true, force: true })
+  })
+  return { path, node, server, errors, client: controlClient(path) }
+}
+
+/** Sends bytes as they are; resolves with all that comes back until the connection ends. */
+function raw(path: string, data: string | Buffer, patience = 3000): Promise<string> {
+  return new Promise((resolve) => {
+    const socket = connect(path)
+    let text = ''
+    const done = () => resolve(text)
+    socket.setTimeout(patience, () => socket.destroy())
+    socket.on('data', (chunk) => {
+      text += chunk.toString('latin1')
+    })
+    socket.on('error', done)
+    socket.on('close', done)
+    socket.write(data)
+  })
+}
+
+/** Runs curl as somebody else. */
+function curlAs(uid: number, args: string[]): Promise<string> {
+  return new Promise((resolve) => {
+    execFile(
+      'setpriv',
+      [`--reuid=${uid}`, `--regid=${uid}`, '--clear-groups', 'curl', '-sS', '-m', '5', ...args],
+      (_error, stdout, stderr) => resolve(stdout + stderr)
+    )
+  })
+}
+
+t.test('every answer comes as the node gave it', async (t) => {
+  const status = fakeStatus()
+  const { client, node } = await start(t, { status: () => status })
+  t.same((await client.get<Status>('/v1/status')).value, status)
+  t.same((await client.get('/v1/drops')).value, fakeDrops)
+  t.same((await client.get('/v1/masquerade')).value, status.masquerade)
+  await client.get('/v1/routes', { family: 4, within: '10.0.0.0/8', limit: 5 })
+  t.equal(node.calls.at(-1), 'routes {"family":4,"within":"10.0.0.0/8","limit":5}')
+  await client.get('/v1/flows', { verdict: 'snat', pod: '10.1.0.2' })
+  t.equal(node.calls.at(-1), 'flows {"verdict":"snat","pod":"10.1.0.2"} 1000')
+  t.match((await client.get('/v1/routes/get', { address: 'FD00:0::1' })).value, { address: 'fd00::1' })
+  t.match(await client.text('/v1/metrics'), /^# HELP hostroute_info /)
+  await client.post('/v1/enable', { confirmWithin: 60 })
+  t.equal(node.calls.at(-1), 'enable {"confirmWithin":60}')
+  await client.post('/v1/verify', { repair: true })
+  t.equal(node.calls.at(-1), 'verify true')
+})
+
+t.test('wrong requests get a sentence', async (t) => {
+  const { client, path } = await start(t)
+  const refused = (work: Promise<unknown>, status: number, message: RegExp) =>
+    t.rejects(work, { name: 'ControlError', status, message })
+  await refused(client.get('/v1/nothing'), 404, /there is no \/v1\/nothing/)
+  await refused(client.get('/__proto__'), 404, /there is no/)
+  await refused(client.get('/v1/enable'), 405, /takes POST, not GET/)
+  await refused(client.post('/v1/status'), 405, /takes GET, not POST/)
+  await refused(client.get('/v1/routes', { famly: 4 }), 400, /famly is not known here/)
+  await refused(client.get('/v1/routes', { limit: 0 }), 400, /limit/)
+  await refused(client.get('/v1/routes/get', { address: 'x' }), 400, /address: is not an IPv4 or IPv6 address/)
+  await refused(client.get('/v1/routes/get'), 400, /address/)
+  await refused(client.post('/v1/enable', { confirmWithin: 'soon' }), 400, /confirmWithin/)
+  await refused(client.post('/v1/enable', { confirmwithin: 60 }), 400, /confirmwithin is not known/)
+  t.match(
+    await raw(path, 'POST /v1/enable HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 5\r\n\r\n{nope'),
+    /400 Bad Request[\s\S]*not JSON/
+  )
+  const missing = JSON.parse((await raw(path, 'GET /x HTTP/1.0\r\n\r\n')).split('\r\n\r\n')[1] ?? '') as {
+    paths: string[]
+  }
+  t.ok(missing.paths.includes('/v1/status') && missing.paths.includes('/v1/events'), 'a 404 lists what there is')
+})
+
+t.test('a failure inside the daemon is an answer, not the end', async (t) => {
+  const { client, errors } = await start(t, {
+    pods: () => {
+      throw new Error('the map is gone')
+    }
+  })
+  await t.rejects(client.get('/v1/pods'), { status: 500, message: 'the map is gone' })
+  t.same(errors, ['GET /v1/pods failed'])
+  t.equal((await client.get<Status>('/v1/status')).value.pid, 4711)
+})
+
+t.test('garbage, half requests, endless headers and huge bodies hurt nobody', async (t) => {
+  const { client, path, node } = await start(t)
+  t.match(await raw(path, 'hello\r\n\r\n'), /^HTTP\/1\.1 400/)
+  t.match(await raw(path, randomBytes(100_000)), /^(HTTP\/1\.1 4|$)/)
+  t.match(await raw(path, `GET /v1/status HTTP/1.1\r\nhost: x\r\n${'a: b\r\n'.repeat(5000)}\r\n`), /^HTTP\/1\.1 431/)
+  t.match(await raw(path, `GET /${'x'.repeat(20_000)} HTTP/1.1\r\n\r\n`), /^HTTP\/1\.1 431/)
+  t.match(await raw(path, 'POST /v1/disable HTTP/1.1\r\nhost: x\r\ncontent-length: 9999999\r\n\r\n'), /^HTTP\/1\.1 413/)
+  const chunk = `2000\r\n${'x'.repeat(0x2000)}\r\n`
+  t.match(
+    await raw(path, `POST /v1/disable HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n${chunk.repeat(9)}`),
+    /^HTTP\/1\.1 413/
+  )
+  t.match(await raw(path, 'POST /v1/disable HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nabc', 300), /^$/)
+  t.match(await raw(path, 'GET /v1/st', 200), /^$/)
+  t.match(await raw(path, 'GET http://[ HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n'), /^HTTP\/1\.1 400/)
+  t.match(
+    await raw(path, 'GET /v1/status HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n', 500),
+    /^(HTTP\/1\.1 200|$)/
+  )
+  t.match(await raw(path, 'CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n', 500), /^(HTTP\/1\.1 4|$)/)
+  t.notOk(node.calls.includes('disable'), 'nothing was done by halves')
+  t.equal((await client.get<Status>('/v1/status')).value.mode, 'enabled')
+})
+
+t.test('a request that never ends is cut off', async (t) => {
+  const { path } = await start(t)
+  const begun = performance.now()
+  t.match(await raw(path, 'GET /v1/status HTTP/1.1\r\nhost: x\r\n', 20_000), /^HTTP\/1\.1 408/)
+  t.ok(performance.now() - begun < 9000)
+})
+
+t.test('200 requests at once are all answered', async (t) => {
+  const { client } = await start(t)
+  const answers = await Promise.all(Array.from({ length: 200 }, () => client.get<Status>('/v1/status')))
+  t.equal(answers.filter(({ value }) => value.pid === 4711).length, 200)
+})
+
+t.test('another user may read when the file lets him, and change nothing', async (t) => {
+  const { path, node } = await start(t)
+  t.equal(lstatSync(path).mode & 0o007, 0, 'others have no access')
+  t.match(
+    await curlAs(65534, ['--unix-socket', path, 'http://x/v1/status']),
+    /Permission denied|Couldn.t connect|Failed to connect|Could not connect/i
+  )
+  chmodSync(path, 0o666)
+  t.match(await curlAs(65534, ['--unix-socket', path, 'http://x/v1/status']), /"pid":4711/)
+  for (const what of ['enable', 'disable', 'confirm', 'reload', 'verify']) {
+    t.match(
+      await curlAs(65534, ['--unix-socket', path, '-X', 'POST', `http://x/v1/${what}`]),
+      /changing the node needs root/,
+      what
+    )
+  }
+  t.same(node.calls, [])
+  t.match(await curlAs(0, ['--unix-socket', path, '-X', 'POST', 'http://x/v1/disable']), /"done":true/)
+})
+
+t.test('events stream to several readers until they go', async (t) => {
+  const { client, node } = await start(t)
+  const seen: EventRow[][] = [[], []]
+  const stops = seen.map((list) => {
+    const controller = new AbortController()
+    return { controller, done: client.events((event) => list.push(event), controller.signal).catch(() => undefined) }
+  })
+  while (node.listeners < 2) await sleep(10)
+  node.emit(fakeEvent)
+  node.emit({ ...fakeEvent, length: 75 } as EventRow)
+  while (seen.some((list) => list.length < 2)) await sleep(10)
+  t.same(seen[0], [fakeEvent, { ...fakeEvent, length: 75 } as EventRow])
+  for (const { controller, done } of stops) {
+    controller.abort()
+    await done
+  }
+  for (let i = 0; i < 100 && node.listeners > 0; i++) await sleep(10)
+  t.equal(node.listeners, 0, 'nobody is listened for any more')
+})
+
+t.test('a reader that does not read loses events and is told how many', async (t) => {
+  const { path, node } = await start(t)
+  const socket = connect(path)
+  t.teardown(() => socket.destroy())
+  socket.pause()
+  socket.write('GET /v1/events HTTP/1.1\r\nhost: x\r\n\r\n')
+  while (node.listeners < 1) await sleep(10)
+  const before = process.memoryUsage().rss
+  const total = 200_000
+  for (let i = 0; i < total; i++) node.emit(fakeEvent)
+  t.ok(process.memoryUsage().rss - before < 200 * 1024 * 1024, 'memory is bounded')
+  let text = ''
+  socket.on('data', (chunk) => {
+    text += chunk.toString()
+  })
+  socket.resume()
+  while (!text.includes('"lost":1') && !/"lost":[2-9]/.test(text)) {
+    await sleep(20)
+    node.emit(fakeEvent)
+  }
+  const lost = Number(/"lost":([1-9]\d*)/.exec(text)?.[1])
+  t.ok(lost > 1000 && lost <= total, `${lost} lost`)
+})
+
+t.test('at most 16 monitors', async (t) => {
+  const { client, node } = await start(t)
+  const controller = new AbortController()
+  setMaxListeners(100, controller.signal)
+  for (let i = 0; i < 16; i++) void client.events(() => undefined, controller.signal).catch(() => undefined)
+  while (node.listeners < 16) await sleep(10)
+  await t.rejects(
+    client.events(() => undefined, controller.signal),
+    { status: 503, message: /16 monitors/ }
+  )
+  controller.abort()
+})
+
+t.test('[L7] the socket of a dead daemon is replaced, that of a live one is not', async (t) => {
+  const { path, client } = await start(t)
+  await t.rejects(startControlServer({ path, control: fakeNode() }), {
+    message: `another hostrouted answers on ${path}: stop it first, or choose another path with --socket`
+  })
+  t.equal((await client.get<Status>('/v1/status')).value.pid, 4711, 'the live one still answers')
+
+  const stale = join(mkdtempSync(join(tmpdir(), 'hr-stale-')), 'control.sock')
+  const child = spawn(
+    process.execPath,
+    ['-e', `require('node:net').createServer().listen(${JSON.stringify(stale)}, () => console.log('up'))`],
+    { stdio: ['ignore', 'pipe', 'inherit'] }
+  )
+  await new Promise((resolve) => child.stdout.once('data', resolve))
+  child.kill('SIGKILL')
+  await new Promise((resolve) => child.once('exit', resolve))
+  t.ok(existsSync(stale))
+  await t.rejects(controlClient(stale).get('/v1/status'), {
+    message: /hostrouted is not running: nobody answers on .*systemctl start hostrouted/
+  })
+  const server = await startControlServer({ path: stale, control: fakeNode() })
+  t.equal((await controlClient(stale).get<Status>('/v1/status')).value.pid, 4711)
+  await server.close()
+  t.notOk(existsSync(stale), 'nothing is left behind')
+
+  writeFileSync(stale, 'precious')
+  await t.rejects(startControlServer({ path: stale, control: fakeNode() }), { message: /is not a socket/ })
+  t.ok(existsSync(stale))
+})
+
+t.test('closing ends streams and idle connections', async (t) => {
+  const { server, client, node } = await start(t)
+  const stream = client.events(() => undefined, new AbortController().signal)
+  while (node.listeners < 1) await sleep(10)
+  const begun = performance.now()
+  await server.close()
+  await stream
+  t.ok(performance.now() - begun < 2000)
+})

@@ -1,0 +1,116 @@
+// `hostroute guard …` and its paths on the control socket, against a guard
+// that exists only as answers.
+
+import t from 'tap'
+import type {
+  GuardAllowRequest,
+  GuardControl,
+  GuardEventRow,
+  GuardMode,
+  GuardStatus
+} from '../../src/control/guard-api.js'
+import { start } from '../cli/run.js'
+
+const event: GuardEventRow = {
+  time: '2026-01-02T03:04:05.000Z',
+  verdict: 'refused',
+  reason: 'write',
+  backend: 'cgroup',
+  system: 'iptables',
+  family: 'ip',
+  table: 'filter',
+  chain: null,
+  message: 'REPLACE',
+  position: 0,
+  pid: 7,
+  uid: 0,
+  command: 'iptables',
+  arguments: 'iptables -A FORWARD -j DROP',
+  executable: '/usr/sbin/xtables-legacy-multi',
+  cgroup: '/system.slice/x.service',
+  unit: 'x.service',
+  repeated: 3
+}
+
+function fakeGuard(change: Partial<GuardStatus> = {}) {
+  const calls: (GuardMode | GuardAllowRequest)[] = []
+  const guard: GuardControl = {
+    status: () => ({
+      mode: 'enforce',
+      backend: 'cgroup',
+      why: null,
+      backends: [
+        { name: 'lsm', state: 'failed', why: 'refuses nothing' },
+        { name: 'cgroup', state: 'in use', why: null }
+      ],
+      counts: { refused: 1234, audited: 0, exempt: 2, removals: 0, lost: 0, appeared: 1 },
+      tables: [
+        { family: 'ip', table: 'filter', owned: true, why: null },
+        { family: 'ip', table: 'nat', owned: false, why: 'somebody has made it' }
+      ],
+      allowances: [{ kind: 'unit', name: 'kube-proxy.service', until: null, used: 5, present: true }],
+      present: [{ system: 'iptables', family: 'ip', table: 'nat', rules: 1 }],
+      last: event,
+      ...change
+    }),
+    recentEvents: (limit) => [event].slice(0, limit),
+    setMode: (mode) => void calls.push(mode),
+    allow: (request) => void calls.push(request),
+    deny: (request) => calls.push(request) > 5
+  }
+  return { guard, calls }
+}
+
+t.test('status says in words how writes are refused, and why not otherwise', async (t) => {
+  const { ask } = await start(t, { guard: fakeGuard().guard })
+  const { code, out } = await ask('guard', 'status')
+  t.equal(code, 0)
+  for (const words of [
+    'refused on this node, by cgroup',
+    '1,234',
+    'lsm       failed: refuses nothing',
+    'not ip nat: somebody has made it',
+    'kube-proxy.service',
+    '1 rule in ip nat',
+    'by "iptables -A FORWARD -j DROP" (pid 7'
+  ])
+    t.ok(out.includes(words), words)
+  t.same(JSON.parse((await ask('guard', 'status', '--json')).out).counts.refused, 1234)
+})
+
+t.test('a guard that guards nothing is unhealthy', async (t) => {
+  const { ask } = await start(t, { guard: fakeGuard({ backend: null, why: 'no backend refuses' }).guard })
+  t.match(await ask('guard', 'status'), { code: 2, out: /Nothing is guarded/ })
+})
+
+t.test('events are a table', async (t) => {
+  const { ask } = await start(t, { guard: fakeGuard().guard })
+  t.match(
+    (await ask('guard', 'events')).out,
+    /2026-01-02 03:04:05 +refused +3 +7 +x.service +iptables REPLACE +ip filter +iptables -A FORWARD -j DROP/
+  )
+})
+
+t.test('mode, allow and deny reach the guard', async (t) => {
+  const { guard, calls } = fakeGuard()
+  const { ask } = await start(t, { guard })
+  t.equal((await ask('guard', 'mode', 'audit')).code, 0)
+  t.equal((await ask('guard', 'allow', '--unit', 'x.service', '--for', '10m')).code, 0)
+  t.equal((await ask('guard', 'allow', '--executable', '/bin/x')).code, 0)
+  t.equal((await ask('guard', 'deny', '--cgroup', '/x')).code, 1, 'there was none')
+  t.same(calls, ['audit', { unit: 'x.service', seconds: 600 }, { executable: '/bin/x' }, { cgroup: '/x' }])
+  for (const wrong of [
+    ['mode', 'loud'],
+    ['allow'],
+    ['allow', '--unit', 'x', '--cgroup', '/x'],
+    ['allow', '--unit', 'x', '--for', 'long'],
+    []
+  ])
+    t.equal((await ask('guard', ...wrong)).code, 64, `guard ${wrong.join(' ')}`)
+  t.match(await ask('guard', 'allow', '--executable', 'relative'), { code: 1, err: /absolute path/ })
+})
+
+t.test('a daemon without a guard says so', async (t) => {
+  const { ask } = await start(t)
+  t.match(await ask('guard', 'status'), { code: 1, err: /guard does not run/ })
+})

@@ -1,0 +1,141 @@
+// Random nodes and random changes to them, reproducible by seed.
+
+import { defaultPlanOptions, type PlanOptions } from '../../src/plan/options.js'
+import type { Changes, Route } from '../../src/state/types.js'
+import {
+  addPod,
+  addRoutes,
+  everything,
+  hex,
+  key,
+  leg,
+  link,
+  plainNode,
+  podLink,
+  route,
+  rule,
+  setNeighbour,
+  some,
+  type TestNode
+} from './node.js'
+
+export interface ChurnWorld {
+  node: TestNode
+  options: PlanOptions
+  random: (below: number) => number
+}
+
+/** Mulberry32. */
+export function randomSource(seed: number): (below: number) => number {
+  let state = seed >>> 0
+  return (below) => {
+    state = (state + 0x6d2b79f5) >>> 0
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
+    return ((mixed ^ (mixed >>> 14)) >>> 0) % below
+  }
+}
+
+export function startChurn(seed: number): ChurnWorld {
+  const random = randomSource(seed)
+  const node = plainNode()
+  const options = { ...defaultPlanOptions }
+  if (random(3) === 0) options.stackPrefixes = [key('10.96.0.0/12'), key('fd00:5::/32')]
+  if (random(4) === 0) node.rules.push(rule(4, 100, 100, { source: hex('10.1.0.3'), sourceLength: 32 }))
+  if (random(6) === 0) node.rules.push(rule(4, 101, 100, { destination: hex('10.2.0.0'), destinationLength: 16 }))
+  for (let i = 10; i < 16; i++) addPod(node, i, random(2) ? [`10.1.0.${i}`, `fd00::${i}`] : [])
+  node.links.set(10 + 16384, podLink(10 + 16384, 'far'))
+  const world = { node, options, random }
+  for (let i = 0; i < 40; i++) changeRoute(world)
+  return world
+}
+
+/** One to five changes, told as the state tells them. */
+export function churn(world: ChurnWorld): Changes {
+  const { random } = world
+  if (random(12) === 0) return changeLink(world)
+  const prefixes: string[] = []
+  const neighbours: string[] = []
+  for (let count = 1 + random(5); count > 0; count--) {
+    if (random(3) === 0) neighbours.push(changeNeighbour(world))
+    else prefixes.push(changeRoute(world))
+  }
+  return some(prefixes, neighbours)
+}
+
+const devices = [1, 2, 2, 2, 3, 3, 10, 11, 12, 13, 14, 15, 10 + 16384, 99]
+
+function randomPrefix({ random }: ChurnWorld): string {
+  if (random(3) === 0)
+    return random(2) ? `fd00::${10 + random(8)}` : `fd00:${random(8)}::/${[0, 16, 32, 48][random(4)]}`
+  switch (random(5)) {
+    case 0:
+      return `10.1.0.${2 + random(16)}`
+    case 1:
+      return `10.${random(8)}.0.0/16`
+    case 2:
+      return `10.${96 + random(3)}.${random(3)}.0/24`
+    case 3:
+      return '0.0.0.0/0'
+    default:
+      return `10.0.0.0/${8 + random(3)}`
+  }
+}
+
+function changeRoute(world: ChurnWorld): string {
+  const { node, random } = world
+  const text = randomPrefix(world)
+  const prefix = key(text)
+  const six = prefix.length > 12
+  const table = six ? node.routes6 : node.routes4
+  if (random(3) === 0 && table.has(prefix)) {
+    table.delete(prefix)
+    return prefix
+  }
+  if (random(2) === 0) table.delete(prefix)
+  const host = prefix.endsWith(six ? '/128' : '/32')
+  const legs = Array.from({ length: random(6) === 0 ? 2 : 1 }, () => {
+    const device = devices[random(devices.length)] ?? 2
+    const gateway =
+      host && random(8) ? null : random(5) ? (six ? `fd00:99::${1 + random(4)}` : `192.0.2.${1 + random(4)}`) : null
+    return leg(device, gateway, { dead: random(12) === 0, weight: 1 + random(3) })
+  })
+  const fields: Partial<Route> = { metric: random(3) * 10, mtu: random(6) === 0 ? 1400 : 0 }
+  if (random(12) === 0) fields.type = 6 + random(4)
+  if (random(20) === 0) Object.assign(fields, { table: 255, type: 2 })
+  if (random(20) === 0) fields.tos = 8
+  if (random(20) === 0) fields.unsupported = ['something']
+  addRoutes(node, route(text, legs, fields))
+  return prefix
+}
+
+function changeNeighbour({ node, random }: ChurnWorld): string {
+  const device = devices[random(devices.length)] ?? 2
+  const address =
+    [`192.0.2.${1 + random(4)}`, `fd00:99::${1 + random(4)}`, `10.1.0.${2 + random(16)}`, `fd00::${10 + random(8)}`][
+      random(4)
+    ] ?? ''
+  const name = `${device}/${hex(address)}`
+  if (random(4) === 0) {
+    node.neighbours.delete(name)
+    return name
+  }
+  return setNeighbour(
+    node,
+    device,
+    address,
+    `0200000002${(10 + random(5)).toString(16).padStart(2, '0')}`,
+    [1, 2, 4, 8, 16, 32, 64, 128][random(8)] ?? 2
+  )
+}
+
+function changeLink({ node, random }: ChurnWorld): Changes {
+  const ifindex = 10 + random(6)
+  if (random(3) === 0) node.links.delete(ifindex)
+  else
+    node.links.set(
+      ifindex,
+      random(4) ? podLink(ifindex, `pod${ifindex}`) : link(ifindex, `port${ifindex}`, { up: random(2) === 0 })
+    )
+  return everything
+}

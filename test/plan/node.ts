@@ -1,0 +1,235 @@
+// A node made of plain facts, for tests of the planner and of the maps.
+
+import { maskAddress, parseAddress, parsePrefix } from '../../src/address.js'
+import type {
+  Changes,
+  InterfaceAddress,
+  Link,
+  Neighbour,
+  NexthopObject,
+  NodeState,
+  Route,
+  RouteNexthop,
+  Rule
+} from '../../src/state/types.js'
+
+export interface TestNode extends NodeState {
+  links: Map<number, Link>
+  addresses: Map<number, InterfaceAddress[]>
+  routes4: Map<string, Route[]>
+  routes6: Map<string, Route[]>
+  rules: Rule[]
+  nexthopObjects: Map<number, NexthopObject>
+  neighbours: Map<string, Neighbour>
+}
+
+export const everything: Changes = { all: true, prefixes: new Set(), neighbours: new Set() }
+
+export function some(prefixes: string[], neighbours: string[] = []): Changes {
+  return { all: false, prefixes: new Set(prefixes), neighbours: new Set(neighbours) }
+}
+
+export function hex(text: string): string {
+  const address = parseAddress(text)
+  if (address === null) throw new Error(`not an address: ${text}`)
+  return address
+}
+
+/** "10.0.0.0/8" -> "0a000000/8"; an address without length is a host. */
+export function key(text: string): string {
+  if (!text.includes('/')) return `${hex(text)}/${hex(text).length * 4}`
+  const prefix = parsePrefix(text)
+  if (!prefix) throw new Error(`not a prefix: ${text}`)
+  return `${maskAddress(prefix.address, prefix.length)}/${prefix.length}`
+}
+
+export function rule(family: 4 | 6, priority: number, table: number, fields: Partial<Rule> = {}): Rule {
+  return {
+    family,
+    priority,
+    action: 1,
+    table,
+    source: null,
+    sourceLength: 0,
+    destination: null,
+    destinationLength: 0,
+    iif: null,
+    oif: null,
+    mark: 0,
+    markMask: 0,
+    invert: false,
+    tos: 0,
+    suppressPrefixLength: -1,
+    l3mdev: false,
+    unsupported: [],
+    ...fields
+  }
+}
+
+export function defaultRules(): Rule[] {
+  return [rule(4, 0, 255), rule(4, 32766, 254), rule(4, 32767, 253), rule(6, 0, 255), rule(6, 32766, 254)]
+}
+
+export function link(ifindex: number, name: string, fields: Partial<Link> = {}): Link {
+  return {
+    ifindex,
+    name,
+    kind: null,
+    type: 1,
+    mac: `0200000000${(ifindex & 255).toString(16).padStart(2, '0')}`,
+    mtu: 1500,
+    up: true,
+    carrier: true,
+    link: 0,
+    linkNamespace: null,
+    master: 0,
+    netkitMode: null,
+    netkitPrimary: false,
+    ...fields
+  }
+}
+
+export function podLink(ifindex: number, name: string, fields: Partial<Link> = {}): Link {
+  return link(ifindex, name, { kind: 'veth', link: 2, linkNamespace: 0, ...fields })
+}
+
+export function leg(ifindex: number, gateway: string | null = null, fields: Partial<RouteNexthop> = {}): RouteNexthop {
+  return {
+    ifindex,
+    gateway: gateway === null ? null : hex(gateway),
+    weight: 1,
+    dead: false,
+    onlink: false,
+    encap: false,
+    ...fields
+  }
+}
+
+export function route(prefix: string, nexthops: RouteNexthop[], fields: Partial<Route> = {}): Route {
+  const [destination = '', length] = key(prefix).split('/')
+  return {
+    family: destination.length === 8 ? 4 : 6,
+    destination,
+    prefixLength: Number(length),
+    table: 254,
+    type: 1,
+    metric: 0,
+    tos: 0,
+    protocol: 4,
+    scope: 0,
+    nexthops,
+    nexthopId: 0,
+    preferredSource: null,
+    mtu: 0,
+    unsupported: [],
+    ...fields
+  }
+}
+
+/** Adds routes as the state keeps them: sorted by table, metric, tos. Returns their keys. */
+export function addRoutes(node: TestNode, ...routes: Route[]): string[] {
+  return routes.map((entry) => {
+    const prefix = `${entry.destination}/${entry.prefixLength}`
+    const table = entry.family === 4 ? node.routes4 : node.routes6
+    table.set(
+      prefix,
+      [...(table.get(prefix) ?? []), entry].sort((a, b) => a.table - b.table || a.metric - b.metric || a.tos - b.tos)
+    )
+    return prefix
+  })
+}
+
+export function setNeighbour(
+  node: TestNode,
+  ifindex: number,
+  address: string,
+  mac: string | null,
+  state: number,
+  flags = 0
+): string {
+  const digits = hex(address)
+  const name = `${ifindex}/${digits}`
+  node.neighbours.set(name, {
+    ifindex,
+    family: digits.length === 8 ? 4 : 6,
+    address: digits,
+    mac,
+    state,
+    flags,
+    managed: false
+  })
+  return name
+}
+
+export function interfaceAddress(
+  ifindex: number,
+  text: string,
+  fields: Partial<InterfaceAddress> = {}
+): InterfaceAddress {
+  const prefix = parsePrefix(text)
+  if (!prefix) throw new Error(`not a prefix: ${text}`)
+  const { address, length } = prefix
+  return {
+    ifindex,
+    family: address.length === 8 ? 4 : 6,
+    address,
+    local: address,
+    prefixLength: length,
+    scope: 0,
+    secondary: false,
+    usable: true,
+    ...fields
+  }
+}
+
+/** lo, eth0 (192.0.2.10/24, 2001:db8::10/64) with default routes through .1 and ::1, and a second uplink eth1. */
+export function plainNode(): TestNode {
+  const node: TestNode = {
+    links: new Map(
+      [
+        link(1, 'lo', { type: 772, mac: '000000000000', mtu: 65536 }),
+        link(2, 'eth0'),
+        link(3, 'eth1', { mtu: 9000 })
+      ].map((entry) => [entry.ifindex, entry])
+    ),
+    addresses: new Map([
+      [1, [interfaceAddress(1, '127.0.0.1/8', { scope: 254 })]],
+      [2, [interfaceAddress(2, '192.0.2.10/24'), interfaceAddress(2, '2001:db8::10/64')]],
+      [3, [interfaceAddress(3, '198.51.100.10/24')]]
+    ]),
+    routes4: new Map(),
+    routes6: new Map(),
+    rules: defaultRules(),
+    nexthopObjects: new Map(),
+    neighbours: new Map()
+  }
+  const local = { table: 255, type: 2 }
+  addRoutes(
+    node,
+    route('127.0.0.0/8', [leg(1)], local),
+    route('127.0.0.1', [leg(1)], local),
+    route('192.0.2.10', [leg(2)], local),
+    route('192.0.2.255', [leg(2)], { table: 255, type: 3 }),
+    route('198.51.100.10', [leg(3)], local),
+    route('2001:db8::10', [leg(2)], local),
+    route('fe80::/64', [leg(2)], { metric: 256 }),
+    route('ff00::/8', [leg(2)], { table: 255, type: 5, metric: 256 }),
+    route('0.0.0.0/0', [leg(2, '192.0.2.1')]),
+    route('192.0.2.0/24', [leg(2)], { scope: 253 }),
+    route('198.51.100.0/24', [leg(3)], { scope: 253 }),
+    route('::/0', [leg(2, '2001:db8::1')], { metric: 1024 }),
+    route('2001:db8::/64', [leg(2)], { metric: 256 })
+  )
+  setNeighbour(node, 2, '192.0.2.1', '020000000101', 0x02)
+  setNeighbour(node, 2, '2001:db8::1', '020000000101', 0x04)
+  setNeighbour(node, 2, '192.0.2.77', '020000000177', 0x04)
+  return node
+}
+
+/** A pod with its veth, host routes and neighbour entries. Returns the prefixes. */
+export function addPod(node: TestNode, ifindex: number, addresses: string[], fields: Partial<Link> = {}): string[] {
+  node.links.set(ifindex, podLink(ifindex, `pod${ifindex}`, fields))
+  for (const address of addresses)
+    setNeighbour(node, ifindex, address, `0a00000000${(ifindex & 255).toString(16).padStart(2, '0')}`, 0x04)
+  return addresses.flatMap((address) => addRoutes(node, route(address, [leg(ifindex)], { scope: 253 })))
+}

@@ -1,0 +1,474 @@
+import t from 'tap'
+import { parseAddress, parsePrefix } from '../../src/address.js'
+import { noChanges } from '../../src/state/changes.js'
+import type { StateMessage } from '../../src/state/messages.js'
+import { State } from '../../src/state/state.js'
+import type {
+  Changes,
+  InterfaceAddress,
+  Link,
+  Neighbour,
+  NexthopObject,
+  Route,
+  RouteNexthop,
+  Rule
+} from '../../src/state/types.js'
+
+function hex(text: string): string {
+  const address = parseAddress(text)
+  if (address === null) throw new Error(text)
+  return address
+}
+
+function hop(ifindex: number, gateway: string | null = null): RouteNexthop {
+  return { ifindex, gateway: gateway && hex(gateway), weight: 1, dead: false, onlink: false, encap: false }
+}
+
+function route(prefix: string, nexthops: RouteNexthop[], fields: Partial<Route> = {}): Route {
+  const parsed = parsePrefix(prefix)
+  if (!parsed) throw new Error(prefix)
+  return {
+    family: parsed.address.length === 8 ? 4 : 6,
+    destination: parsed.address,
+    prefixLength: parsed.length,
+    table: 254,
+    type: 1,
+    metric: 0,
+    tos: 0,
+    protocol: 3,
+    scope: 0,
+    nexthops,
+    nexthopId: 0,
+    preferredSource: null,
+    mtu: 0,
+    unsupported: [],
+    ...fields
+  }
+}
+
+function add(entry: Route, flags: { replace?: boolean; append?: boolean } = {}): StateMessage {
+  return { kind: 'route', removed: false, replace: false, append: false, ...flags, route: entry }
+}
+
+function del(entry: Route): StateMessage {
+  return { kind: 'route', removed: true, replace: false, append: false, route: entry }
+}
+
+function link(ifindex: number, fields: Partial<Link> = {}): StateMessage & { kind: 'link' } {
+  return {
+    kind: 'link',
+    removed: false,
+    running: true,
+    link: {
+      ifindex,
+      name: `d${ifindex}`,
+      kind: 'veth',
+      type: 1,
+      mac: '020000000001',
+      mtu: 1500,
+      up: true,
+      carrier: true,
+      link: 0,
+      linkNamespace: null,
+      master: 0,
+      netkitMode: null,
+      netkitPrimary: false,
+      ...fields
+    }
+  }
+}
+
+function neighbour(
+  ifindex: number,
+  address: string,
+  fields: Partial<Neighbour> = {}
+): StateMessage & { kind: 'neighbour' } {
+  const entry: Neighbour = {
+    ifindex,
+    family: address.includes(':') ? 6 : 4,
+    address: hex(address),
+    mac: '020000000002',
+    state: 2,
+    flags: 0,
+    managed: false,
+    ...fields
+  }
+  return { kind: 'neighbour', removed: false, neighbour: entry }
+}
+
+function address(ifindex: number, text: string): StateMessage & { kind: 'address' } {
+  const entry: InterfaceAddress = {
+    ifindex,
+    family: text.includes(':') ? 6 : 4,
+    address: hex(text),
+    local: hex(text),
+    prefixLength: 24,
+    scope: 0,
+    secondary: false,
+    usable: true
+  }
+  return { kind: 'address', removed: false, address: entry }
+}
+
+function nexthop(id: number, fields: Partial<NexthopObject>): StateMessage & { kind: 'nexthop' } {
+  return {
+    kind: 'nexthop',
+    removed: false,
+    object: { id, family: 4, nexthop: null, blackhole: false, group: [], unsupported: [], ...fields }
+  }
+}
+
+function rule(priority: number, table: number): StateMessage & { kind: 'rule' } {
+  const entry: Rule = {
+    family: 4,
+    priority,
+    action: 1,
+    table,
+    source: null,
+    sourceLength: 0,
+    destination: null,
+    destinationLength: 0,
+    iif: null,
+    oif: null,
+    mark: 0,
+    markMask: 0,
+    invert: false,
+    tos: 0,
+    suppressPrefixLength: -1,
+    l3mdev: false,
+    unsupported: []
+  }
+  return { kind: 'rule', removed: false, rule: entry }
+}
+
+function gone<M extends StateMessage>(message: M): M {
+  return { ...message, removed: true }
+}
+
+function after(state: State, ...messages: StateMessage[]): Changes {
+  const changes = noChanges()
+  for (const message of messages) state.apply(message, changes)
+  return changes
+}
+
+/** Gateways in order, as the last byte; next hops of one route joined by '+'. */
+function gateways(state: State, key: string): string {
+  const list = (key.length > 12 ? state.routes6 : state.routes4).get(key) ?? []
+  return list
+    .map((entry) => entry.nexthops.map((leg) => Number.parseInt((leg.gateway ?? '00').slice(-2), 16)).join('+'))
+    .join(' ')
+}
+
+const p4 = '0a010000/16'
+const p6 = '20010db8000100000000000000000000/48'
+const r4 = (last: number, fields: Partial<Route> = {}): Route =>
+  route('10.1.0.0/16', [hop(2, `192.0.2.${last}`)], fields)
+const r6 = (...last: number[]): Route =>
+  route(
+    '2001:db8:1::/48',
+    last.map((n) => hop(2, `2001:db8::${n}`)),
+    { metric: 1024 }
+  )
+
+t.test(
+  '[Y6] IPv4: new routes stand before equal ones, appended ones behind, replaced ones in the first place',
+  async (t) => {
+    const state = new State()
+    t.same([...after(state, add(r4(1))).prefixes], [p4])
+    after(state, add(r4(2), { append: true }))
+    t.equal(gateways(state, p4), '1 2')
+    after(state, add(r4(3)))
+    t.equal(gateways(state, p4), '3 1 2')
+    after(state, add(r4(4), { replace: true }))
+    t.equal(gateways(state, p4), '4 1 2')
+    after(state, del(r4(1)))
+    t.equal(gateways(state, p4), '4 2')
+    t.equal(after(state, add(r4(2))).prefixes.size, 0, 'one that is there changes nothing')
+    after(state, del(r4(4)), del(r4(2)))
+    t.notOk(state.routes4.has(p4), 'no empty list stays')
+    t.equal(state.needsDump.size, 0)
+  }
+)
+
+t.test('[Y6] lists are sorted by table, metric and tos, and each of these is its own route', async (t) => {
+  const state = new State()
+  after(
+    state,
+    add(r4(1, { table: 1000 })),
+    add(r4(2, { metric: 50 })),
+    add(r4(3, { tos: 16 })),
+    add(r4(4)),
+    add(r4(5, { table: 100 }))
+  )
+  t.equal(gateways(state, p4), '5 4 3 2 1')
+  after(state, add(r4(6, { metric: 50 }), { replace: true }))
+  t.equal(gateways(state, p4), '5 4 3 6 1', 'a replacement touches its own metric only')
+  after(state, del(r4(1, { table: 1000 })))
+  t.equal(gateways(state, p4), '5 4 3 6')
+})
+
+t.test('[Y6] a change of protocol, MTU or type replaces in place and is reported', async (t) => {
+  const state = new State()
+  after(state, add(r4(1)))
+  for (const fields of [
+    { protocol: 12 },
+    { mtu: 1400 },
+    { preferredSource: hex('192.0.2.9') },
+    { unsupported: ['encapsulation'] }
+  ]) {
+    t.equal(after(state, add(r4(1, fields), { replace: true })).prefixes.size, 1)
+    t.match(state.routes4.get(p4), [fields])
+    t.equal(state.routes4.get(p4)?.length, 1)
+  }
+})
+
+t.test(
+  'a removal that fits none of the routes of its table and metric asks for a dump, but not in a replay',
+  async (t) => {
+    const state = new State()
+    after(state, add(r4(1)))
+    after(state, del(r4(9, { metric: 7 })))
+    t.equal(state.needsDump.size, 0, 'nothing to be unsure about')
+    state.apply(del(r4(9)), noChanges(), true)
+    t.equal(state.needsDump.size, 0)
+    after(state, del(r4(9)))
+    t.same([...state.needsDump], ['routes4'])
+    t.equal(gateways(state, p4), '1')
+  }
+)
+
+t.test('[Y6] IPv6 multipath: whole, by single messages, and taken apart hop by hop', async (t) => {
+  const state = new State()
+  after(state, add(r6(1)), add(r6(2)), add(r6(3), { append: true }))
+  t.equal(gateways(state, p6), '1+2+3', 'several messages are one route')
+  after(state, del(r6(2)))
+  t.equal(gateways(state, p6), '1+3')
+  after(state, add(r6(4, 1, 3), { append: true }))
+  t.equal(gateways(state, p6), '1+3+4', 'announced whole, whichever comes first')
+  t.equal(after(state, add(r6(3))).prefixes.size, 0, 'one that is known adds nothing')
+  after(state, add(r6(7, 8), { replace: true }))
+  t.equal(gateways(state, p6), '7+8')
+  after(state, del(r6(7, 8)))
+  t.notOk(state.routes6.has(p6))
+})
+
+t.test('IPv6 routes without a gateway stand side by side, and a replacement takes one of its own sort', async (t) => {
+  const state = new State()
+  const onDevice = (ifindex: number): Route => route('fe80::/64', [hop(ifindex)], { metric: 256, protocol: 2 })
+  const key = 'fe800000000000000000000000000000/64'
+  after(state, add(onDevice(2)), add(onDevice(3)), add(onDevice(4)))
+  t.equal(state.routes6.get(key)?.length, 3)
+  after(state, del(onDevice(3)))
+  t.same(
+    state.routes6.get(key)?.map((entry) => entry.nexthops[0]?.ifindex),
+    [2, 4]
+  )
+  const viaGateway = route('fe80::/64', [hop(9, 'fe80::9')], { metric: 256 })
+  after(state, add(viaGateway), add({ ...viaGateway, nexthops: [hop(8, 'fe80::8')] }, { replace: true }))
+  t.same(
+    state.routes6.get(key)?.map((entry) => entry.nexthops[0]?.ifindex),
+    [2, 4, 8]
+  )
+})
+
+t.test('a source prefix makes an IPv6 route another one', async (t) => {
+  const state = new State()
+  after(state, add(r6(1)), add({ ...r6(2), unsupported: ['from 2001:db8::/32'] }))
+  t.equal(gateways(state, p6), '1 2')
+  after(state, del(r6(1)))
+  t.equal(gateways(state, p6), '2')
+})
+
+t.test('routes by nexthop object follow the object and its group', async (t) => {
+  const state = new State()
+  after(state, link(2), nexthop(1, { nexthop: hop(2, '192.0.2.1') }), nexthop(2, { nexthop: hop(2, '192.0.2.2') }))
+  after(
+    state,
+    nexthop(10, {
+      group: [
+        { id: 1, weight: 5 },
+        { id: 2, weight: 300 }
+      ]
+    }),
+    add(r4(99, { nexthopId: 10 }))
+  )
+  t.equal(gateways(state, p4), '1+2')
+  t.same(
+    state.routes4.get(p4)?.[0]?.nexthops.map((leg) => leg.weight),
+    [5, 300]
+  )
+  t.ok(after(state, nexthop(2, { nexthop: hop(2, '192.0.2.22') })).all)
+  t.equal(gateways(state, p4), '1+22')
+  t.equal(state.needsDump.size, 0)
+  after(state, gone(nexthop(1, {})))
+  t.equal(gateways(state, p4), '22')
+  t.same(
+    new Set(state.needsDump),
+    new Set(['nexthops', 'routes4', 'routes6']),
+    '[Y5] what the kernel removed silently is asked for'
+  )
+})
+
+t.test(
+  '[Y5] link down, loss of carrier, link and address removal ask for the dumps that show what vanished',
+  async (t) => {
+    const silent = new Set(['nexthops', 'routes4', 'routes6'])
+    const watched = { ...link(2), running: false }
+    for (const message of [link(2, { up: false }), link(2, { carrier: false }), gone(link(2)), watched]) {
+      const state = new State()
+      after(state, link(2), add(r4(1)))
+      t.equal(state.needsDump.size, 0)
+      t.ok(after(state, message).all)
+      t.same(new Set(state.needsDump), silent)
+    }
+    const state = new State()
+    after(state, link(2), address(2, '2001:db8::1'))
+    t.equal(state.needsDump.size, 0)
+    after(state, address(2, '192.0.2.1'))
+    t.same([...state.needsDump], ['routes4'], 'a new IPv4 address revives next hops')
+    state.needsDump.clear()
+    after(state, gone(address(2, '192.0.2.1')))
+    t.same([...state.needsDump], ['routes4'])
+    after(state, gone(address(2, '2001:db8::1')))
+    t.same([...state.needsDump], ['routes4', 'routes6'])
+    t.equal(after(new State(), link(3, { mtu: 9000 }), link(3, { mtu: 1400 })).all, true)
+  }
+)
+
+t.test(
+  '[Y7] a device that goes takes its addresses and neighbours along, and late events leave no trace',
+  async (t) => {
+    const state = new State()
+    after(
+      state,
+      link(2),
+      link(3),
+      address(2, '192.0.2.1'),
+      neighbour(2, '192.0.2.5'),
+      neighbour(22, '192.0.2.5'),
+      neighbour(3, '192.0.2.6')
+    )
+    t.equal(state.neighbours.size, 2, 'device 22 does not exist')
+    const changes = after(state, gone(link(2)))
+    t.same([...changes.neighbours], ['2/c0000205'])
+    t.same([...state.neighbours.keys()], ['3/c0000206'])
+    t.equal(state.addresses.size, 0)
+    after(state, neighbour(2, '192.0.2.5'), address(2, '192.0.2.1'))
+    t.equal(state.neighbours.size + state.addresses.size, 1)
+  }
+)
+
+t.test('neighbour changes are precise, and repetitions are none', async (t) => {
+  const state = new State()
+  after(state, link(2))
+  t.same([...after(state, neighbour(2, '192.0.2.5')).neighbours], ['2/c0000205'])
+  t.equal(after(state, neighbour(2, '192.0.2.5')).neighbours.size, 0)
+  t.equal(after(state, neighbour(2, '192.0.2.5', { mac: '020000000009' })).neighbours.size, 1)
+  t.same([...after(state, gone(neighbour(2, '192.0.2.5'))).neighbours], ['2/c0000205'])
+  t.equal(after(state, gone(neighbour(2, '192.0.2.5'))).neighbours.size, 0)
+})
+
+t.test('rules keep the order of priority and creation', async (t) => {
+  const state = new State()
+  after(state, rule(32766, 254), rule(100, 7), rule(100, 8), rule(0, 255))
+  t.same(
+    state.rules.map((entry) => entry.table),
+    [255, 7, 8, 254]
+  )
+  t.equal(after(state, rule(100, 7)).all, false)
+  t.equal(after(state, gone(rule(100, 7))).all, true)
+  t.same(
+    state.rules.map((entry) => entry.table),
+    [255, 8, 254]
+  )
+})
+
+t.test('[Y2] events older than the dump, replayed after it, end where the kernel is', async (t) => {
+  const sequences: [string, StateMessage[], string][] = [
+    ['add, replace', [add(r4(1)), add(r4(2), { replace: true })], '2'],
+    ['replace twice', [add(r4(1), { replace: true }), add(r4(2), { replace: true })], '2'],
+    ['add, delete, add another', [add(r4(1)), del(r4(1)), add(r4(2))], '2'],
+    ['add, append, delete the first', [add(r4(1)), add(r4(2), { append: true }), del(r4(1))], '2'],
+    ['add, append, replace', [add(r4(1)), add(r4(2), { append: true }), add(r4(3), { replace: true })], '3 2'],
+    ['IPv6 by hops', [add(r6(1)), add(r6(2, 1), { append: true }), del(r6(1)), add(r6(3, 2), { append: true })], '2+3'],
+    ['IPv6 replaced', [add(r6(1)), add(r6(1, 2), { append: true }), add(r6(4), { replace: true })], '4']
+  ]
+  for (const [name, events, expected] of sequences) {
+    const kernel = new State()
+    after(kernel, ...events)
+    const key = events.some((event) => event.kind === 'route' && event.route.family === 6) ? p6 : p4
+    t.equal(gateways(kernel, key), expected, name)
+    // Dumped after each of the events, with all of them still in the queue.
+    for (let seen = 0; seen <= events.length; seen++) {
+      const source = new State()
+      after(source, ...events.slice(0, seen))
+      const state = new State()
+      state.replaceAll(
+        key === p6 ? 'routes6' : 'routes4',
+        [...source.routes4.values(), ...source.routes6.values()].flat().map((entry) => add(entry))
+      )
+      for (const event of events) state.apply(event, noChanges(), true)
+      t.equal(gateways(state, key), expected, `${name}: dumped after ${seen}`)
+    }
+  }
+})
+
+t.test('[Y3] a fresh dump is applied as a difference: what stays is untouched, and no moment is empty', async (t) => {
+  const state = new State()
+  const routes = Array.from({ length: 10_000 }, (_, i) => route(`10.${i >> 8}.${i & 255}.0/24`, [hop(2, '192.0.2.1')]))
+  const changes = state.replaceAll(
+    'routes4',
+    routes.map((entry) => add(entry))
+  )
+  t.equal(changes.prefixes.size, 10_000)
+  t.equal(
+    state.replaceAll(
+      'routes4',
+      routes.map((entry) => add({ ...entry }))
+    ).prefixes.size,
+    0
+  )
+  t.equal(state.routes4.get('0a000500/24')?.[0], routes[5], 'the object of before')
+
+  const replacement = state.beginReplace('routes4')
+  for (const entry of routes.slice(2)) replacement.add(add({ ...entry }))
+  replacement.add(add(route('172.16.0.0/12', [hop(2, '192.0.2.1')])))
+  const difference = noChanges()
+  let steps = 0
+  for (const _ of replacement.finish(difference)) {
+    steps++
+    t.equal(state.routes4.size, 10_000, 'the old table stands until the end')
+  }
+  t.ok(steps > 1)
+  t.same([...difference.prefixes].sort(), ['0a000000/24', '0a000100/24', 'ac100000/12'])
+  t.equal(state.routes4.size, 9_999)
+
+  after(state, link(2), link(3), neighbour(2, '192.0.2.1'), neighbour(2, '192.0.2.2'), address(2, '192.0.2.9'))
+  const fewer = state.replaceAll('neighbours', [
+    neighbour(2, '192.0.2.2'),
+    neighbour(3, '192.0.2.3'),
+    neighbour(77, '192.0.2.4')
+  ])
+  t.same([...fewer.neighbours].sort(), ['2/c0000201', '3/c0000203'])
+  t.equal(state.replaceAll('links', [link(2), link(3)]).all, false)
+  t.equal(state.replaceAll('links', [link(3)]).all, true)
+  t.same([...state.neighbours.keys()], ['3/c0000203'], 'links that are gone in a dump take their facts along')
+  t.equal(state.addresses.size, 0)
+})
+
+t.test('100,000 routes need little memory', async (t) => {
+  const collect = globalThis.gc
+  const state = new State()
+  const before = process.memoryUsage().heapUsed
+  const replacement = state.beginReplace('routes4')
+  const shared = [hop(2, '192.0.2.1')]
+  for (let i = 0; i < 100_000; i++) {
+    const destination = (0x0a000000 + i * 256).toString(16).padStart(8, '0')
+    replacement.add(add({ ...route('10.0.0.0/24', shared), destination }))
+  }
+  Array.from(replacement.finish(noChanges()))
+  collect?.()
+  const megabytes = (process.memoryUsage().heapUsed - before) / 1e6
+  t.equal(state.routes4.size, 100_000)
+  t.ok(megabytes < (collect ? 60 : 200), `${megabytes.toFixed(0)} MB`)
+})

@@ -1,0 +1,36 @@
+// hostrouted --remove, which scripts/uninstall relies on, in a lab.
+
+import { existsSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+import { OUTSIDE } from '../lab/addresses.js'
+import { Lab } from '../lab/lab.js'
+import { until } from '../lab/process.js'
+
+const daemonFile = fileURLToPath(new URL('../../src/daemon/main.js', import.meta.url))
+
+t.test('[L5] --remove takes off what a killed daemon left, and refuses beside a living one', async (t) => {
+  const lab = await Lab.create({ nodes: 1, pods: 2 })
+  t.teardown(() => lab.close())
+  const node = lab.node(0)
+  const { runDirectory, pinDirectory } = await node.startDaemon()
+  const directories = ['--run-directory', runDirectory, '--pin-directory', pinDirectory]
+  const remove = () => node.exec([process.execPath, daemonFile, '--remove', ...directories])
+  const managed = async () => (await node.run(['ip', '-d', 'neigh', 'show'])).match(/\bmanaged\b/g)?.length ?? 0
+  const attached = async () => (await node.run(['bpftool', '-j', 'net'])).match(/from_pod|from_uplink/g)?.length ?? 0
+  await node.pod(0).ping(OUTSIDE.v4, { count: 2 })
+  await until('pods and gateways are managed', async () => (await managed()) >= 5, 10_000)
+  const refused = await remove()
+  t.equal(refused.status, 2)
+  t.match(refused.stdout, /another hostrouted already runs/)
+  t.equal(await attached(), 3)
+  await node.daemon.kill('SIGKILL')
+  t.equal(await attached(), 3)
+  const removed = await remove()
+  t.equal(removed.status, 0, removed.stdout + removed.stderr)
+  t.match(removed.stdout, /removed from this node: .* \d neighbours are the kernel's own again/)
+  t.equal(await attached(), 0)
+  t.equal(await managed(), 0)
+  t.notOk(existsSync(pinDirectory))
+  t.equal((await remove()).status, 0, 'with nothing to remove it succeeds as well')
+})

@@ -1,0 +1,127 @@
+// Which test files run on which kernels. Rows that want the same kernel and the
+// same security modules, or do not care which, share a machine; their files run
+// one after another in it, in this order, each in a network namespace of its own.
+
+import { existsSync, readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { type KernelName, offeredKernels, treeRoot } from './kernels.js'
+
+export interface VmSuite {
+  /** What the row proves, as the name of its test. */
+  name: string
+  kernels: KernelName[]
+  /** Sources of test files, or folders: all test files below them. */
+  files: string[]
+  lsm?: string
+  modules?: string[]
+  /** For all files of the row together. */
+  timeoutSeconds: number
+}
+
+/** One boot. */
+export interface VmMachine {
+  kernel: KernelName
+  lsm?: string
+  suites: VmSuite[]
+}
+
+const probe = 'test/vm/kernel-probe.ts'
+const objectLoad = 'test/vm/object-load.ts'
+
+export const suites: VmSuite[] = [
+  {
+    name: 'machine, verifier and hooks',
+    kernels: ['6.1', '6.8', '6.12'],
+    files: [probe, objectLoad, 'test/native/attach.test.ts'],
+    timeoutSeconds: 300
+  },
+  {
+    // The newest kernel is the build machine's: there all tests of the addon run.
+    name: 'addon on the oldest kernel',
+    kernels: ['6.1'],
+    files: ['test/native/map.test.ts', 'test/native/object.test.ts'],
+    timeoutSeconds: 200
+  },
+  {
+    name: 'programs',
+    kernels: ['6.1', '6.8', '6.12'],
+    files: [
+      'test/bpf/from_pod.test.ts',
+      'test/bpf/from_uplink.test.ts',
+      'test/bpf/odd_packets.test.ts',
+      'test/bpf/uplink_filter.test.ts'
+    ],
+    timeoutSeconds: 400
+  },
+  {
+    name: 'the daemon in a lab',
+    kernels: ['6.1', '6.8', '6.12'],
+    files: ['test/vm/forwarding.ts'],
+    timeoutSeconds: 400
+  },
+  {
+    // Where attaching the guard's LSM programs succeeds and refuses nothing.
+    name: 'no bpf among the security modules',
+    kernels: ['6.12'],
+    files: [probe],
+    lsm: 'landlock,yama,apparmor',
+    timeoutSeconds: 300
+  },
+  {
+    name: 'guard by LSM',
+    kernels: ['6.12'],
+    files: ['test/guard/hooks.ts'],
+    lsm: 'landlock,yama,apparmor,bpf',
+    timeoutSeconds: 400
+  },
+  {
+    name: 'guard by fmod_ret',
+    kernels: ['6.1', '6.8'],
+    files: ['test/guard/hooks.ts'],
+    lsm: 'landlock,yama,apparmor',
+    timeoutSeconds: 400
+  },
+  {
+    name: 'guard by fmod_ret, all tools',
+    kernels: ['6.12'],
+    files: ['test/guard/all-tools.ts', 'test/guard/all-modes.ts'],
+    lsm: 'landlock,yama,apparmor',
+    timeoutSeconds: 600
+  }
+]
+
+/** As few boots as the rows need on the kernels which this distribution offers; the longest first. */
+export function machinesOf(rows: readonly VmSuite[]): VmMachine[] {
+  const machines = offeredKernels().flatMap((kernel) => {
+    const wanted = rows.filter((row) => row.kernels.includes(kernel))
+    const lists = new Set(wanted.flatMap((row) => row.lsm ?? []))
+    const machines: VmMachine[] = [...lists].map((lsm) => ({
+      kernel,
+      lsm,
+      suites: wanted.filter((row) => row.lsm === lsm)
+    }))
+    const anywhere = wanted.filter((row) => row.lsm === undefined)
+    const [least] = machines.sort((one, other) => limitOf(one) - limitOf(other))
+    if (least) least.suites.unshift(...anywhere)
+    else if (anywhere.length > 0) machines.push({ kernel, suites: anywhere })
+    return machines
+  })
+  return machines.sort((one, other) => limitOf(other) - limitOf(one))
+}
+
+/** Seconds, without the boot. */
+export function limitOf(machine: VmMachine): number {
+  return machine.suites.reduce((sum, suite) => sum + suite.timeoutSeconds, 0)
+}
+
+/** Test sources of a row, relative to the work tree. Throws when an entry names nothing. */
+export function testFilesOf(suite: VmSuite): string[] {
+  return suite.files.flatMap((entry) => {
+    const path = join(treeRoot, entry)
+    if (entry.endsWith('.ts') && existsSync(path)) return [entry]
+    const found = existsSync(path) ? readdirSync(path, { recursive: true, encoding: 'utf8' }) : []
+    const tests = found.filter((file) => file.endsWith('.test.ts')).sort()
+    if (tests.length === 0) throw new Error(`test/vm/suites.ts: ${entry} holds no test file`)
+    return tests.map((file) => join(entry, file))
+  })
+}
