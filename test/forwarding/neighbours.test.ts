@@ -75,6 +75,14 @@ t.test('[N3] [N5] the gateway’s MAC changes, under 1,000 routes', async (t) =>
   await until('all routes lead to one next hop', async () => (await gateway())[0]?.routes === 1002, 5_000)
   t.equal((await gateway()).length, 1, '[N5] one next hop for 1,002 routes')
 
+  // Before the first change: an entry keeps the timer (15 to 45 s) that it got when it was last confirmed.
+  const quick = { base_reachable_time_ms: 1000, delay_first_probe_time: 1, interval_probe_time_ms: 1000 }
+  for (const stack of ['ipv4', 'ipv6']) {
+    for (const [key, value] of Object.entries({ ...quick, retrans_time_ms: 200 })) {
+      const device = key === 'interval_probe_time_ms' ? ['up0', 'default'] : ['up0']
+      for (const each of device) await node.exec(['sysctl', '-qw', `net.${stack}.neigh.${each}.${key}=${value}`])
+    }
+  }
   await lab.router.sysctl({ 'net.ipv4.conf.br0.arp_notify': 1, 'net.ipv6.conf.br0.ndisc_notify': 1 })
   for (const [index, family] of families.entries()) {
     const lost = await lostWhile(lab, node, OUTSIDE[family], `02:04:00:00:0e:0${index}`)
@@ -85,18 +93,6 @@ t.test('[N3] [N5] the gateway’s MAC changes, under 1,000 routes', async (t) =>
   // silently: only the kernel's own probing can find out
   await lab.router.sysctl({ 'net.ipv4.conf.br0.arp_notify': 0, 'net.ipv6.conf.br0.ndisc_notify': 0 })
   for (const [index, family] of families.entries()) {
-    const stack = family === 'v4' ? 'ipv4' : 'ipv6'
-    const keys = {
-      base_reachable_time_ms: 1000,
-      delay_first_probe_time: 1,
-      interval_probe_time_ms: 1000,
-      retrans_time_ms: 200
-    }
-    for (const [key, value] of Object.entries(keys)) {
-      const device = key === 'interval_probe_time_ms' ? ['up0', 'default'] : ['up0']
-      for (const each of device) await node.exec(['sysctl', '-qw', `net.${stack}.neigh.${each}.${key}=${value}`])
-    }
-    await sleep(1_500)
     const lost = await lostWhile(lab, node, OUTSIDE[family], `02:04:00:00:0f:0${index}`)
     t.ok(lost.length <= 800, `${family}: silently replaced; ${lost.length} pings of 10 ms lost`)
   }
