@@ -24,6 +24,11 @@ static __always_inline void copy_mac(__u8 *to, const __u8 *from)
 	*(__u16 *)(to + 4) = *(const __u16 *)(from + 4);
 }
 
+static __always_inline bool no_mac(const __u8 *mac)
+{
+	return !(*(const __u32 *)mac | *(const __u16 *)(mac + 4));
+}
+
 static __always_inline void write_port(struct packet *p, void *l4, __be16 port, bool source)
 {
 	__be16 *at = l4;
@@ -150,14 +155,39 @@ static __always_inline int send_to_neighbour(struct packet *p, struct nexthop *n
 	return REASON_TO_NEIGHBOUR;
 }
 
-/* Away from the node. A MAC is used only while the kernel vouches for it. */
+/*
+ * What conntrack takes for the beginning of a flow, or does not follow. Of the
+ * rest it would say "invalid" in the stack, unless it has seen the beginning.
+ */
+static __always_inline bool may_begin(const struct packet *p, bool six)
+{
+	if (p->fragment)
+		return true;
+	if (p->protocol == IPPROTO_TCP)
+		return !is_mid_flow(p);
+	if (is_echo(p, six))
+		return p->icmp_type == (six ? ICMPV6_ECHO_REQUEST : ICMP_ECHO);
+	return true;
+}
+
+/*
+ * Away from the node. A MAC is used only while the kernel vouches for it. One
+ * that is there but stale is for bpf_redirect_neigh, which has it refreshed.
+ * That would also resolve an absent one, but tell nobody when it cannot be; so
+ * the stack gets the packet, which delivers it or answers host unreachable. Not
+ * if SNAT is due: the stack would send it with the pod's address.
+ */
 static __always_inline int send_to_uplink(struct packet *p, struct nexthop *nexthop, struct rewrite *new, bool six)
 {
+	bool resolved = true;
+
 	new->to = NULL;
 	new->from = nexthop->source_mac;
 	if (nexthop->flags & NEXTHOP_GATEWAY) {
 		if (nexthop->mac_known)
 			new->to = nexthop->mac;
+		else
+			resolved = !no_mac(nexthop->mac);
 	} else {
 		struct neighbour_key key = { .ifindex = nexthop->ifindex };
 		struct neighbour *neighbour;
@@ -166,7 +196,10 @@ static __always_inline int send_to_uplink(struct packet *p, struct nexthop *next
 		neighbour = bpf_map_lookup_elem(&neighbours, &key);
 		if (neighbour && neighbour->known)
 			new->to = neighbour->mac;
+		resolved = neighbour; /* only with a MAC are they in the map */
 	}
+	if (!resolved && new->what == NAT_NONE && may_begin(p, six))
+		return REASON_UNRESOLVED;
 	if (!rewrite(p, new, six))
 		return REASON_MALFORMED;
 	p->skb->mark = 0;

@@ -18,7 +18,7 @@
 
 #include <linux/types.h>
 
-#define HR_LAYOUT 1
+#define HR_LAYOUT 2
 
 /* Table sizes that index arithmetic relies on: powers of two. */
 #define DEVICE_SLOTS 16384 /* devices: ifindex & (DEVICE_SLOTS - 1) */
@@ -57,6 +57,7 @@ enum reason {
 	REASON_OLDER_FLOW,     /* connection from before hostroute: conntrack has it */
 	REASON_NO_SOURCE,      /* SNAT is due, no source address on the device */
 	REASON_NODE,           /* from an uplink, for the node or beyond it */
+	REASON_UNRESOLVED,     /* the next hop's MAC is not known: the kernel asks, and tells if nobody answers */
 
 	REASON_DROP_SPOOF,     /* source address is not the pod's */
 	REASON_DROP_PORTS,     /* no free SNAT port towards this remote */
@@ -64,7 +65,7 @@ enum reason {
 	REASON_DROP_PROTOCOL,  /* REASON_PROTOCOL, configured as drop */
 	REASON_DROP_MALFORMED, /* XDP: header no stack would take */
 	REASON_DROP_MARTIAN,   /* XDP: source that cannot be on the wire */
-	REASON_MAX = 32,       /* room to grow; fixes the counters' row length */
+	REASON_MAX = 64,       /* room to grow; fixes the counters' row length */
 };
 #define REASON_FIRST_STACK REASON_OFF
 #define REASON_FIRST_DROP REASON_DROP_SPOOF

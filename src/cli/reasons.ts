@@ -68,6 +68,10 @@ const reasons: Record<string, ReasonWords> = {
     remedy: 'give the uplink an address: ip address show'
   },
   node: { words: 'from an uplink, for the node or beyond it', remedy: '' },
+  unresolved: {
+    words: "the next hop's MAC is not known: the kernel asks for it, or says that the host is unreachable",
+    remedy: 'normal for first packets; if it goes on the host is not there: ip neigh show ADDRESS'
+  },
 
   'drop-spoof': {
     words: "the source address is not the pod's own",

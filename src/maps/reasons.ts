@@ -12,7 +12,7 @@ export interface Reason {
 }
 
 /** REASON_MAX: counters a device has. */
-export const REASON_MAX = 32
+export const REASON_MAX = 64
 
 function list(kind: ReasonKind, first: number, entries: [name: string, text: string][]): Reason[] {
   return entries.map(([name, text], index) => ({ code: first + index, name, kind, text }))
@@ -45,7 +45,8 @@ const stack = list('stack', forwarded.length, [
   ['protocol', 'SNAT is due and the protocol has no ports'],
   ['older-flow', 'connection from before hostroute: conntrack has it'],
   ['no-source', 'SNAT is due and the device has no source address'],
-  ['node', 'from an uplink, for the node or beyond it']
+  ['node', 'from an uplink, for the node or beyond it'],
+  ['unresolved', 'the MAC address of the next hop is not known yet']
 ])
 
 const drop = list('drop', forwarded.length + stack.length, [

@@ -11,7 +11,7 @@ export const reasons = [...header.matchAll(/^\tREASON_(\w+)(?: = 0)?,/gm)].map((
   match[1]!.toLowerCase().replaceAll('_', '-')
 )
 
-export const REASON_MAX = 32
+export const REASON_MAX = 64
 
 export const Control = { on: 1, monitor: 2, snat: 4, dropProtocols: 8 } as const
 export const Timeout = { opening: 0, established: 1, closing: 2, udpOneWay: 3, udpReplied: 4, icmp: 5 } as const
@@ -100,17 +100,24 @@ export interface NexthopRow {
   ifindex: number
   gateway?: string
   mac?: string
+  /** false: the MAC is stale; true when absent. */
+  known?: boolean
   sourceMac: string
   mtu?: number
   snat4?: string
   snat6?: string
 }
 
+/** The eight bytes that say a MAC and whether the kernel vouches for it. */
+function macAndKnown(mac: string, known = true): Buffer {
+  return Buffer.concat([macBytes(mac), Buffer.from([known ? 1 : 0, 0])])
+}
+
 export function encodeNexthop(nexthop: NexthopRow): Buffer {
   const flags = (nexthop.gateway ? 1 : 0) | (nexthop.snat4 ? 2 : 0) | (nexthop.snat6 ? 4 : 0)
   return Buffer.concat([
     u32(nexthop.ifindex, flags),
-    nexthop.mac ? Buffer.concat([macBytes(nexthop.mac), Buffer.from([1, 0])]) : zeros(8),
+    nexthop.mac ? macAndKnown(nexthop.mac, nexthop.known) : zeros(8),
     macBytes(nexthop.sourceMac),
     zeros(2),
     nexthop.gateway ? mapped(nexthop.gateway) : zeros(16),
@@ -125,11 +132,8 @@ export function encodeGroup(legs: number[]): Buffer {
   return u32(...Array.from({ length: 64 }, (_, index) => legs[index % legs.length]!))
 }
 
-export function encodeNeighbour(ifindex: number, address: string, mac: string): { key: Buffer; value: Buffer } {
-  return {
-    key: Buffer.concat([u32(ifindex), mapped(address)]),
-    value: Buffer.concat([macBytes(mac), Buffer.from([1, 0])])
-  }
+export function encodeNeighbour(ifindex: number, address: string, mac: string, known = true) {
+  return { key: Buffer.concat([u32(ifindex), mapped(address)]), value: macAndKnown(mac, known) }
 }
 
 export function encodeMasquerade(epoch: number, prefix: string): Buffer {
@@ -155,7 +159,7 @@ export function encodeControl(control: ControlValues): Buffer {
   times.writeBigUInt64LE(control.olderUntil, 8)
   const timeouts = Array.from({ length: 8 }, (_, index) => control.timeouts[index] ?? 0)
   return Buffer.concat([
-    u32(1, control.flags),
+    u32(2, control.flags),
     times,
     u32(control.routeGeneration, control.epoch, control.portCount, control.eventRate, ...timeouts, 250, 0)
   ])

@@ -150,8 +150,8 @@ export function testNode(options: NodeOptions = {}) {
     }
   }
 
-  function setNeighbour(uplink: UplinkName, address: string, mac: string): void {
-    const { key, value } = layout.encodeNeighbour(ifindexOf(uplink), address, mac)
+  function setNeighbour(uplink: UplinkName, address: string, mac: string, known = true): void {
+    const { key, value } = layout.encodeNeighbour(ifindexOf(uplink), address, mac, known)
     map('neighbours').update(key, value)
   }
 
@@ -176,7 +176,7 @@ export function testNode(options: NodeOptions = {}) {
     // One row for both families: a gateway of each would be two rows in life.
     setNexthop(0, 'up0', { gateway: '192.0.2.1' })
     setNexthop(1, 'up0')
-    setNexthop(2, 'up0', { gateway: '192.0.2.2', mac: undefined })
+    setNexthop(2, 'up0', { gateway: '192.0.2.2', known: false })
     setNexthop(3, 'up1', { gateway: '203.0.113.1' })
     setNexthop(4, 'up0', { gateway: '192.0.2.1', mtu: 1280 })
     setNexthop(5, 'up0', { gateway: '192.0.2.1', snat4: undefined, snat6: undefined })

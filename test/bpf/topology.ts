@@ -25,7 +25,7 @@ export const onLink = { 4: '192.0.2.50', 6: '2001:db8::50', mac: '02:00:00:00:50
 export const to = {
   /** default route, gateway known, SNAT due */
   external: { 4: '8.8.8.8', 6: '2600::8' },
-  /** gateway without a known MAC, no SNAT */
+  /** gateway whose MAC is stale, no SNAT */
   remoteNode: { 4: '10.2.0.5', 6: 'fd00:2::5' },
   onLink,
   onLinkUnknown: { 4: '192.0.2.77', 6: '2001:db8::77' },

@@ -1,6 +1,6 @@
 // Next hops and their MAC addresses: unresolved, unreachable, moved.
 
-import t from 'tap'
+import t, { type Test } from 'tap'
 import type { NexthopRow } from '../../src/control/api.js'
 import { OUTSIDE } from '../lab/addresses.js'
 import { readPing } from '../lab/host.js'
@@ -11,39 +11,84 @@ import { asTheKernelDoes, control, counted, servedLab } from './served.js'
 
 const families = ['v4', 'v6'] as const
 
-t.test('on-link hosts that come, are not there, and come again', async (t) => {
+const ranges = { v4: '10.244.1.0/24', v6: 'fd00:244:1::/64' }
+
+/** A lab whose router knows the way to node 1's pods. */
+async function onLinkLab(t: Test): Promise<Lab> {
   const lab = await servedLab(t, { pods: 1 })
+  const { address } = lab.node(0)
+  await lab.router.ip(...families.map((family) => `route add ${ranges[family]} via ${address[family]}`))
+  return lab
+}
+
+/** A host on the uplink's segment comes up. */
+function add(lab: Lab, address: string): Promise<void> {
+  return lab.router.ip(`addr add ${address}/${address.includes(':') ? '64 dev br0 nodad' : '24 dev br0'}`)
+}
+
+/** The packets that `device` of `host` sees of an address come up under a ping every 20 ms: their sequence numbers. */
+async function arrivalsAt(lab: Lab, address: string): Promise<number[]> {
+  const ping = lab.node(0).pod(0).startPing(address, { interval: 20 })
+  const filter = address.includes(':') ? 'icmp6 and ip6[40] == 128' : 'icmp[icmptype] == icmp-echo'
+  const arrivals = await lab.router.capture('br0', `${filter} and dst ${address}`)
+  await add(lab, address)
+  await until('the host answers', () => readPing(ping.stdout).received > 40, 15_000)
+  await ping.stop('SIGINT')
+  return (await arrivals.stop()).map(({ packet }) => (packet.l4?.rest ?? 0) & 0xffff)
+}
+
+t.test('[N1] the very first packet to an unresolved host is delivered, the next ones by the fast path', async (t) => {
+  const lab = await onLinkLab(t)
   const node = lab.node(0)
   const pod = node.pod(0)
-  const range = { v4: '10.244.1.0/24', v6: 'fd00:244:1::/64' }
-  const add = (address: string, mask: number) =>
-    lab.router.ip(`addr add ${address}/${mask} dev br0${mask > 32 ? ' nodad' : ''}`)
-  await lab.router.ip(`route add ${range.v4} via ${node.address.v4}`, `route add ${range.v6} via ${node.address.v6}`)
-  const hosts = { v4: ['192.168.100.50', '192.168.100.60'], v6: ['fd00:168:100::50', 'fd00:168:100::60'] }
+  const there = { v4: '192.168.100.50', v6: 'fd00:168:100::50' }
+  const late = { v4: '192.168.100.70', v6: 'fd00:168:100::70' }
   for (const family of families) {
-    const mask = family === 'v4' ? 24 : 64
-    const [there = '', absent = ''] = hosts[family]
-
-    await add(there, mask)
-    const before = await counted(node, 'forwarded')
-    const first = await pod.ping(there, { count: 1 })
-    t.match(first, { sent: 1, received: 1 }, `[N1] ${family}: the very first packet to an unresolved host is delivered`)
-    t.ok((await counted(node, 'forwarded')) > before, 'by the fast path')
-
-    const answers = async () => {
-      const { output } = await pod.ping(absent, { count: 2, interval: 1000, wait: 3500 })
-      return [...new Set(output.match(/From \S+ .*[Uu]nreachable.*/g)?.map((line) => line.replace(/icmp_seq=\d+/, '')))]
-    }
-    const kernel = await asTheKernelDoes(node, answers)
-    t.match(kernel[0], /unreachable/i, `${family}: the kernel says ${kernel[0]}`)
-    const todo =
-      'bpf_redirect_neigh tells nobody when the neighbour does not answer; such packets would have to take the stack'
-    t.strictSame(await answers(), kernel, `[N2] ${family}: an absent host is as unreachable as with the kernel`, {
-      todo
+    await add(lab, there[family])
+    const before = await counted(node, 'unresolved')
+    t.match(await pod.ping(there[family], { count: 1 }), { sent: 1, received: 1 }, `${family}: delivered`)
+    t.equal(await counted(node, 'unresolved'), before + 1, 'by the kernel, which asked for its MAC')
+    await until('the fast path has it', async () => {
+      const fast = await counted(node, 'to-uplink')
+      await pod.ping(there[family], { count: 1 })
+      return (await counted(node, 'to-uplink')) > fast
     })
-    await add(absent, mask)
-    await until('the host answers', async () => (await pod.ping(absent, { count: 1, wait: 300 })).received === 1, 5_000)
-    t.equal((await pod.ping(absent, { count: 5 })).lost.length, 0, `[N2] ${family}: reached as soon as it is there`)
+    const sequences = await arrivalsAt(lab, late[family])
+    const sorted = [...sequences].sort((a, b) => a - b)
+    t.strictSame(sequences, sorted, `${family}: what had to wait in the kernel is not overtaken`)
+    t.ok(sequences.length > 40, `${sequences.length} echoes in the order they were sent`)
+  }
+})
+
+t.test('[N2] an absent on-link host is as unreachable as with the kernel, until it is there', async (t) => {
+  const lab = await onLinkLab(t)
+  const node = lab.node(0)
+  const pod = node.pod(0)
+  const absent = { v4: '192.168.100.60', v6: 'fd00:168:100::60' }
+  const answers = () =>
+    Promise.all(
+      families.map(async (family) => {
+        const { output } = await pod.ping(absent[family], { count: 2, interval: 1000, wait: 3500 })
+        const lines = output.match(/From \S+ .*[Uu]nreachable.*/g) ?? []
+        return [...new Set(lines.map((line) => line.replace(/icmp_seq=\d+/, '')))]
+      })
+    )
+  const connects = async () => {
+    const found = await pod.askAll(
+      families.map((family) => ({ protocol: 'tcp', address: absent[family], port: 7, timeout: 8_000 }))
+    )
+    return found.map(({ error }) => error?.replace(/ - Local.*/, ''))
+  }
+  const both = () => Promise.all([answers(), connects()])
+  const kernel = await asTheKernelDoes(node, both)
+  t.match(kernel.flat(2), [/unreachable/i, /unreachable/i, /EHOSTUNREACH/, /EHOSTUNREACH/])
+  t.strictSame(await both(), kernel, `a ping is told ${kernel[0].join(', ')}; a connect ${kernel[1].join(', ')}`)
+  t.ok((await counted(node, 'unresolved')) > 0, 'counted as unresolved')
+  for (const family of families) {
+    await add(lab, absent[family])
+    const there = async () => (await pod.ping(absent[family], { count: 1, wait: 300 })).received === 1
+    await until('the host answers', there, 10_000)
+    t.equal((await pod.ping(absent[family], { count: 5 })).lost.length, 0, `${family}: reached as soon as it is there`)
   }
 })
 

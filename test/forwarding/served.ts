@@ -2,19 +2,22 @@
 // each test of forwarding and of the daemon's life.
 
 import type { Test } from 'tap'
-import type { DropRow, ReasonClass, Status } from '../../src/control/api.js'
+import type { DropRow, NexthopRow, ReasonClass, Status } from '../../src/control/api.js'
 import { type ControlClient, controlClient } from '../../src/control/client.js'
 import { OUTSIDE } from '../lab/addresses.js'
 import type { DaemonOptions } from '../lab/daemon.js'
 import { readPing } from '../lab/host.js'
 import { Lab, type LabOptions } from '../lab/lab.js'
 import type { LabNode } from '../lab/node.js'
-import { sleep } from '../lab/process.js'
+import { sleep, until } from '../lab/process.js'
 
 /** Neither checks nor guard: these tests put rules beside hostroute on purpose. */
 export const plain = { checks: 'off', guard: { mode: 'off' } }
 
-/** A lab with an echo server outside (port 7) and a daemon on each node; gone when the test ends. One node when `nodes` is absent. */
+/**
+ * A lab with an echo server outside (port 7) and a daemon on each node; gone when the test ends. One node when `nodes`
+ * is absent. The gateways' MACs are known: no packet through them is the kernel's for want of one.
+ */
 export async function servedLab(
   t: Pick<Test, 'teardown'>,
   options: LabOptions = {},
@@ -24,6 +27,13 @@ export async function servedLab(
   t.teardown(() => lab.close())
   const config = { ...plain, ...daemon.config }
   await Promise.all([...lab.nodes.map((node) => node.startDaemon({ ...daemon, config })), lab.outside.echo(7)])
+  for (const node of lab.nodes) {
+    const resolved = async () => {
+      const { value } = await control(node).get<NexthopRow[]>('/v1/nexthops')
+      return value.every(({ gateway, mac }) => gateway === null || mac !== null)
+    }
+    await until(`${node.name} knows its gateways`, resolved, daemon.timeout ?? 15_000)
+  }
   return lab
 }
 
