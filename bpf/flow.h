@@ -112,6 +112,12 @@ static __always_inline bool keep_alive(__u32 *life)
 	return *life == FLOW_LIVE || __sync_val_compare_and_swap(life, FLOW_DYING, FLOW_LIVE) != FLOW_DEAD;
 }
 
+/* keep_alive() for this packet; a traced one only looks. */
+static __always_inline bool usable(const struct packet *p, __u32 *life)
+{
+	return p->trace ? *life != FLOW_DEAD : keep_alive(life);
+}
+
 /* true: the caller, and only the caller, deletes the entry. */
 static __always_inline bool claim(__u32 *life)
 {
@@ -130,6 +136,20 @@ static __always_inline void touch(struct flow *flow, __u8 tcp)
 		flow->seen = now;
 	if ((flow->tcp | tcp) != flow->tcp)
 		flow->tcp |= tcp;
+}
+
+/* The pod's packet belongs to this flow. false: somebody is deleting it. */
+static __always_inline bool join(struct packet *p, struct flow *flow)
+{
+	if (p->trace) {
+		if (!(p->trace->stages & TRACE_FLOW_NEW))
+			trace_flow(p, flow, TRACE_FLOW);
+		return flow->life != FLOW_DEAD;
+	}
+	if (!keep_alive(&flow->life))
+		return false;
+	touch(flow, p->tcp);
+	return true;
 }
 
 static __always_inline bool masquerade_due(const struct address *remote)

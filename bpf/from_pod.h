@@ -18,7 +18,8 @@ static __always_inline int leave_untracked(struct packet *p, struct rewrite *new
 	reason = choose_nexthop(p, six, 0, &index);
 	if (reason != GO_ON)
 		return reason;
-	if (masquerade_due(&p->destination))
+	trace_nexthop(p, index);
+	if (trace_masquerade(p, masquerade_due(&p->destination)))
 		return control.flags & CONTROL_DROP_PROTOCOLS ? REASON_DROP_PROTOCOL : REASON_PROTOCOL;
 	nexthop = nexthop_at(index);
 	if (!nexthop)
@@ -40,7 +41,7 @@ static __always_inline int nexthop_of_flow(struct packet *p, struct flow *flow, 
 		return GO_ON;
 	}
 	reason = choose_nexthop(p, six, route, index);
-	if (reason == GO_ON)
+	if (reason == GO_ON && !p->trace)
 		flow->route = (__u64)generation << 32 | *index;
 	return reason;
 }
@@ -82,21 +83,21 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 
 	tuple_out(&tuple, p, six);
 	flow = flow_of(&tuple, six);
-	if (flow && (flow->pod_id != p->device->pod_id || outdated(p, &tuple, flow, six)) && forget(&tuple, flow, six))
+	if (flow && (flow->pod_id != p->device->pod_id || outdated(p, &tuple, flow, six)) &&
+	    replace(p, &tuple, flow, six))
 		flow = NULL;
 	if (!flow) {
 		reason = six ? new_flow6(p, &tuple) : new_flow4(p, &tuple);
 		if (reason != GO_ON)
 			return reason;
-		flow = flow_of(&tuple, six);
+		flow = p->trace ? &p->trace->flow : flow_of(&tuple, six);
 	}
 	if (!flow) {
 		/* a plain route and a full table: forwarded, not remembered */
 		reason = choose_nexthop(p, six, 0, &index);
-	} else if (!keep_alive(&flow->life)) {
+	} else if (!join(p, flow)) {
 		return REASON_DROP_FLOWS;
 	} else {
-		touch(flow, p->tcp);
 		if (flow->verdict == FLOW_STACK)
 			return REASON_OLDER_FLOW;
 		reason = nexthop_of_flow(p, flow, &index, six);
@@ -106,6 +107,7 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 	nexthop = nexthop_at(index);
 	if (!nexthop)
 		return REASON_ROUTE;
+	trace_nexthop(p, index);
 	if (too_big(p, nexthop->mtu, six))
 		return REASON_MTU;
 	if (flow && flow->verdict == FLOW_SNAT) {
@@ -128,11 +130,13 @@ static __always_inline int route_from_pod(struct packet *p, bool six)
 		reason = check_source(p, six);
 	if (reason != GO_ON)
 		return reason;
+	trace(p, TRACE_SOURCE);
 	if (p->device->flags & (six ? DEVICE_STACK6 : DEVICE_STACK4))
 		return REASON_POLICY;
 	if (p->ttl <= 1)
 		return REASON_TTL;
 	pod = pod_of(&p->destination, six);
+	trace_pod(p, pod);
 	if (!pod)
 		return leave_node(p, &new, six);
 	if (pod->ifindex == p->device->ifindex)
@@ -192,7 +196,7 @@ int from_pod(struct __sk_buff *skb)
 	if (!device)
 		return TC_ACT_UNSPEC;
 	reason = judge_outside(skb);
-	if (reason == GO_ON && skb->protocol == bpf_htons(ETH_P_IP)) {
+	if (reason == GO_ON && !skb->mark && skb->protocol == bpf_htons(ETH_P_IP)) {
 		int action = straight_to_pod4(skb, device);
 
 		if (action != GO_ON)
@@ -201,6 +205,7 @@ int from_pod(struct __sk_buff *skb)
 	__builtin_memset(&p, 0, sizeof(p));
 	p.skb = skb;
 	p.device = device;
+	p.trace = trace_of(skb);
 	six = skb->protocol == bpf_htons(ETH_P_IPV6);
 	if (reason == GO_ON)
 		reason = six                                  ? route_from_pod(&p, true) :

@@ -20,20 +20,27 @@ static __always_inline int note_inbound(struct packet *p, struct pod *pod, bool 
 		return GO_ON;
 	tuple_in(&tuple, p, six);
 	flow = flow_of(&tuple, six);
-	if (flow && flow->pod_id == pod->id && keep_alive(&flow->life)) {
+	if (flow && flow->pod_id == pod->id && usable(p, &flow->life)) {
+		trace_flow(p, flow, TRACE_FLOW);
 		if (is_mid_flow(p) && flow->verdict == FLOW_STACK)
 			return REASON_OLDER_FLOW;
 		/* nor does a SYN from outside end a live SNATed flow */
 		if (!opening || flow->verdict == FLOW_INBOUND ||
 		    (flow->verdict == FLOW_SNAT && !(flow->tcp & (SEEN_FIN | SEEN_RST)))) {
-			touch(flow, 0);
+			if (!p->trace)
+				touch(flow, 0);
 			return GO_ON;
 		}
 	}
 	if (is_mid_flow(p))
 		return flow ? GO_ON : REASON_OLDER_FLOW;
-	if (!flow || forget(&tuple, flow, six)) {
+	if (!flow || replace(p, &tuple, flow, six)) {
 		struct flow inbound = { .verdict = FLOW_INBOUND, .pod_id = pod->id };
+
+		if (p->trace) {
+			trace_flow(p, &inbound, TRACE_FLOW_NEW);
+			return GO_ON;
+		}
 
 		/* generation 0 is never current: the answer looks its route up */
 		inbound.seen = inbound.created = bpf_jiffies64();
@@ -52,29 +59,40 @@ static __attribute__((noinline)) int note_inbound6(struct packet *p, struct pod 
 	return pod ? note_inbound(p, pod, true) : GO_ON;
 }
 
+static __always_inline void note_answer(struct reverse *reverse, __u8 tcp)
+{
+	__u32 now = bpf_jiffies64();
+
+	if (reverse->seen != now)
+		reverse->seen = now;
+	if (!reverse->replied)
+		reverse->replied = 1;
+	if ((reverse->tcp | tcp) != reverse->tcp)
+		reverse->tcp |= tcp;
+}
+
 /* An answer to a SNATed flow: back to its pod. */
 static __always_inline int answer_to_pod(struct packet *p, struct rewrite *new, bool six)
 {
 	struct reverse *reverse;
 	union tuple tuple;
 	struct pod *pod;
-	__u32 now;
 
 	tuple_in(&tuple, p, six);
 	reverse = reverse_of(&tuple, six);
-	if (!reverse || !keep_alive(&reverse->life))
+	trace(p, TRACE_ASKED_REVERSE);
+	if (!reverse || !usable(p, &reverse->life))
 		return REASON_NODE;
 	__builtin_memcpy(&new->address, reverse->pod, 16);
 	pod = pod_of(&new->address, six);
 	if (!pod || pod->id != reverse->pod_id)
 		return REASON_NODE;
-	now = bpf_jiffies64();
-	if (reverse->seen != now)
-		reverse->seen = now;
-	if (!reverse->replied)
-		reverse->replied = 1;
-	if ((reverse->tcp | p->tcp) != reverse->tcp)
-		reverse->tcp |= p->tcp;
+	if (p->trace) {
+		trace_pod(p, pod);
+		trace(p, TRACE_REVERSE);
+	} else {
+		note_answer(reverse, p->tcp);
+	}
 	new->what = NAT_DESTINATION;
 	new->port = reverse->pod_port;
 	return send_to_pod(p, pod, new, six);
@@ -92,6 +110,7 @@ static __always_inline int route_from_uplink(struct packet *p, bool six)
 	if (p->device->flags & (six ? DEVICE_STACK6 : DEVICE_STACK4))
 		return REASON_POLICY;
 	pod = pod_of(&p->destination, six);
+	trace_pod(p, pod);
 	if (!p->fragment) {
 		reason = parse_l4(p, six);
 		if (reason != GO_ON)
@@ -128,6 +147,7 @@ int from_uplink(struct __sk_buff *skb)
 	p.device = device_of(skb->ifindex);
 	if (!p.device)
 		return TC_ACT_UNSPEC;
+	p.trace = trace_of(skb);
 	if (!switched_on())
 		reason = REASON_OFF;
 	else if (skb->vlan_present)

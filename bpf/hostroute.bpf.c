@@ -9,6 +9,7 @@
  * each a list of stages: parse.h -> source check -> pods.h -> flow.h and
  * snat.h -> route.h -> send.h. A stage returns a reason or GO_ON; verdict.h
  * turns the reason into an action and counts it. expire.h ends old flows.
+ * trace.h: what a stage finds out about a packet that the daemon asks about.
  *
  * Never guess: what a stage does not fully know goes to the stack unchanged.
  * Nothing may write to a packet before it is sure to be forwarded.
@@ -30,6 +31,7 @@
 #include "types.h"
 #include "maps.h"
 #include "verdict.h"
+#include "trace.h"
 #include "checksum.h"
 #include "parse.h"
 #include "pods.h"

@@ -193,18 +193,23 @@ static __always_inline int error_to_pod(struct packet *p, bool six)
 		return REASON_NODE;
 	tuple_of_inner(&tuple, &inner, six);
 	reverse = reverse_of(&tuple, six);
-	if (!reverse || !keep_alive(&reverse->life))
+	trace(p, TRACE_ICMP_ERROR | TRACE_ASKED_REVERSE);
+	if (!reverse || !usable(p, &reverse->life))
 		return REASON_NODE;
 	__builtin_memcpy(&address, reverse->pod, 16);
 	pod = pod_of(&address, six);
 	if (!pod || pod->id != reverse->pod_id)
 		return REASON_NODE;
+	trace_pod(p, pod);
+	trace(p, TRACE_REVERSE);
 	if (p->ttl <= 1)
 		return REASON_TTL;
 	if (!(pod->flags & POD_READY))
 		return REASON_POD_NOT_READY;
 	if (too_big(p, pod->mtu, six))
 		return REASON_MTU;
+	if (p->trace)
+		return trace_sent(p, pod->ifindex, pod->mac, pod->host_mac, &address, reverse->pod_port, REASON_TO_POD);
 	if (rewrite_error(p, &inner, &address, reverse->pod_port, six))
 		return REASON_DROP_MALFORMED;
 	__builtin_memcpy(macs, pod->mac, 6);
@@ -238,8 +243,9 @@ static __always_inline int error_from_pod(struct packet *p, bool six)
 		return GO_ON;
 	tuple_of_inner(&tuple, &inner, six);
 	flow = flow_of(&tuple, six);
-	if (!flow || flow->pod_id != p->device->pod_id || flow->verdict != FLOW_SNAT || !keep_alive(&flow->life))
+	if (!flow || flow->pod_id != p->device->pod_id || flow->verdict != FLOW_SNAT || !usable(p, &flow->life))
 		return GO_ON;
+	trace_flow(p, flow, TRACE_FLOW | TRACE_ICMP_ERROR);
 	reason = choose_nexthop(p, six, (__u32)flow->route, &index);
 	if (reason != GO_ON)
 		return reason;
@@ -248,7 +254,10 @@ static __always_inline int error_from_pod(struct packet *p, bool six)
 		return REASON_ROUTE;
 	if (too_big(p, nexthop->mtu, six))
 		return REASON_MTU;
+	trace_nexthop(p, index);
 	__builtin_memcpy(&address, flow->nat_address, 16);
+	if (p->trace)
+		return trace_sent(p, nexthop->ifindex, NULL, NULL, &address, flow->nat_port, REASON_TO_NEIGHBOUR);
 	if (rewrite_error(p, &inner, &address, flow->nat_port, six))
 		return REASON_DROP_MALFORMED;
 	p->skb->mark = 0;

@@ -136,6 +136,14 @@ struct {
 	__type(value, struct counter);
 } counters SEC(".maps");
 
+/* daemon clears, from_pod and from_uplink write for a traced packet, daemon reads */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct trace);
+} traces SEC(".maps");
+
 /* The programs write, the daemon reads */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

@@ -30,6 +30,7 @@ static __always_inline int choose_nexthop(struct packet *p, bool six, __u32 kept
 	__u32 row;
 	int i;
 
+	trace_route(p, route);
 	if (!route)
 		return REASON_NO_ROUTE;
 	if (route->action == ROUTE_STACK)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The last stage: rewrite and redirect. All writes of a packet are here and in
- * fix_l4(); after the first one nothing may return to the stack.
+ * fix_l4(); after the first one nothing may return to the stack. A traced packet
+ * ends before them.
  */
 #ifndef HOSTROUTE_SEND_H
 #define HOSTROUTE_SEND_H
@@ -109,6 +110,10 @@ static __always_inline int send_to_pod(struct packet *p, struct pod *pod, struct
 		return REASON_MTU;
 	new->to = ready ? pod->mac : NULL;
 	new->from = pod->host_mac;
+	if (p->trace)
+		return trace_sent(p, pod->ifindex, new->to, ready ? new->from : NULL,
+				  new->what == NAT_NONE ? NULL : &new->address, new->port,
+				  ready ? REASON_TO_POD : REASON_TO_NEIGHBOUR);
 	if (!rewrite(p, new, six))
 		return REASON_MALFORMED;
 	p->skb->mark = 0;
@@ -200,6 +205,10 @@ static __always_inline int send_to_uplink(struct packet *p, struct nexthop *next
 	}
 	if (!resolved && new->what == NAT_NONE && may_begin(p, six))
 		return REASON_UNRESOLVED;
+	if (p->trace)
+		return trace_sent(p, nexthop->ifindex, new->to, new->to ? new->from : NULL,
+				  new->what == NAT_NONE ? NULL : &new->address, new->port,
+				  new->to ? REASON_TO_UPLINK : REASON_TO_NEIGHBOUR);
 	if (!rewrite(p, new, six))
 		return REASON_MALFORMED;
 	p->skb->mark = 0;

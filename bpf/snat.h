@@ -149,6 +149,37 @@ static __always_inline bool forget(const union tuple *tuple, struct flow *flow, 
 	return true;
 }
 
+/* forget() for this packet; a traced one only says that it would. */
+static __always_inline bool replace(struct packet *p, const union tuple *tuple, struct flow *flow, bool six)
+{
+	if (!p->trace)
+		return forget(tuple, flow, six);
+	trace_flow(p, flow, TRACE_FLOW_OUTDATED);
+	return flow->life != FLOW_DEAD;
+}
+
+/*
+ * The end of new_flow() for a traced packet: gives the port back, and asks
+ * whether there is room for the flow by an entry that no packet can find.
+ */
+static __always_inline int trace_new_flow(struct packet *p, const union tuple *tuple, const struct flow *flow,
+					  union tuple *taken, bool six)
+{
+	if (flow->verdict == FLOW_SNAT)
+		delete_reverse(taken, six);
+	*taken = *tuple;
+	if (six)
+		taken->six.pad[0] = 1;
+	else
+		taken->four.pad[0] = 1;
+	if (!insert_flow(taken, flow, six))
+		delete_flow(taken, six);
+	else if (flow->verdict == FLOW_SNAT)
+		return REASON_DROP_FLOWS;
+	trace_flow(p, flow, TRACE_FLOW_NEW);
+	return flow->verdict == FLOW_STACK ? REASON_OLDER_FLOW : GO_ON;
+}
+
 /*
  * Decides for a packet without a usable flow. After GO_ON the flow's entry
  * exists, or its verdict is plain routing and the table is full.
@@ -170,6 +201,7 @@ static __always_inline int new_flow(struct packet *p, const union tuple *tuple, 
 	nexthop = nexthop_at(index);
 	if (!nexthop)
 		return REASON_ROUTE;
+	trace_nexthop(p, index);
 	new = bpf_map_lookup_elem(&new_entries, &(__u32){ 0 });
 	if (!new)
 		return REASON_DROP_FLOWS;
@@ -180,7 +212,7 @@ static __always_inline int new_flow(struct packet *p, const union tuple *tuple, 
 	flow->pod_id = p->device->pod_id;
 	flow->tcp = p->tcp;
 	flow->verdict = FLOW_DIRECT;
-	if (masquerade_due(&p->destination)) {
+	if (trace_masquerade(p, masquerade_due(&p->destination))) {
 		if (is_mid_flow(p) && bpf_jiffies64() < control.older_until) {
 			flow->verdict = FLOW_STACK;
 		} else {
@@ -201,6 +233,8 @@ static __always_inline int new_flow(struct packet *p, const union tuple *tuple, 
 				return reason;
 		}
 	}
+	if (p->trace)
+		return trace_new_flow(p, tuple, flow, &search.tuple, six);
 	error = insert_flow(tuple, flow, six);
 	if (error && flow->verdict == FLOW_SNAT) {
 		delete_reverse(&search.tuple, six);

@@ -286,7 +286,7 @@ struct control {
 	__u32 event_rate;       /* events a CPU may send in a second */
 	__u32 timeout[TIMEOUT_MAX];
 	__u32 jiffies_per_second;
-	__u32 pad;
+	__u32 trace_mark; /* a packet with this mark is traced, not forwarded; 0: none */
 }; /* 80 */
 
 enum event_type {
@@ -312,6 +312,40 @@ struct event {
 	__u8 destination[16];
 	__u8 nat_address[16];
 }; /* 88 */
+
+/* trace.stages: where the traced packet came through, and what was found there. */
+#define TRACE_SOURCE (1U << 0)        /* the source is the pod's own */
+#define TRACE_ASKED_POD (1U << 1)     /* policy and TTL are passed, pods were asked */
+#define TRACE_POD (1U << 2)           /* trace.pod is the device of the destination's pod */
+#define TRACE_FLOW (1U << 3)          /* trace.flow was found and is used */
+#define TRACE_FLOW_OUTDATED (1U << 4) /* one was found that no longer counts */
+#define TRACE_FLOW_NEW (1U << 5)      /* trace.flow is what this packet would make */
+#define TRACE_ASKED_REVERSE (1U << 6) /* is it an answer to a SNATed flow? */
+#define TRACE_REVERSE (1U << 7)       /* it is */
+#define TRACE_ASKED_ROUTE (1U << 8)   /* the routes were asked */
+#define TRACE_ROUTE (1U << 9)         /* trace.route is the answer */
+#define TRACE_ASKED_MASQUERADE (1U << 10)
+#define TRACE_MASQUERADE (1U << 11)   /* SNAT is due */
+#define TRACE_NEXTHOP (1U << 12)      /* trace.nexthop is the row */
+#define TRACE_SENT (1U << 13)         /* it would be sent: out, to, from, nat_* */
+#define TRACE_ICMP_ERROR (1U << 14)   /* about trace.flow, or the reverse entry */
+
+/* The one row of `traces`: what a program found out about a traced packet. */
+struct trace {
+	__u32 stages;         /* TRACE_* */
+	__u32 reason;         /* enum reason; the daemon puts REASON_MAX there before */
+	__u32 pod;            /* ifindex */
+	__u32 nexthop;        /* row of nexthops */
+	__u32 out;            /* ifindex */
+	struct route route;
+	__u8 to[6];           /* MACs; zero: the kernel's neighbour entry fills them in */
+	__u8 from[6];
+	__u8 nat_address[16]; /* new source, or new destination; zero: none */
+	__be16 nat_port;
+	__u8 pad[2];
+	__u32 pad1;
+	struct flow flow;
+}; /* 120 */
 
 /* Context of the `expire` program (SEC("syscall")): in and out. */
 struct expire_args {

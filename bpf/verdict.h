@@ -26,6 +26,7 @@ struct address {
 struct packet {
 	struct __sk_buff *skb;
 	struct device *device; /* where it came in */
+	struct trace *trace;   /* NULL but for a packet that the daemon asks about: see trace.h */
 	struct address source;
 	struct address destination;
 	__u8 protocol;
@@ -124,6 +125,10 @@ static __attribute__((noinline)) int tell(struct packet *p, __u32 type, __u32 re
 
 static __always_inline int conclude(struct packet *p, int reason, bool six)
 {
+	if (p->trace) {
+		p->trace->reason = reason;
+		return TC_ACT_UNSPEC;
+	}
 	count(p->device, reason, p->skb->len);
 	if (reason >= REASON_FIRST_DROP) {
 		tell(p, EVENT_PACKET, reason, six, NULL);

@@ -65,7 +65,8 @@ export const STRUCTS = {
       port_count: 32,
       event_rate: 36,
       timeout: 40,
-      jiffies_per_second: 72
+      jiffies_per_second: 72,
+      trace_mark: 76
     }
   },
   event: {
@@ -86,6 +87,22 @@ export const STRUCTS = {
       source: 40,
       destination: 56,
       nat_address: 72
+    }
+  },
+  trace: {
+    size: 120,
+    offset: {
+      stages: 0,
+      reason: 4,
+      pod: 8,
+      nexthop: 12,
+      out: 16,
+      route: 20,
+      to: 36,
+      from: 42,
+      nat_address: 48,
+      nat_port: 64,
+      flow: 72
     }
   },
   expire_args: {
@@ -131,6 +148,21 @@ export const CODES = {
   TIMEOUT_UDP_REPLIED: 4,
   TIMEOUT_ICMP: 5,
   TIMEOUT_MAX: 8,
+  TRACE_SOURCE: 0x1,
+  TRACE_ASKED_POD: 0x2,
+  TRACE_POD: 0x4,
+  TRACE_FLOW: 0x8,
+  TRACE_FLOW_OUTDATED: 0x10,
+  TRACE_FLOW_NEW: 0x20,
+  TRACE_ASKED_REVERSE: 0x40,
+  TRACE_REVERSE: 0x80,
+  TRACE_ASKED_ROUTE: 0x100,
+  TRACE_ROUTE: 0x200,
+  TRACE_ASKED_MASQUERADE: 0x400,
+  TRACE_MASQUERADE: 0x800,
+  TRACE_NEXTHOP: 0x1000,
+  TRACE_SENT: 0x2000,
+  TRACE_ICMP_ERROR: 0x4000,
   EVENT_PACKET: 1,
   EVENT_FLOW_NEW: 2
 } as const

@@ -192,7 +192,8 @@ export function decodeTuple(bytes: Buffer): Tuple {
   }
 }
 
-function unmapped(bytes: Buffer): string {
+/** 16 bytes; a v4-mapped address as IPv4. */
+export function unmapped(bytes: Buffer): string {
   const text = addressText(bytes)
   return text.startsWith('::ffff:') ? addressText(bytes.subarray(12)) : text
 }

@@ -5,7 +5,7 @@
 //   pods a,b,c ─ node ┤
 //            up1  gateway 203.0.113.1 / 2001:db8:1::1 (second leg of group 0)
 //
-// Every run checks by itself: exactly one counter moved, by one packet and the
+// Every run asks for a trace first (traced.ts) and checks by itself: exactly one counter moved, by one packet and the
 // packet's bytes, on the device's row; a packet for the stack or dropped is as
 // it was; a forwarded one has TTL one less and checksums as good as before.
 
@@ -26,6 +26,7 @@ import {
   secondary,
   type UplinkName
 } from './topology.js'
+import { assertTold, skbContext, type Trace, traceFrame } from './traced.js'
 
 const POD_SLOTS = 16384
 
@@ -36,6 +37,8 @@ export interface Result {
   reason: string
   frame: Buffer
   packet: ParsedPacket
+  /** What the programs said about it before it was sent. */
+  trace: Trace
 }
 
 export interface NodeOptions {
@@ -209,7 +212,8 @@ export function testNode(options: NodeOptions = {}) {
     const program = isPod(device) ? 'from_pod' : 'from_uplink'
     const ifindex = ifindexOf(device)
     const before = counters(device)
-    const context = run.gsoSize ? gsoContext(ifindex, run.gsoSize) : undefined
+    const trace = traceFrame(object, map, program, frame, ifindex, run.gsoSize)
+    const context = run.gsoSize ? skbContext(ifindex, run.gsoSize) : undefined
     const { retval, data } = object.testRun(program, context ? { data: frame, context } : { data: frame, ifindex })
     const counted = countedSince(before, counters(device))
     const reason = reasons[counted.reason]!
@@ -220,7 +224,8 @@ export function testNode(options: NodeOptions = {}) {
     if (verdict !== 'forward') assert.equal(data.toString('hex'), frame.toString('hex'), `unchanged when ${reason}`)
     const packet = parsePacket(data)
     if (verdict === 'forward') checkForwarded(parsePacket(frame), packet)
-    return { verdict, reason, frame: data, packet }
+    assertTold(trace, reason, parsePacket(frame), packet)
+    return { verdict, reason, frame: data, packet, trace }
   }
 
   /** Through the XDP program: 'pass' or the drop's reason. The device needs the program attached. */
@@ -337,15 +342,6 @@ function podSlot(address: string): Buffer {
   if (bytes.length === 4) return index(bytes.readUInt32BE(0) % POD_SLOTS)
   const folded = [0, 4, 8, 12].reduce((sum, at) => sum ^ bytes.readUInt32BE(at), 0)
   return index(Math.imul(folded, 0x9e3779b1) >>> 18)
-}
-
-/** struct __sk_buff: ifindex at 40, gso_segs at 164, gso_size at 176. */
-function gsoContext(ifindex: number, gsoSize: number): Buffer {
-  const context = Buffer.alloc(192)
-  context.writeUInt32LE(ifindex, 40)
-  context.writeUInt32LE(2, 164)
-  context.writeUInt32LE(gsoSize, 176)
-  return context
 }
 
 /** struct xdp_md: data_end at 4, ingress_ifindex at 12. */

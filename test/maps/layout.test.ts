@@ -34,7 +34,7 @@ const defines = {
   MAX_NEXTHOPS: 'MAX_NEXTHOPS',
   GROUP_LEGS: 'GROUP_LEGS'
 }
-const flags = Object.keys(CODES).filter((name) => /^(DEVICE_STACK|POD_|NEXTHOP_|SEEN_|CONTROL_)/.test(name))
+const flags = Object.keys(CODES).filter((name) => /^(DEVICE_STACK|POD_|NEXTHOP_|SEEN_|CONTROL_|TRACE_)/.test(name))
 const root = join(import.meta.dirname, '../../../..')
 
 function tool(names: string[]): string {
