@@ -34,6 +34,7 @@
 #include "trace.h"
 #include "checksum.h"
 #include "parse.h"
+#include "kernel_route.h"
 #include "pods.h"
 #include "route.h"
 #include "flow.h"

@@ -49,7 +49,8 @@ static __always_inline int check_source(struct packet *p, bool six)
 	pod = pod_of(&p->source, six);
 	if (pod && pod->ifindex == p->device->ifindex)
 		return GO_ON;
-	return REASON_DROP_SPOOF;
+	/* an address that the maps do not have yet is the kernel's to judge */
+	return comes_from_its_device(p, six) ? REASON_UNKNOWN_DEVICE : REASON_DROP_SPOOF;
 }
 
 #endif

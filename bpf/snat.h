@@ -201,6 +201,8 @@ static __always_inline int new_flow(struct packet *p, const union tuple *tuple, 
 	nexthop = nexthop_at(index);
 	if (!nexthop)
 		return REASON_ROUTE;
+	if (leads_elsewhere(p, six))
+		return REASON_UNKNOWN_DEVICE;
 	trace_nexthop(p, index);
 	new = bpf_map_lookup_elem(&new_entries, &(__u32){ 0 });
 	if (!new)

@@ -37,7 +37,7 @@ enum reason {
 	REASON_TO_NEIGHBOUR,   /* sent through the kernel's neighbour entry */
 
 	REASON_OFF,            /* switched off, or the daemon's lease ran out */
-	REASON_UNKNOWN_DEVICE, /* device not in the maps (yet) */
+	REASON_UNKNOWN_DEVICE, /* device, or address behind it, not in the maps (yet) */
 	REASON_NOT_FOR_ROUTER, /* another MAC, broadcast, multicast */
 	REASON_NOT_IP,         /* ARP and all other ethertypes */
 	REASON_VLAN,           /* tagged frame on the parent device */

@@ -16,7 +16,7 @@ const reasons: Record<string, ReasonWords> = {
     remedy: 'hostroute status; then hostroute enable, or systemctl start hostrouted'
   },
   'unknown-device': {
-    words: 'the device is not in the maps yet',
+    words: 'the device, or an address behind it, is not in the maps yet',
     remedy: 'normal for a moment after a pod starts; if it goes on: hostroute verify --repair'
   },
   'not-for-router': { words: "broadcast, multicast, or addressed to another machine's MAC", remedy: '' },

@@ -26,7 +26,7 @@ const forwarded = list('forwarded', 0, [
 
 const stack = list('stack', forwarded.length, [
   ['off', 'hostroute is switched off, or its daemon has been gone for too long'],
-  ['unknown-device', 'the device is not in the maps yet'],
+  ['unknown-device', 'a device or an address that the maps do not have yet'],
   ['not-for-router', 'for another MAC address, broadcast or multicast'],
   ['not-ip', 'ARP or another protocol that is not IP'],
   ['vlan', 'tagged frame on the parent device'],
