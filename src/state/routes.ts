@@ -6,6 +6,8 @@
 //   IPv4: several such routes may stand side by side. RTM_NEWROUTE puts its
 //         route before them, with NLM_F_APPEND behind them, with NLM_F_REPLACE
 //         in the place of the first; no RTM_DELROUTE tells of the one replaced.
+//         A changed nexthop object makes the kernel tell its routes anew with
+//         NLM_F_REPLACE, each in its own place.
 //   IPv6: unicast routes through gateways with equal table and metric are one
 //         route with several next hops. It is announced whole, or (deletions,
 //         older kernels) by single next hops. Others stand side by side.
@@ -29,8 +31,8 @@ const RTN_UNICAST = 1
 const RTPROT_REDIRECT = 1
 const RTPROT_RA = 9
 
-/** 'unsure': a removal fitted none of the routes that have its table, metric and tos. */
-export function applyRoute(table: RouteTable, event: RouteEvent, changes: Changes): 'sure' | 'unsure' {
+/** 'unsure': a removal fitted none of the routes that have its table, metric and tos. 'ambiguous': see isAmbiguous. */
+export function applyRoute(table: RouteTable, event: RouteEvent, changes: Changes): 'sure' | 'unsure' | 'ambiguous' {
   const { route } = event
   const key = prefixKey(route.destination, route.prefixLength)
   const list = table.get(key)
@@ -41,8 +43,20 @@ export function applyRoute(table: RouteTable, event: RouteEvent, changes: Change
     return outcome === 'misfit' ? 'unsure' : 'sure'
   }
   if (!list) table.set(key, [route])
+  const ambiguous = list !== undefined && isAmbiguous(list, event)
   if (!list || addRoute(list, event)) changes.prefixes.add(key)
-  return 'sure'
+  return ambiguous ? 'ambiguous' : 'sure'
+}
+
+/**
+ * A route of a nexthop object that is there already, among others, replaces:
+ * its object has changed, or it has taken the place of the first. IPv4 refuses
+ * the latter; but in a replay the route may be there from the dump.
+ */
+function isAmbiguous(list: readonly Route[], { route, replace }: RouteEvent): boolean {
+  if (!replace || route.nexthopId === 0) return false
+  const peers = list.filter((known) => order(known, route) === 0)
+  return peers.length > 1 && peers.some((known) => sameRoute(known, route))
 }
 
 /** true: the list is another now. */
@@ -73,6 +87,7 @@ function targetOf(list: Route[], start: number, end: number, route: Route, repla
     if (route.family === 4 ? sameRoute(known, route) : sameEntry6(known, route)) return i
   }
   if (!replace) return -1
+  for (let i = start; i < end && route.nexthopId !== 0; i++) if (sameRoute(list[i] as Route, route)) return i
   if (route.family === 4) return start
   // IPv6 replaces the first route of its own sort (several next hops possible or not), else the first.
   for (let i = start; i < end; i++) {

@@ -65,7 +65,9 @@ export class State implements NodeState {
       case 'route': {
         const kind = message.route.family === 4 ? 'routes4' : 'routes6'
         this.adopt(message.route)
-        if (applyRoute(this.routeTables[kind], message, changes) === 'unsure' && !replaying) this.needsDump.add(kind)
+        const outcome = applyRoute(this.routeTables[kind], message, changes)
+        if (outcome === 'unsure' && !replaying) this.needsDump.add(kind)
+        if (outcome === 'ambiguous' && (replaying || kind === 'routes6')) this.needsDump.add(kind)
         break
       }
       case 'rule':

@@ -190,6 +190,23 @@ t.test(
   }
 )
 
+t.test('[Y6][F11] a route told anew because its nexthop object changed stays in its place', async (t) => {
+  const state = new State()
+  const objects = (routes: typeof state.routes4, prefix: string) => routes.get(prefix)?.map((each) => each.nexthopId)
+  const shared = r4(2, { nexthopId: 21 })
+  after(state, add(r4(1)), add(shared, { append: true }))
+  after(state, add({ ...shared, nexthops: [hop(2, '192.0.2.7'), hop(3, '192.0.2.8')] }, { replace: true }))
+  t.same(objects(state.routes4, p4), [0, 21])
+  t.equal(state.needsDump.size, 0)
+  state.apply(add(shared, { replace: true }), noChanges(), true)
+  t.same([...state.needsDump], ['routes4'], 'in a replay it may be a real replacement: only a dump can tell')
+  state.needsDump.clear()
+  const second = { ...r6(2), nexthopId: 12 }
+  after(state, add({ ...r6(1), nexthopId: 11 }), add(second, { append: true }), add(second, { replace: true }))
+  t.same(objects(state.routes6, p6), [11, 12])
+  t.same([...state.needsDump], ['routes6'], 'IPv6 may have replaced the first')
+})
+
 t.test('[Y6] lists are sorted by table, metric and tos, and each of these is its own route', async (t) => {
   const state = new State()
   after(
