@@ -17,10 +17,8 @@ const mark = 'HOSTROUTE_TEST_NAMESPACE'
 export function enterNamespace(moduleUrl: string): void {
   const here = readlinkSync('/proc/self/ns/net')
   if (process.env[mark] === undefined) {
-    const run = spawnSync('unshare', ['--net', process.execPath, ...process.execArgv, fileURLToPath(moduleUrl)], {
-      stdio: 'inherit',
-      env: { ...process.env, [mark]: here }
-    })
+    const self = [process.execPath, ...process.execArgv, fileURLToPath(moduleUrl), ...process.argv.slice(2)]
+    const run = spawnSync('unshare', ['--net', ...self], { stdio: 'inherit', env: { ...process.env, [mark]: here } })
     if (run.signal) console.error(`ended by ${run.signal}`)
     process.exit(run.status ?? 1)
   }
@@ -72,7 +70,8 @@ export async function ipFile(path: string): Promise<void> {
 
 /** A second namespace, alive until its stop() is called or this process ends; `pid` goes into `ip link set X netns PID`. */
 export function peerNamespace(): { pid: number; run(command: string): string; stop(): void } {
-  const child: ChildProcess = spawn('unshare', ['--net', 'sleep', '600'], { stdio: 'ignore' })
+  // cat ends with its input, thus with this process however that ends
+  const child: ChildProcess = spawn('unshare', ['--net', 'cat'], { stdio: ['pipe', 'ignore', 'ignore'] })
   const pid = child.pid as number
   const own = readlinkSync('/proc/self/ns/net')
   for (let i = 0; ; i++) {

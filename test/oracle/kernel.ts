@@ -1,0 +1,142 @@
+// What the kernel says it would do with a packet: `ip route get`, thousands of
+// questions in one process.
+
+import { spawn } from 'node:child_process'
+
+export interface Question {
+  family: 4 | 6
+  /** The device the packet came in by. */
+  input: string
+  source: string
+  destination: string
+  protocol: 'udp' | 'tcp' | 'icmp'
+  sourcePort: number
+  destinationPort: number
+  tos: number
+  mark: number
+}
+
+/** One leg: a device, and the neighbour the packet is handed to there. */
+export interface Leg {
+  device: string
+  nexthop: string
+  weight: number
+  /** The carrier is gone; the kernel goes on using the leg unless ignore_routes_with_linkdown is set. */
+  linkdown: boolean
+}
+
+export type KernelAnswer =
+  | { kind: 'forward'; leg: Leg; mtu: number }
+  /** Local, broadcast, or refused: nothing a router passes on. */
+  | { kind: 'none'; text: string }
+
+interface RouteJson {
+  type?: string
+  dst: string
+  dev?: string
+  gateway?: string
+  via?: { host: string }
+  metrics?: { mtu?: number }[]
+  nexthops?: (RouteJson & { weight: number; flags: string[] })[]
+  flags?: string[]
+}
+
+/** One answer for each question, in order. */
+export async function askKernel(questions: readonly Question[]): Promise<KernelAnswer[]> {
+  const answers = await routeGet(questions.map((question) => words(question)))
+  return answers.map((answer, index) => {
+    if (typeof answer === 'string') return { kind: 'none', text: answer }
+    if (answer.type !== undefined && answer.type !== 'unicast') return { kind: 'none', text: answer.type }
+    const leg = { ...hop(answer, questions[index]!.destination), weight: 1, linkdown: false }
+    return { kind: 'forward', leg, mtu: answer.metrics?.find(({ mtu }) => mtu !== undefined)?.mtu ?? 0 }
+  })
+}
+
+/** For each question all living legs of the route that answers it, with their weights. */
+export async function askLegs(questions: readonly Question[]): Promise<Leg[][]> {
+  if (questions.length === 0) return []
+  const answers = await routeGet(questions.map((question) => words(question, 'fibmatch')))
+  return answers.map((answer, index) => {
+    if (typeof answer === 'string') return []
+    const hops = answer.nexthops ?? [{ ...answer, weight: 1, flags: [] }]
+    return hops
+      .filter(({ flags }) => !flags.includes('dead'))
+      .map((each) => ({
+        ...hop(each, questions[index]!.destination),
+        weight: each.weight,
+        linkdown: each.flags.includes('linkdown')
+      }))
+  })
+}
+
+/** Route MTUs (0: none) of the legs that pass, told by asking with `count` source ports. */
+export async function askMtus(question: Question, passes: (leg: Leg) => boolean, count: number): Promise<Set<number>> {
+  const protocol = question.protocol === 'icmp' ? 'udp' : question.protocol
+  const questions = Array.from({ length: count }, (_, index) => ({
+    ...question,
+    protocol,
+    sourcePort: 1024 + ((211 * index) % 64_000)
+  }))
+  const found = new Set<number>()
+  for (const answer of await askKernel(questions)) {
+    if (answer.kind === 'forward' && passes(answer.leg)) found.add(answer.mtu)
+  }
+  return found
+}
+
+/** The question as a command line. */
+export function words(question: Question, kind = ''): string {
+  const { family, input, source, destination, protocol, sourcePort, destinationPort, tos, mark } = question
+  const parts = ['route get', kind, destination, 'from', source, 'iif', input]
+  if (tos !== 0) parts.push('tos', `0x${tos.toString(16)}`)
+  if (mark !== 0) parts.push('mark', `0x${mark.toString(16)}`)
+  if (protocol === 'icmp') parts.push('ipproto', family === 4 ? 'icmp' : 'ipv6-icmp')
+  else parts.push('ipproto', protocol, 'sport', `${sourcePort}`, 'dport', `${destinationPort}`)
+  return parts.filter(Boolean).join(' ')
+}
+
+function hop(route: RouteJson, destination: string): { device: string; nexthop: string } {
+  return { device: route.dev ?? '', nexthop: route.gateway ?? route.via?.host ?? destination }
+}
+
+/** The route of each line, or the error's words. */
+async function routeGet(lines: readonly string[]): Promise<(RouteJson | string)[]> {
+  const { stdout, stderr } = await ipBatch(lines, ['-json', '-force'])
+  const failed = new Map<number, string>()
+  let said = ''
+  for (const line of stderr.split('\n')) {
+    const number = /^Command failed -:(\d+)/.exec(line)?.[1]
+    if (number === undefined) said = line
+    else failed.set(Number(number) - 1, said)
+  }
+  const found = stdout.split('\n').filter((line) => line.startsWith('[{'))
+  if (found.length + failed.size !== lines.length)
+    throw new Error(
+      `ip answered ${found.length} + ${failed.size} of ${lines.length} questions: ${stderr.slice(0, 500)}`
+    )
+  let next = 0
+  return lines.map((_, index) => failed.get(index) ?? (JSON.parse(found[next++]!) as RouteJson[])[0]!)
+}
+
+/** Runs the lines of `ip` commands in one process; never rejects for a command that fails. */
+export function ipBatch(
+  lines: readonly string[],
+  options: readonly string[] = ['-force'],
+  /** Goes before `ip`, e.g. nsenter. */
+  enter: readonly string[] = []
+): Promise<{ stdout: string; stderr: string }> {
+  const [file = '', ...words] = [...enter, 'ip', ...options, '-batch', '-']
+  const child = spawn(file, words, { stdio: ['pipe', 'pipe', 'pipe'] })
+  const result = { stdout: '', stderr: '' }
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    result.stdout += text
+  })
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    result.stderr += text
+  })
+  child.stdin.end(`${lines.join('\n')}\n`)
+  return new Promise((resolve, reject) => {
+    child.on('error', reject)
+    child.on('close', () => resolve(result))
+  })
+}
