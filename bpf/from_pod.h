@@ -3,6 +3,14 @@
 #ifndef HOSTROUTE_FROM_POD_H
 #define HOSTROUTE_FROM_POD_H
 
+/* fragment.h */
+static int parse_fragment4(struct packet *p);
+static int parse_fragment6(struct packet *p);
+static int leave_first4(struct packet *p, struct rewrite *new, struct nexthop *nexthop, __u32 index);
+static int leave_first6(struct packet *p, struct rewrite *new, struct nexthop *nexthop, __u32 index);
+static int leave_later4(struct packet *p, struct rewrite *new);
+static int leave_later6(struct packet *p, struct rewrite *new);
+
 /* Not tracked: ESP, GRE, ICMP errors, ... Routed if their source may stay. */
 static __always_inline int leave_untracked(struct packet *p, struct rewrite *new, bool six)
 {
@@ -74,12 +82,13 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 	int reason;
 
 	if (p->fragment)
-		return REASON_FRAGMENT;
-	reason = parse_l4(p, six);
+		reason = six ? parse_fragment6(p) : parse_fragment4(p);
+	else
+		reason = parse_l4(p, six);
 	if (reason != GO_ON)
 		return reason;
 	if (!p->tracked)
-		return leave_untracked(p, new, six);
+		return !p->fragment ? leave_untracked(p, new, six) : six ? leave_later6(p, new) : leave_later4(p, new);
 
 	tuple_out(&tuple, p, six);
 	flow = flow_of(&tuple, six);
@@ -115,6 +124,11 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 		__builtin_memcpy(&new->address, flow->nat_address, 16);
 		new->port = flow->nat_port;
 		p->nat_port = flow->nat_port;
+	}
+	if (p->fragment) {
+		reason = six ? leave_first6(p, new, nexthop, index) : leave_first4(p, new, nexthop, index);
+		if (reason != GO_ON)
+			return reason;
 	}
 	return send_to_uplink(p, nexthop, new, six);
 }

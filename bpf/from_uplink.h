@@ -6,6 +6,10 @@
 #ifndef HOSTROUTE_FROM_UPLINK_H
 #define HOSTROUTE_FROM_UPLINK_H
 
+/* fragment.h */
+static int fragment_to_pod4(struct packet *p, struct rewrite *new);
+static int fragment_to_pod6(struct packet *p, struct rewrite *new);
+
 /*
  * A packet for a pod that was not SNATed: remembers who opened the flow, so
  * that its answers keep the pod's address whatever the masquerade policy says.
@@ -71,13 +75,16 @@ static __always_inline void note_answer(struct reverse *reverse, __u8 tcp)
 		reverse->tcp |= tcp;
 }
 
-/* An answer to a SNATed flow: back to its pod. */
-static __always_inline int answer_to_pod(struct packet *p, struct rewrite *new, bool six)
+/* The pod whose SNATed flow this answers, and what it gets to see. GO_ON, or REASON_NODE: it answers none. */
+static __always_inline int find_answered(struct packet *p, struct pod **found, struct rewrite *new, bool six)
 {
 	struct reverse *reverse;
 	union tuple tuple;
 	struct pod *pod;
 
+	/* the request of an echo is the node's to answer */
+	if (is_echo(p, six) && p->icmp_type != (six ? ICMPV6_ECHO_REPLY : ICMP_ECHOREPLY))
+		return REASON_NODE;
 	tuple_in(&tuple, p, six);
 	reverse = reverse_of(&tuple, six);
 	trace(p, TRACE_ASKED_REVERSE);
@@ -95,7 +102,16 @@ static __always_inline int answer_to_pod(struct packet *p, struct rewrite *new, 
 	}
 	new->what = NAT_DESTINATION;
 	new->port = reverse->pod_port;
-	return send_to_pod(p, pod, new, six);
+	*found = pod;
+	return GO_ON;
+}
+
+static __always_inline int answer_to_pod(struct packet *p, struct rewrite *new, bool six)
+{
+	struct pod *pod;
+	int reason = find_answered(p, &pod, new, six);
+
+	return reason == GO_ON ? send_to_pod(p, pod, new, six) : reason;
 }
 
 static __always_inline int route_from_uplink(struct packet *p, bool six)
@@ -111,11 +127,12 @@ static __always_inline int route_from_uplink(struct packet *p, bool six)
 		return REASON_POLICY;
 	pod = pod_of(&p->destination, six);
 	trace_pod(p, pod);
-	if (!p->fragment) {
+	if (p->fragment)
+		reason = six ? parse_fragment6(p) : parse_fragment4(p);
+	else
 		reason = parse_l4(p, six);
-		if (reason != GO_ON)
-			return reason;
-	}
+	if (reason != GO_ON)
+		return reason;
 	if (pod) {
 		if (p->tracked) {
 			reason = six ? note_inbound6(p, pod) : note_inbound4(p, pod);
@@ -125,13 +142,9 @@ static __always_inline int route_from_uplink(struct packet *p, bool six)
 		return send_to_pod(p, pod, &new, six);
 	}
 	if (p->fragment)
-		return REASON_FRAGMENT;
-	if (p->tracked) {
-		/* the request of an echo is the node's to answer */
-		if (is_echo(p, six) && p->icmp_type != (six ? ICMPV6_ECHO_REPLY : ICMP_ECHOREPLY))
-			return REASON_NODE;
+		return six ? fragment_to_pod6(p, &new) : fragment_to_pod4(p, &new);
+	if (p->tracked)
 		return answer_to_pod(p, &new, six);
-	}
 	if (is_icmp_error(p, six))
 		return six ? error_to_pod6(p) : error_to_pod4(p);
 	return REASON_NODE;

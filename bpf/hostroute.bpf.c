@@ -8,7 +8,8 @@
  *
  * each a list of stages: parse.h -> source check -> pods.h -> flow.h and
  * snat.h -> route.h -> send.h. A stage returns a reason or GO_ON; verdict.h
- * turns the reason into an action and counts it. expire.h ends old flows.
+ * turns the reason into an action and counts it. fragment.h and icmp_error.h
+ * do the same for what carries no ports of its own. expire.h ends old flows.
  * trace.h: what a stage finds out about a packet that the daemon asks about.
  *
  * Never guess: what a stage does not fully know goes to the stack unchanged.
@@ -43,6 +44,7 @@
 #include "icmp_error.h"
 #include "from_pod.h"
 #include "from_uplink.h"
+#include "fragment.h"
 #include "uplink_filter.h"
 #include "expire.h"
 

@@ -93,6 +93,49 @@ static __always_inline int store(struct packet *p, __u32 offset, const void *fro
 	return bpf_skb_store_bytes(p->skb, offset, from, length, BPF_F_RECOMPUTE_CSUM);
 }
 
+/* Of a packet for the pod; if its MAC is not known, its neighbour entry writes them. */
+static __always_inline int store_macs(struct packet *p, const struct pod *pod)
+{
+	__u8 macs[12];
+
+	if (!(pod->flags & POD_READY))
+		return 0;
+	__builtin_memcpy(macs, pod->mac, 6);
+	__builtin_memcpy(macs + 6, pod->host_mac, 6);
+	return bpf_skb_store_bytes(p->skb, 0, macs, sizeof(macs), 0);
+}
+
+/* The IP header with `address` in place of `old`, TTL one less, and its checksum. */
+static __always_inline int store_ip(struct packet *p, const struct address *old, const struct address *address,
+				    bool source, bool six)
+{
+	int error;
+
+	if (six) {
+		struct ipv6hdr ip;
+
+		error = bpf_skb_load_bytes(p->skb, ETH, &ip, sizeof(ip));
+		ip.hop_limit--;
+		__builtin_memcpy(source ? &ip.saddr : &ip.daddr, address, 16);
+		error |= store(p, ETH, &ip, sizeof(ip));
+	} else {
+		struct iphdr ip;
+		__u16 *word = (__u16 *)&ip.ttl, old_word;
+		__be32 plain = PLAIN(*address);
+
+		error = bpf_skb_load_bytes(p->skb, ETH, &ip, sizeof(ip));
+		old_word = *word;
+		ip.ttl--;
+		ip.check = checksum_after(ip.check, difference2(old_word, *word) + difference4(PLAIN(*old), plain));
+		if (source)
+			ip.saddr = plain;
+		else
+			ip.daddr = plain;
+		error |= store(p, ETH, &ip, sizeof(ip));
+	}
+	return error;
+}
+
 /*
  * Rewrites the inner local address and port, the outer address that mirrors it
  * (an error for a flow's local side is sent to it, or by it), the outer TTL and
@@ -132,21 +175,14 @@ static __always_inline int rewrite_error(struct packet *p, const struct inner *i
 	error |= store(p, inner->l4 + (echo ? 4 : source ? 0 : 2), &port, 2);
 
 	if (six) {
-		struct ipv6hdr ip;
-
 		error |= store(p,
 			       inner->ip + (source ? offsetof(struct ipv6hdr, saddr) : offsetof(struct ipv6hdr, daddr)),
 			       address, 16);
 		icmp_difference += difference16(old, address);
 		icmp_difference += difference16(outer_old, address); /* pseudo header */
-		error |= bpf_skb_load_bytes(p->skb, ETH, &ip, sizeof(ip));
-		ip.hop_limit--;
-		__builtin_memcpy(source ? &ip.daddr : &ip.saddr, address, 16);
-		error |= store(p, ETH, &ip, sizeof(ip));
 	} else {
 		struct iphdr ip;
 		__be32 plain = PLAIN(*address);
-		__u16 *word = (__u16 *)&ip.ttl, old_word;
 
 		/* the inner header's checksum balances the inner address */
 		error |= bpf_skb_load_bytes(p->skb, inner->ip, &ip, sizeof(ip));
@@ -156,18 +192,8 @@ static __always_inline int rewrite_error(struct packet *p, const struct inner *i
 		else
 			ip.daddr = plain;
 		error |= store(p, inner->ip, &ip, sizeof(ip));
-
-		error |= bpf_skb_load_bytes(p->skb, ETH, &ip, sizeof(ip));
-		old_word = *word;
-		ip.ttl--;
-		ip.check =
-			checksum_after(ip.check, difference2(old_word, *word) + difference4(PLAIN(*outer_old), plain));
-		if (source)
-			ip.daddr = plain;
-		else
-			ip.saddr = plain;
-		error |= store(p, ETH, &ip, sizeof(ip));
 	}
+	error |= store_ip(p, outer_old, address, !source, six);
 	error |= bpf_skb_load_bytes(p->skb, p->l4 + offsetof(struct icmp_header, checksum), &old_check, 2);
 	check = checksum_after(old_check, fold(icmp_difference));
 	error |= store(p, p->l4 + offsetof(struct icmp_header, checksum), &check, 2);
@@ -182,7 +208,6 @@ static __always_inline int error_to_pod(struct packet *p, bool six)
 	struct address address;
 	union tuple tuple;
 	struct pod *pod;
-	__u8 macs[12];
 	int reason;
 
 	reason = parse_inner(p, &inner, six);
@@ -204,22 +229,15 @@ static __always_inline int error_to_pod(struct packet *p, bool six)
 	trace(p, TRACE_REVERSE);
 	if (p->ttl <= 1)
 		return REASON_TTL;
-	if (!(pod->flags & POD_READY))
-		return REASON_POD_NOT_READY;
 	if (too_big(p, pod->mtu, six))
 		return REASON_MTU;
 	if (p->trace)
-		return trace_sent(p, pod->ifindex, pod->mac, pod->host_mac, &address, reverse->pod_port, REASON_TO_POD);
+		return trace_to_pod(p, pod, &address, reverse->pod_port);
 	if (rewrite_error(p, &inner, &address, reverse->pod_port, six))
 		return REASON_DROP_MALFORMED;
-	__builtin_memcpy(macs, pod->mac, 6);
-	__builtin_memcpy(macs + 6, pod->host_mac, 6);
-	if (bpf_skb_store_bytes(p->skb, 0, macs, sizeof(macs), 0))
+	if (store_macs(p, pod))
 		return REASON_DROP_MALFORMED;
-	p->skb->mark = 0;
-	p->out = pod->ifindex;
-	p->action = bpf_redirect_peer(pod->ifindex, 0);
-	return REASON_TO_POD;
+	return hand_over(p, pod, &address, six);
 }
 
 /*

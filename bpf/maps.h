@@ -128,6 +128,17 @@ struct {
 	__type(value, struct reverse);
 } reverse6 SEC(".maps");
 
+/*
+ * The programs write and read. LRU: a note serves the few packets of one
+ * datagram, which come one after the other; what is lost is that datagram.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment);
+} fragments SEC(".maps");
+
 /* The programs write, the daemon reads: row device.row * REASON_MAX + reason */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -37,6 +37,14 @@ struct icmp_header {
 	__be16 sequence;
 };
 
+struct fragment_header {
+	__u8 next;
+	__u8 reserved;
+	__be16 offset;
+	__be32 id;
+};
+
+#define IP6_OFFSET 0xfff8
 #define ICMPV6_NEIGHBOUR_FIRST 133 /* router solicitation ... */
 #define ICMPV6_NEIGHBOUR_LAST 137  /* ... redirect */
 #define NEXTHDR_FRAGMENT 44
@@ -106,7 +114,10 @@ static __always_inline int parse4(struct packet *p)
 	p->destination.low = MAPPED(ip->daddr);
 	p->protocol = ip->protocol;
 	p->ttl = ip->ttl;
-	p->fragment = (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET)) != 0;
+	if (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET)) {
+		p->fragment = ip->frag_off & bpf_htons(IP_OFFSET) ? PLACE_LATER : PLACE_FIRST;
+		p->fragment_id = ip->id;
+	}
 	p->l4 = ETH + sizeof(*ip);
 	if (special4(ip->daddr) || special4(ip->saddr))
 		return REASON_LINK_LOCAL;
@@ -141,9 +152,20 @@ static __always_inline int parse6(struct packet *p)
 	case IPPROTO_MH:
 	case IPPROTO_AH:
 		return REASON_OPTIONS;
-	case NEXTHDR_FRAGMENT:
-		p->fragment = 1;
+	case NEXTHDR_FRAGMENT: {
+		struct fragment_header *header;
+
+		if (p->end < ETH + sizeof(*ip) + sizeof(*header) || !pull(skb, ETH + sizeof(*ip) + sizeof(*header)))
+			return REASON_MALFORMED;
+		header = DATA(skb) + ETH + sizeof(*ip);
+		if ((void *)(header + 1) > END(skb))
+			return REASON_MALFORMED;
+		p->fragment = header->offset & bpf_htons(IP6_OFFSET) ? PLACE_LATER : PLACE_FIRST;
+		p->fragment_id = header->id;
+		p->protocol = header->next;
+		p->l4 += sizeof(*header);
 		break;
+	}
 	case IPPROTO_ICMPV6: {
 		struct icmp6hdr *icmp;
 

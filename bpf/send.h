@@ -89,6 +89,37 @@ static __always_inline bool rewrite(struct packet *p, const struct rewrite *new,
 	return true;
 }
 
+/* The last step into a pod with `address`; its MACs are written if the pod's is known. */
+static __always_inline int hand_over(struct packet *p, struct pod *pod, const struct address *address, bool six)
+{
+	struct bpf_redir_neigh neighbour = {};
+
+	p->skb->mark = 0;
+	p->out = pod->ifindex;
+	if (pod->flags & POD_READY) {
+		p->action = bpf_redirect_peer(pod->ifindex, 0);
+		return REASON_TO_POD;
+	}
+	if (six) {
+		neighbour.nh_family = AF_INET6;
+		__builtin_memcpy(neighbour.ipv6_nh, address, 16);
+	} else {
+		neighbour.nh_family = AF_INET;
+		neighbour.ipv4_nh = PLAIN(*address);
+	}
+	p->action = bpf_redirect_neigh(pod->ifindex, &neighbour, sizeof(neighbour), 0);
+	return REASON_TO_NEIGHBOUR;
+}
+
+/* Both steps for a traced packet. */
+static __always_inline int trace_to_pod(struct packet *p, struct pod *pod, const struct address *nat, __be16 nat_port)
+{
+	const bool ready = pod->flags & POD_READY;
+
+	return trace_sent(p, pod->ifindex, ready ? pod->mac : NULL, ready ? pod->host_mac : NULL, nat, nat_port,
+			  ready ? REASON_TO_POD : REASON_TO_NEIGHBOUR);
+}
+
 /*
  * To a pod of this node. bpf_redirect_peer frees the packet after the program
  * when the peer is gone or down: the count then overstates; nothing can be done
@@ -100,7 +131,6 @@ static __always_inline bool rewrite(struct packet *p, const struct rewrite *new,
 static __always_inline int send_to_pod(struct packet *p, struct pod *pod, struct rewrite *new, bool six)
 {
 	const bool ready = pod->flags & POD_READY;
-	struct bpf_redir_neigh neighbour = {};
 
 	if (p->ttl <= 1)
 		return REASON_TTL;
@@ -111,26 +141,10 @@ static __always_inline int send_to_pod(struct packet *p, struct pod *pod, struct
 	new->to = ready ? pod->mac : NULL;
 	new->from = pod->host_mac;
 	if (p->trace)
-		return trace_sent(p, pod->ifindex, new->to, ready ? new->from : NULL,
-				  new->what == NAT_NONE ? NULL : &new->address, new->port,
-				  ready ? REASON_TO_POD : REASON_TO_NEIGHBOUR);
+		return trace_to_pod(p, pod, new->what == NAT_NONE ? NULL : &new->address, new->port);
 	if (!rewrite(p, new, six))
 		return REASON_MALFORMED;
-	p->skb->mark = 0;
-	p->out = pod->ifindex;
-	if (ready) {
-		p->action = bpf_redirect_peer(pod->ifindex, 0);
-		return REASON_TO_POD;
-	}
-	if (six) {
-		neighbour.nh_family = AF_INET6;
-		__builtin_memcpy(neighbour.ipv6_nh, &new->address, 16);
-	} else {
-		neighbour.nh_family = AF_INET;
-		neighbour.ipv4_nh = PLAIN(new->address);
-	}
-	p->action = bpf_redirect_neigh(pod->ifindex, &neighbour, sizeof(neighbour), 0);
-	return REASON_TO_NEIGHBOUR;
+	return hand_over(p, pod, &new->address, six);
 }
 
 static __always_inline int send_to_neighbour(struct packet *p, struct nexthop *nexthop, bool six)

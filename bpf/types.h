@@ -43,7 +43,7 @@ enum reason {
 	REASON_VLAN,           /* tagged frame on the parent device */
 	REASON_MALFORMED,      /* short or contradictory headers */
 	REASON_OPTIONS,        /* IP options or extension headers */
-	REASON_FRAGMENT,       /* fragment of a flow that needs ports */
+	REASON_FRAGMENT,       /* fragment for the node that belongs to no answer we know */
 	REASON_TTL,            /* TTL or hop limit 1 or less */
 	REASON_MTU,            /* larger than the next hop takes */
 	REASON_LINK_LOCAL,     /* link-local, multicast, loopback, unspecified */
@@ -65,6 +65,7 @@ enum reason {
 	REASON_DROP_PROTOCOL,  /* REASON_PROTOCOL, configured as drop */
 	REASON_DROP_MALFORMED, /* XDP: header no stack would take */
 	REASON_DROP_MARTIAN,   /* XDP: source that cannot be on the wire */
+	REASON_DROP_FRAGMENT,  /* SNAT is due, the datagram's first fragment was not seen */
 	REASON_MAX = 64,       /* room to grow; fixes the counters' row length */
 };
 #define REASON_FIRST_STACK REASON_OFF
@@ -251,6 +252,25 @@ struct reverse {
 	__u32 pod_id;
 	__u32 life;   /* enum flow_life */
 }; /* 32 */
+
+/* Fragments of one datagram, as in the kernel's own reassembly. */
+struct fragment_key {
+	__u8 source[16]; /* as on the packet: v4-mapped or IPv6 */
+	__u8 destination[16];
+	__u32 id;        /* as it stands in the header */
+	__u8 protocol;   /* IPv4; 0: IPv6 */
+	__u8 pad[3];
+}; /* 40 */
+
+/* What the first fragment's ports have decided for the others. */
+struct fragment {
+	__u64 route;      /* from a pod: as flow.route */
+	__u8 address[16]; /* FLOW_SNAT: replaces the pod's address, or is the pod's */
+	__u32 seen;       /* jiffies of the first fragment */
+	__u32 pod_id;
+	__u32 verdict;    /* enum flow_verdict */
+	__u32 pad;
+}; /* 40 */
 
 struct counter {
 	__u64 packets;

@@ -22,6 +22,9 @@ struct address {
 	__u64 low;
 };
 
+/* Of a fragment within its datagram. An IPv6 datagram in one fragment is FIRST. */
+enum place { PLACE_WHOLE, PLACE_FIRST, PLACE_LATER };
+
 /* What the stages learn of a packet. Pointers into it are never kept here. */
 struct packet {
 	struct __sk_buff *skb;
@@ -31,12 +34,13 @@ struct packet {
 	struct address destination;
 	__u8 protocol;
 	__u8 ttl;
-	__u8 fragment;      /* 1: any fragment, the first one too */
+	__u8 fragment;      /* enum place; 0: whole */
 	__u8 tracked;       /* 1: TCP, UDP or echo: ports are valid */
 	__u8 tcp;           /* SEEN_* */
 	__u8 icmp_type;
 	__u16 l4;           /* offset of the transport header from the MAC header */
 	__u32 end;          /* of the IP packet; what follows is padding */
+	__u32 fragment_id;  /* as it stands in the header */
 	__be16 source_port; /* echo: identifier in both */
 	__be16 destination_port;
 	__be16 nat_port;

@@ -28,8 +28,8 @@ const reasons: Record<string, ReasonWords> = {
   },
   options: { words: 'IP options or extension headers', remedy: '' },
   fragment: {
-    words: 'fragment of a flow that needs ports',
-    remedy: 'if many: lower the MTU or MSS of the sender; fragments always take the slow path'
+    words: 'fragment for the node that belongs to no answer for a pod, as far as is known',
+    remedy: "the node's own, or its datagram's first fragment was lost or came late; if many: lower the sender's MTU"
   },
   ttl: {
     words: 'TTL or hop limit used up: the kernel answers (traceroute)',
@@ -98,6 +98,10 @@ const reasons: Record<string, ReasonWords> = {
   'drop-martian': {
     words: 'a source address that cannot be on the wire',
     remedy: 'if many: look who sends them with hostroute monitor --drops'
+  },
+  'drop-fragment': {
+    words: 'SNAT is due, and the first fragment of the datagram, which has the ports, has not been seen',
+    remedy: 'if many: a pod sends its fragments out of order, or too many at once; lower its datagrams or raise the MTU'
   }
 }
 

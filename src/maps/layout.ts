@@ -52,6 +52,8 @@ export const STRUCTS = {
     }
   },
   reverse: { size: 32, offset: { pod: 0, pod_port: 16, tcp: 18, replied: 19, seen: 20, pod_id: 24, life: 28 } },
+  fragment_key: { size: 40, offset: { source: 0, destination: 16, id: 32, protocol: 36 } },
+  fragment: { size: 40, offset: { route: 0, address: 8, seen: 24, pod_id: 28, verdict: 32 } },
   counter: { size: 16, offset: { packets: 0, bytes: 8 } },
   control: {
     size: 80,

@@ -32,7 +32,7 @@ const stack = list('stack', forwarded.length, [
   ['vlan', 'tagged frame on the parent device'],
   ['malformed', 'short or contradictory headers'],
   ['options', 'IP options or extension headers'],
-  ['fragment', 'fragment of a flow that needs ports'],
+  ['fragment', 'fragment for the node, of no answer to a pod that is known'],
   ['ttl', 'TTL or hop limit too low to be forwarded'],
   ['mtu', 'larger than the next hop takes'],
   ['link-local', 'link-local, multicast, loopback or unspecified address'],
@@ -55,7 +55,8 @@ const drop = list('drop', forwarded.length + stack.length, [
   ['drop-flows', 'the flow table is full'],
   ['drop-protocol', 'SNAT is due, the protocol has no ports, and it is configured to be dropped'],
   ['drop-malformed', 'a header no stack would take'],
-  ['drop-martian', 'a source address that cannot be on the wire']
+  ['drop-martian', 'a source address that cannot be on the wire'],
+  ['drop-fragment', 'SNAT is due, and the first fragment of the datagram has not been seen']
 ])
 
 /** By code. */

@@ -194,12 +194,10 @@ for (const family of [4, 6] as const) {
     t.equal(sent(to.external[family], 1501 - header), 'mtu')
   })
 
-  t.test(`[P4] IPv${family} fragments go to a local pod, and to the kernel when they leave the node`, async (t) => {
-    const whole = (destination: string) =>
-      ip({ source, destination }, udp({ sourcePort: 1, destinationPort: 2 }, Buffer.alloc(900)))
-    for (const part of fragments(whole(b), 400)) t.equal(node.send('a', part).reason, 'to-pod')
-    for (const part of fragments(whole(to.external[family]), 400)) t.equal(node.send('a', part).reason, 'fragment')
-    for (const part of fragments(whole(b), 400)) {
+  t.test(`[P4] IPv${family} fragments go to a local pod as they are`, async (t) => {
+    const whole = ip({ source, destination: b }, udp({ sourcePort: 1, destinationPort: 2 }, Buffer.alloc(900)))
+    for (const part of fragments(whole, 400)) t.equal(node.send('a', part).reason, 'to-pod')
+    for (const part of fragments(whole, 400)) {
       const shorter = { ...part, bytes: part.bytes.subarray(0, 60) }
       t.equal(node.send('a', shorter).reason, 'malformed')
     }

@@ -5,7 +5,7 @@ import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { createServer } from 'node:net'
 import t from 'tap'
-import { echo, fragments, icmp, ip, Protocol, raw, udp } from '../packets/packet.js'
+import { echo, icmp, ip, Protocol, raw, udp } from '../packets/packet.js'
 import { Control } from './layout.js'
 import { onLink, testNode, to } from './node.js'
 import { back, content, natPort, out, pod, snatAddress } from './snat_flow.js'
@@ -133,16 +133,6 @@ for (const family of [4, 6] as const) {
     t.equal(node.flows(family).length, 0)
     node.close()
     drops.close()
-  })
-
-  t.test(`[P4] IPv${family} fragments that need SNAT never leave with the pod's address by our hand`, async (t) => {
-    const node = testNode()
-    const whole = ip(
-      { source: pod('a', family), destination: to.external[family] },
-      udp({ sourcePort: 1, destinationPort: 2 }, Buffer.alloc(900))
-    )
-    for (const part of fragments(whole, 400)) t.equal(node.send('a', part).reason, 'fragment')
-    node.close()
   })
 
   t.test(`[S16] IPv${family}: entries of a pod's earlier life do not apply`, async (t) => {

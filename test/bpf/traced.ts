@@ -125,6 +125,7 @@ export function assertTold(trace: Trace, reason: string, before: ParsedPacket, a
   assert.equal(nat[0] ? after.ip?.source : after.ip?.destination, trace.nat, 'the address after NAT')
   // a new flow's port is drawn by lot
   if (trace.stages & (Stage.flowNew | Stage.icmpError)) return
-  const port = after.l4?.id ?? (nat[0] ? after.l4?.sourcePort : after.l4?.destinationPort)
+  // of fragments only the first has one
+  const port = after.l4?.id ?? (nat[0] ? after.l4?.sourcePort : after.l4?.destinationPort) ?? 0
   assert.equal(port, trace.natPort, 'the port after NAT')
 }
