@@ -143,7 +143,7 @@ static __always_inline bool join(struct packet *p, struct flow *flow)
 {
 	if (p->trace) {
 		if (!(p->trace->stages & TRACE_FLOW_NEW))
-			trace_flow(p, flow, TRACE_FLOW);
+			trace_flow(p, flow, TRACE_FLOW, 0);
 		return flow->life != FLOW_DEAD;
 	}
 	if (!keep_alive(&flow->life))

@@ -26,7 +26,6 @@ static __always_inline int leave_untracked(struct packet *p, struct rewrite *new
 	reason = choose_nexthop(p, six, 0, &index);
 	if (reason != GO_ON)
 		return reason;
-	trace_nexthop(p, index);
 	if (trace_masquerade(p, masquerade_due(&p->destination)))
 		return control.flags & CONTROL_DROP_PROTOCOLS ? REASON_DROP_PROTOCOL : REASON_PROTOCOL;
 	nexthop = nexthop_at(index);
@@ -116,7 +115,6 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 	nexthop = nexthop_at(index);
 	if (!nexthop)
 		return REASON_ROUTE;
-	trace_nexthop(p, index);
 	if (too_big(p, nexthop->mtu, six))
 		return REASON_MTU;
 	if (flow && flow->verdict == FLOW_SNAT) {
@@ -144,17 +142,15 @@ static __always_inline int route_from_pod(struct packet *p, bool six)
 		reason = check_source(p, six);
 	if (reason != GO_ON)
 		return reason;
-	trace(p, TRACE_SOURCE);
 	if (p->device->flags & (six ? DEVICE_STACK6 : DEVICE_STACK4))
-		return REASON_POLICY;
+		return trace(p, TRACE_SOURCE, REASON_POLICY);
 	if (p->ttl <= 1)
-		return REASON_TTL;
+		return trace(p, TRACE_SOURCE, REASON_TTL);
 	pod = pod_of(&p->destination, six);
-	trace_pod(p, pod);
 	if (!pod)
 		return leave_node(p, &new, six);
 	if (pod->ifindex == p->device->ifindex)
-		return REASON_SAME_POD;
+		return trace_pod(p, pod, REASON_SAME_POD);
 	return send_to_pod(p, pod, &new, six);
 }
 

@@ -25,14 +25,15 @@ static __always_inline int note_inbound(struct packet *p, struct pod *pod, bool 
 	tuple_in(&tuple, p, six);
 	flow = flow_of(&tuple, six);
 	if (flow && flow->pod_id == pod->id && usable(p, &flow->life)) {
-		trace_flow(p, flow, TRACE_FLOW);
 		if (is_mid_flow(p) && flow->verdict == FLOW_STACK)
-			return REASON_OLDER_FLOW;
+			return trace_flow(p, flow, TRACE_FLOW, REASON_OLDER_FLOW);
 		/* nor does a SYN from outside end a live SNATed flow */
 		if (!opening || flow->verdict == FLOW_INBOUND ||
 		    (flow->verdict == FLOW_SNAT && !(flow->tcp & (SEEN_FIN | SEEN_RST)))) {
 			if (!p->trace)
 				touch(flow, 0);
+			else
+				trace_flow(p, flow, TRACE_FLOW, 0);
 			return GO_ON;
 		}
 	}
@@ -42,8 +43,7 @@ static __always_inline int note_inbound(struct packet *p, struct pod *pod, bool 
 		struct flow inbound = { .verdict = FLOW_INBOUND, .pod_id = pod->id };
 
 		if (p->trace) {
-			trace_flow(p, &inbound, TRACE_FLOW_NEW);
-			return GO_ON;
+			return trace_flow(p, &inbound, TRACE_FLOW_NEW, GO_ON);
 		}
 
 		/* generation 0 is never current: the answer looks its route up */
@@ -87,19 +87,16 @@ static __always_inline int find_answered(struct packet *p, struct pod **found, s
 		return REASON_NODE;
 	tuple_in(&tuple, p, six);
 	reverse = reverse_of(&tuple, six);
-	trace(p, TRACE_ASKED_REVERSE);
 	if (!reverse || !usable(p, &reverse->life))
-		return REASON_NODE;
+		return trace(p, TRACE_ASKED_REVERSE, REASON_NODE);
 	__builtin_memcpy(&new->address, reverse->pod, 16);
 	pod = pod_of(&new->address, six);
 	if (!pod || pod->id != reverse->pod_id)
 		return REASON_NODE;
-	if (p->trace) {
-		trace_pod(p, pod);
-		trace(p, TRACE_REVERSE);
-	} else {
+	if (p->trace)
+		p->trace->stages |= TRACE_ASKED_REVERSE | TRACE_REVERSE;
+	else
 		note_answer(reverse, p->tcp);
-	}
 	new->what = NAT_DESTINATION;
 	new->port = reverse->pod_port;
 	*found = pod;
@@ -126,7 +123,6 @@ static __always_inline int route_from_uplink(struct packet *p, bool six)
 	if (p->device->flags & (six ? DEVICE_STACK6 : DEVICE_STACK4))
 		return REASON_POLICY;
 	pod = pod_of(&p->destination, six);
-	trace_pod(p, pod);
 	if (p->fragment)
 		reason = six ? parse_fragment6(p) : parse_fragment4(p);
 	else
@@ -137,7 +133,7 @@ static __always_inline int route_from_uplink(struct packet *p, bool six)
 		if (p->tracked) {
 			reason = six ? note_inbound6(p, pod) : note_inbound4(p, pod);
 			if (reason != GO_ON)
-				return reason;
+				return trace_pod(p, pod, reason);
 		}
 		return send_to_pod(p, pod, &new, six);
 	}

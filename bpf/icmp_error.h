@@ -218,15 +218,14 @@ static __always_inline int error_to_pod(struct packet *p, bool six)
 		return REASON_NODE;
 	tuple_of_inner(&tuple, &inner, six);
 	reverse = reverse_of(&tuple, six);
-	trace(p, TRACE_ICMP_ERROR | TRACE_ASKED_REVERSE);
+	trace(p, TRACE_ICMP_ERROR | TRACE_ASKED_REVERSE, 0);
 	if (!reverse || !usable(p, &reverse->life))
 		return REASON_NODE;
 	__builtin_memcpy(&address, reverse->pod, 16);
 	pod = pod_of(&address, six);
 	if (!pod || pod->id != reverse->pod_id)
 		return REASON_NODE;
-	trace_pod(p, pod);
-	trace(p, TRACE_REVERSE);
+	trace(p, TRACE_REVERSE, trace_pod(p, pod, 0));
 	if (p->ttl <= 1)
 		return REASON_TTL;
 	if (too_big(p, pod->mtu, six))
@@ -263,7 +262,7 @@ static __always_inline int error_from_pod(struct packet *p, bool six)
 	flow = flow_of(&tuple, six);
 	if (!flow || flow->pod_id != p->device->pod_id || flow->verdict != FLOW_SNAT || !usable(p, &flow->life))
 		return GO_ON;
-	trace_flow(p, flow, TRACE_FLOW | TRACE_ICMP_ERROR);
+	trace_flow(p, flow, TRACE_FLOW | TRACE_ICMP_ERROR, 0);
 	reason = choose_nexthop(p, six, (__u32)flow->route, &index);
 	if (reason != GO_ON)
 		return reason;
@@ -272,7 +271,6 @@ static __always_inline int error_from_pod(struct packet *p, bool six)
 		return REASON_ROUTE;
 	if (too_big(p, nexthop->mtu, six))
 		return REASON_MTU;
-	trace_nexthop(p, index);
 	__builtin_memcpy(&address, flow->nat_address, 16);
 	if (p->trace)
 		return trace_sent(p, nexthop->ifindex, NULL, NULL, &address, flow->nat_port, REASON_TO_NEIGHBOUR);

@@ -38,6 +38,7 @@ static __always_inline int choose_nexthop(struct packet *p, bool six, __u32 kept
 		return route->reason < REASON_FIRST_DROP ? (int)route->reason : REASON_ROUTE;
 	if (route->action == ROUTE_NEXTHOP) {
 		*index = route->nexthop;
+		trace_nexthop(p, *index);
 		return GO_ON;
 	}
 	row = route->nexthop;
@@ -48,9 +49,11 @@ static __always_inline int choose_nexthop(struct packet *p, bool six, __u32 kept
 		for (i = 0; i < GROUP_LEGS; i++)
 			if (group->leg[i] == kept) {
 				*index = kept;
+				trace_nexthop(p, kept);
 				return GO_ON;
 			}
 	*index = group->leg[bpf_get_hash_recalc(p->skb) % GROUP_LEGS];
+	trace_nexthop(p, *index);
 	return GO_ON;
 }
 

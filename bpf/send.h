@@ -116,6 +116,7 @@ static __always_inline int trace_to_pod(struct packet *p, struct pod *pod, const
 {
 	const bool ready = pod->flags & POD_READY;
 
+	trace_pod(p, pod, 0);
 	return trace_sent(p, pod->ifindex, ready ? pod->mac : NULL, ready ? pod->host_mac : NULL, nat, nat_port,
 			  ready ? REASON_TO_POD : REASON_TO_NEIGHBOUR);
 }
@@ -133,11 +134,11 @@ static __always_inline int send_to_pod(struct packet *p, struct pod *pod, struct
 	const bool ready = pod->flags & POD_READY;
 
 	if (p->ttl <= 1)
-		return REASON_TTL;
+		return trace_pod(p, pod, REASON_TTL);
 	if (!ready && new->what == NAT_NONE)
-		return REASON_POD_NOT_READY;
+		return trace_pod(p, pod, REASON_POD_NOT_READY);
 	if (too_big(p, pod->mtu, six))
-		return REASON_MTU;
+		return trace_pod(p, pod, REASON_MTU);
 	new->to = ready ? pod->mac : NULL;
 	new->from = pod->host_mac;
 	if (p->trace)

@@ -154,7 +154,7 @@ static __always_inline bool replace(struct packet *p, const union tuple *tuple, 
 {
 	if (!p->trace)
 		return forget(tuple, flow, six);
-	trace_flow(p, flow, TRACE_FLOW_OUTDATED);
+	trace_flow(p, flow, TRACE_FLOW_OUTDATED, 0);
 	return flow->life != FLOW_DEAD;
 }
 
@@ -176,8 +176,7 @@ static __always_inline int trace_new_flow(struct packet *p, const union tuple *t
 		delete_flow(taken, six);
 	else if (flow->verdict == FLOW_SNAT)
 		return REASON_DROP_FLOWS;
-	trace_flow(p, flow, TRACE_FLOW_NEW);
-	return flow->verdict == FLOW_STACK ? REASON_OLDER_FLOW : GO_ON;
+	return trace_flow(p, flow, TRACE_FLOW_NEW, flow->verdict == FLOW_STACK ? REASON_OLDER_FLOW : GO_ON);
 }
 
 /*
@@ -203,7 +202,6 @@ static __always_inline int new_flow(struct packet *p, const union tuple *tuple, 
 		return REASON_ROUTE;
 	if (leads_elsewhere(p, six))
 		return REASON_UNKNOWN_DEVICE;
-	trace_nexthop(p, index);
 	new = bpf_map_lookup_elem(&new_entries, &(__u32){ 0 });
 	if (!new)
 		return REASON_DROP_FLOWS;

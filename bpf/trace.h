@@ -8,6 +8,8 @@
  * - It takes the same stages as every packet, and each writes down what it has
  *   found. It is never counted or told, changes no flow, leaves none behind and
  *   holds no port.
+ * - Other packets pay for four or five comparisons. So a stage that is passed by
+ *   every packet says nothing of its own: what later stages say implies it.
  * - It is not written to and not sent: it ends as TC_ACT_UNSPEC. So whatever
  *   comes with this mark from elsewhere goes to the stack as it came.
  */
@@ -24,29 +26,31 @@ static __always_inline struct trace *trace_of(struct __sk_buff *skb)
 	return bpf_map_lookup_elem(&traces, &(__u32){ 0 });
 }
 
-static __always_inline void trace(struct packet *p, __u32 stages)
+/* What the packet ends with is passed on. */
+static __always_inline int trace(struct packet *p, __u32 stages, int reason)
 {
 	if (p->trace)
 		p->trace->stages |= stages;
+	return reason;
 }
 
-static __always_inline void trace_pod(struct packet *p, const struct pod *pod)
+/* On the way out: the packet is for this pod, and does not get there. */
+static __always_inline int trace_pod(struct packet *p, const struct pod *pod, int reason)
 {
-	if (!p->trace)
-		return;
-	p->trace->stages |= TRACE_ASKED_POD;
-	if (pod) {
+	if (p->trace) {
 		p->trace->stages |= TRACE_POD;
 		p->trace->pod = pod->ifindex;
 	}
+	return reason;
 }
 
-static __always_inline void trace_flow(struct packet *p, const struct flow *flow, __u32 stages)
+static __always_inline int trace_flow(struct packet *p, const struct flow *flow, __u32 stages, int reason)
 {
-	if (!p->trace)
-		return;
-	p->trace->stages |= stages;
-	__builtin_memcpy(&p->trace->flow, flow, sizeof(*flow));
+	if (p->trace) {
+		p->trace->stages |= stages;
+		__builtin_memcpy(&p->trace->flow, flow, sizeof(*flow));
+	}
+	return reason;
 }
 
 static __always_inline void trace_route(struct packet *p, const struct route *route)
@@ -71,8 +75,7 @@ static __always_inline void trace_nexthop(struct packet *p, __u32 index)
 /* Says what the answer is, and passes it on. */
 static __always_inline bool trace_masquerade(struct packet *p, bool due)
 {
-	trace(p, due ? TRACE_ASKED_MASQUERADE | TRACE_MASQUERADE : TRACE_ASKED_MASQUERADE);
-	return due;
+	return trace(p, due ? TRACE_ASKED_MASQUERADE | TRACE_MASQUERADE : TRACE_ASKED_MASQUERADE, due);
 }
 
 /* In place of rewriting and sending; `to` and `from` are MACs or NULL, `nat` too. */

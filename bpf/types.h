@@ -334,21 +334,20 @@ struct event {
 }; /* 88 */
 
 /* trace.stages: where the traced packet came through, and what was found there. */
-#define TRACE_SOURCE (1U << 0)        /* the source is the pod's own */
-#define TRACE_ASKED_POD (1U << 1)     /* policy and TTL are passed, pods were asked */
-#define TRACE_POD (1U << 2)           /* trace.pod is the device of the destination's pod */
-#define TRACE_FLOW (1U << 3)          /* trace.flow was found and is used */
-#define TRACE_FLOW_OUTDATED (1U << 4) /* one was found that no longer counts */
-#define TRACE_FLOW_NEW (1U << 5)      /* trace.flow is what this packet would make */
-#define TRACE_ASKED_REVERSE (1U << 6) /* is it an answer to a SNATed flow? */
-#define TRACE_REVERSE (1U << 7)       /* it is */
-#define TRACE_ASKED_ROUTE (1U << 8)   /* the routes were asked */
-#define TRACE_ROUTE (1U << 9)         /* trace.route is the answer */
-#define TRACE_ASKED_MASQUERADE (1U << 10)
-#define TRACE_MASQUERADE (1U << 11)   /* SNAT is due */
-#define TRACE_NEXTHOP (1U << 12)      /* trace.nexthop is the row */
-#define TRACE_SENT (1U << 13)         /* it would be sent: out, to, from, nat_* */
-#define TRACE_ICMP_ERROR (1U << 14)   /* about trace.flow, or the reverse entry */
+#define TRACE_SOURCE (1U << 0)        /* the source is the pod's own: said where it ends soon after */
+#define TRACE_POD (1U << 1)           /* trace.pod is the device of the destination's pod */
+#define TRACE_FLOW (1U << 2)          /* trace.flow was found and is used */
+#define TRACE_FLOW_OUTDATED (1U << 3) /* one was found that no longer counts */
+#define TRACE_FLOW_NEW (1U << 4)      /* trace.flow is what this packet would make */
+#define TRACE_ASKED_REVERSE (1U << 5) /* is it an answer to a SNATed flow? */
+#define TRACE_REVERSE (1U << 6)       /* it is */
+#define TRACE_ASKED_ROUTE (1U << 7)   /* the routes were asked */
+#define TRACE_ROUTE (1U << 8)         /* trace.route is the answer */
+#define TRACE_ASKED_MASQUERADE (1U << 9)
+#define TRACE_MASQUERADE (1U << 10)   /* SNAT is due */
+#define TRACE_NEXTHOP (1U << 11)      /* trace.nexthop is the row; without: the flow's own */
+#define TRACE_SENT (1U << 12)         /* it would be sent: out, to, from, nat_* */
+#define TRACE_ICMP_ERROR (1U << 13)   /* about trace.flow, or the reverse entry */
 
 /* The one row of `traces`: what a program found out about a traced packet. */
 struct trace {

@@ -14,20 +14,19 @@ const SKB = { size: 192, mark: 8, ifindex: 40, gsoSegments: 164, gsoSize: 176 }
 const TRACE_MARK = 76
 export const Stage = {
   source: 1 << 0,
-  askedPod: 1 << 1,
-  pod: 1 << 2,
-  flow: 1 << 3,
-  flowOutdated: 1 << 4,
-  flowNew: 1 << 5,
-  askedReverse: 1 << 6,
-  reverse: 1 << 7,
-  askedRoute: 1 << 8,
-  route: 1 << 9,
-  askedMasquerade: 1 << 10,
-  masquerade: 1 << 11,
-  nexthop: 1 << 12,
-  sent: 1 << 13,
-  icmpError: 1 << 14
+  pod: 1 << 1,
+  flow: 1 << 2,
+  flowOutdated: 1 << 3,
+  flowNew: 1 << 4,
+  askedReverse: 1 << 5,
+  reverse: 1 << 6,
+  askedRoute: 1 << 7,
+  route: 1 << 8,
+  askedMasquerade: 1 << 9,
+  masquerade: 1 << 10,
+  nexthop: 1 << 11,
+  sent: 1 << 12,
+  icmpError: 1 << 13
 } as const
 
 export interface Trace {
