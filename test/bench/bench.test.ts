@@ -15,7 +15,8 @@ t.test('scripts/bench --quick --json gives a figure for each way, kind and progr
   const text = execFileSync(`${root}scripts/bench`, ['--quick', '--json'], { encoding: 'utf8', maxBuffer: 1 << 24 })
   const report = JSON.parse(text) as Report
   t.equal(report.exact, null)
-  t.same(Object.keys(report.wall?.traffic ?? {}).sort(), Object.keys(WAYS).sort())
+  const ways = Object.keys(WAYS).filter((way) => !way.startsWith('floor'))
+  t.same(Object.keys(report.wall?.traffic ?? {}).sort(), ways.sort())
   for (const [way, figures] of Object.entries(report.wall?.traffic ?? {})) {
     t.same(Object.keys(figures), KINDS, way)
     for (const value of Object.values(figures)) t.ok(value > 0, way)
@@ -23,6 +24,6 @@ t.test('scripts/bench --quick --json gives a figure for each way, kind and progr
   t.ok((report.wall?.programs.length ?? 0) >= 12)
   for (const { path, cost } of report.wall?.programs ?? []) t.type(cost, 'number', path)
   const shown = formatReport(report)
-  for (const name of Object.values(WAYS)) t.match(shown, name)
+  for (const way of ways) t.match(shown, WAYS[way])
   t.match(drawPicture(report), /^<svg [\s\S]*<\/svg>\n$/)
 })

@@ -24,6 +24,8 @@ rules, and hostroute; and what the BPF programs cost alone.
   --exact          also in a virtual machine (Linux 6.12) whose clock counts
                    instructions: the same on any machine; a minute more
   --only-exact     only there
+  --only WORD      of the exact figures only the ways whose name has the word,
+                   "programs" for the programs alone; may be repeated
   --json           the figures as JSON
   --picture FILE   also draw them as SVG
 `
@@ -37,6 +39,7 @@ const { values: flags } = parseArgs({
     quick: { type: 'boolean', default: false },
     exact: { type: 'boolean', default: false },
     'only-exact': { type: 'boolean', default: false },
+    only: { type: 'string', multiple: true, default: [] },
     json: { type: 'boolean', default: false },
     picture: { type: 'string' },
     help: { type: 'boolean', default: false }
@@ -88,7 +91,7 @@ async function measureExactly(): Promise<Measured & { kernel: string }> {
   const result = await runInVm({
     kernel: EXACT_KERNEL,
     icount: true,
-    command: [process.execPath, '--enable-source-maps', script],
+    command: [process.execPath, '--enable-source-maps', script, ...flags.only],
     timeoutSeconds: 900
   })
   progress('')

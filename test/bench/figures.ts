@@ -31,9 +31,11 @@ const TITLES: Record<Kind, string> = {
 /** The ways as people read them, in the order they are shown. */
 export const WAYS: Record<string, string> = {
   bare: 'bare veth pair',
+  'floor pod': 'pod to pod, a redirect and nothing else',
   'hostroute pod': 'pod to pod, hostroute',
   'kernel pod': 'pod to pod, kernel',
   'legacy pod': 'pod to pod, kernel + 100 rules',
+  'floor uplink': 'pod to uplink, a redirect and nothing else',
   'hostroute remote': 'pod to remote pod range, hostroute',
   'kernel remote': 'pod to remote pod range, kernel',
   'legacy remote': 'pod to remote pod range, kernel + 100 rules',

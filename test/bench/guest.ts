@@ -1,12 +1,17 @@
 // The exact benchmark's part inside the machine whose clock counts
 // instructions. Prints JSON: { traffic: Figures of one round, programs }.
+//
+//   node build/js/test/bench/guest.js [WORD …]   only ways whose name has one
+//   of the words, and the programs alone if one of them is "programs"
 
 import { execFileSync, spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
-import { bareLine, createLine, FORWARDERS, type Line } from './line.js'
+import { bareLine, createLine, DESTINATIONS, FORWARDERS, type Line } from './line.js'
 import type { ProgramCost } from './programs.js'
 import { Traffic } from './traffic.js'
 
+const words = process.argv.slice(2)
+const wanted = (name: string) => words.length === 0 || words.some((word) => name.includes(word))
 const PROGRAMS = fileURLToPath(new URL('./programs.js', import.meta.url))
 /** Everything repeats exactly; what a few rounds more would show is the timer's tick. */
 const COUNTS = { tcp: 300, udp: 300, connect: 60 } as const
@@ -30,6 +35,7 @@ async function measureLine(line: Line, figures: ExactFigures['traffic']): Promis
   // The daemon's own work must not fall into a measurement; its lease outlives this.
   if (line.node) process.kill(line.node.daemon.pid, 'SIGSTOP')
   for (const way of line.ways) {
+    if (way.name !== 'bare' && !wanted(way.name)) continue
     const traffic = await Traffic.open(way, PATIENCE)
     const row: Record<string, number> = {}
     for (const kind of Object.keys(COUNTS) as (keyof typeof COUNTS)[]) {
@@ -44,7 +50,11 @@ async function measureLine(line: Line, figures: ExactFigures['traffic']): Promis
 
 const figures: ExactFigures = { traffic: {}, programs: [] }
 await measureLine(await bareLine(), figures.traffic)
-for (const forwarder of FORWARDERS) await measureLine(await createLine(forwarder, PATIENCE), figures.traffic)
-figures.programs = JSON.parse(execFileSync(process.execPath, [PROGRAMS, '9'], { encoding: 'utf8' })) as ProgramCost[]
+for (const forwarder of ['floor', ...FORWARDERS] as const) {
+  if ([...DESTINATIONS, 'uplink'].some((destination) => wanted(`${forwarder} ${destination}`)))
+    await measureLine(await createLine(forwarder, PATIENCE), figures.traffic)
+}
+if (wanted('programs'))
+  figures.programs = JSON.parse(execFileSync(process.execPath, [PROGRAMS, '9'], { encoding: 'utf8' })) as ProgramCost[]
 busy.kill('SIGKILL')
 console.log(JSON.stringify(figures))

@@ -8,17 +8,24 @@
 //   pod       a → b: two veth pairs, one node between them
 //   remote    a → 10.244.2.2, a pod range behind .12: pod's pair and uplink's pair, source kept
 //   outside   a → 203.0.113.10 through the gateway: the same two pairs, with SNAT
+//
+// The floor is the same node with programs that do nothing but redirect: what
+// its ways cost more than a bare pair is the kernel's.
 
+import { execFileSync } from 'node:child_process'
+import { mkdirSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import * as addresses from '../lab/addresses.js'
 import { LabHost } from '../lab/host.js'
 import { claim, release } from '../lab/lease.js'
 import { configurePod, LabNode, LabPod, prepare } from '../lab/node.js'
 import { createBarePair } from '../lab/pair.js'
-import { run } from '../lab/process.js'
+import { type Background, run } from '../lab/process.js'
+import type { Redirect } from './floor.js'
 
 /** Who forwards: the kernel alone, the kernel with conntrack, MASQUERADE and 100 filter rules, or hostroute. */
 export const FORWARDERS = ['kernel', 'legacy', 'hostroute'] as const
-export type Forwarder = (typeof FORWARDERS)[number]
+export type Forwarder = (typeof FORWARDERS)[number] | 'floor'
 export const DESTINATIONS = ['pod', 'remote', 'outside'] as const
 export type Destination = (typeof DESTINATIONS)[number]
 
@@ -39,10 +46,11 @@ export interface Line {
 
 const OPTIONS = { mtu: 1500, podMtu: 1500, offloads: true, proxyArp: false }
 const RULES = 100
+const root = fileURLToPath(new URL('../../../../', import.meta.url))
 const REMOTE_POD = addresses.podAddress(2, 1).v4
 const REMOTE_NODE = addresses.nodeAddress(2, 0).v4
 
-/** The floor: two namespaces and one veth pair. */
+/** Two namespaces and one veth pair. */
 export async function bareLine(): Promise<Line> {
   const pair = await createBarePair()
   const way = { name: 'bare', from: pair.left, to: pair.right, address: pair.rightAddress }
@@ -54,13 +62,16 @@ export async function createLine(forwarder: Forwarder, timeout?: number): Promis
   const lease = claim()
   try {
     const node = new LabNode(lease, 1, 1, OPTIONS)
-    node.pods.push(new LabPod(node, 1), new LabPod(node, 2))
+    // the third pod is the floor's for what leaves the node
+    for (let number = 1; number <= (forwarder === 'floor' ? 3 : 2); number++) node.pods.push(new LabPod(node, number))
     const peer = new LabHost('peer', `${lease.name}-peer`)
     await build(node, peer)
     if (forwarder === 'legacy') await node.installLegacyRules(RULES)
     if (forwarder === 'hostroute')
       await node.startDaemon({ config: { guard: { mode: 'off' } }, ...(timeout ? { timeout } : {}) })
+    const redirector = forwarder === 'floor' ? await startRedirector(node, timeout) : null
     const close = async () => {
+      await redirector?.stop('SIGKILL')
       await node.stopDaemon().catch(() => {})
       release(lease.name)
     }
@@ -71,8 +82,35 @@ export async function createLine(forwarder: Forwarder, timeout?: number): Promis
   }
 }
 
+/** Attaches floor.bpf.c to all devices of the node, for as long as this runs. */
+async function startRedirector(node: LabNode, timeout?: number): Promise<Background> {
+  const object = `${root}build/bench/floor.bpf.o`
+  mkdirSync(`${root}build/bench`, { recursive: true })
+  execFileSync(`${root}scripts/build-native`, ['--bpf', `${root}test/bench/floor.bpf.c`, object])
+  const toPod = (device: string, { hostDevice: to, mac, hostMac: sourceMac }: LabPod): Redirect => {
+    return { device, program: 'to_pod', to, mac, sourceMac }
+  }
+  const [one, two, three] = [node.pod(0), node.pod(1), node.pod(2)]
+  const uplink = { to: 'up0', mac: addresses.mac('router', 0, 0), sourceMac: node.uplinks[0]?.mac ?? '' }
+  const redirects: Redirect[] = [
+    toPod(one.hostDevice, two),
+    toPod(two.hostDevice, one),
+    { device: three.hostDevice, program: 'to_uplink', ...uplink },
+    toPod('up0', three)
+  ]
+  const script = fileURLToPath(new URL('./floor.js', import.meta.url))
+  const redirector = node.start([process.execPath, script, object, JSON.stringify(redirects)])
+  await redirector.waitFor('ready', timeout)
+  return redirector
+}
+
 function waysOf(forwarder: Forwarder, node: LabNode, peer: LabHost): Way[] {
   const [from, other] = [node.pod(0), node.pod(1)]
+  if (forwarder === 'floor')
+    return [
+      { name: 'floor pod', from, to: other, address: other.address.v4 },
+      { name: 'floor uplink', from: node.pod(2), to: peer, address: REMOTE_POD }
+    ]
   return [
     { name: `${forwarder} pod`, from, to: other, address: other.address.v4 },
     { name: `${forwarder} remote`, from, to: peer, address: REMOTE_POD },
