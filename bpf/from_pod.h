@@ -154,64 +154,20 @@ static __always_inline int route_from_pod(struct packet *p, bool six)
 	return send_to_pod(p, pod, &new, six);
 }
 
-/*
- * The stages in one go for what is most frequent and most plain: IPv4 between
- * two pods of this node. Nothing here needs struct packet, so that all of it
- * stays in registers: half the instructions. GO_ON, nothing changed: there is
- * anything to say about this packet, and the stages say it.
- */
-static __always_inline int straight_to_pod4(struct __sk_buff *skb, const struct device *device)
-{
-	void *data = DATA(skb);
-	struct ethhdr *eth = data;
-	struct iphdr *ip = data + ETH;
-	__u32 length, index, *address;
-	struct pod_slot *slot;
-
-	if ((void *)(ip + 1) > END(skb))
-		return GO_ON;
-	index = bpf_ntohl(ip->daddr) & (POD_SLOTS - 1);
-	slot = bpf_map_lookup_elem(&pod_slots, &index);
-	if (!slot)
-		return GO_ON;
-	address = (__u32 *)slot->address;
-	/* special4() is not asked: both ends have host routes, so the kernel would forward, too; 0 is "none" */
-	if (address[3] != ip->daddr || address[2] != bpf_htonl(0xffff) || (address[0] | address[1]))
-		return GO_ON;
-	if (ip->saddr != device->address4 || !ip->saddr || (device->flags & DEVICE_STACK4) ||
-	    slot->pod.ifindex == device->ifindex || !(slot->pod.flags & POD_READY))
-		return GO_ON;
-	length = bpf_ntohs(ip->tot_len);
-	if (*(__u8 *)ip != 0x45 || ip->ttl <= 1 || length < sizeof(*ip) || length > skb->len - ETH ||
-	    skb->len - ETH > slot->pod.mtu || !header_checksum_ok(ip))
-		return GO_ON;
-	if (control.flags & CONTROL_MONITOR)
-		return GO_ON;
-	decrease_ttl4(ip);
-	copy_mac(eth->h_dest, slot->pod.mac);
-	copy_mac(eth->h_source, slot->pod.host_mac);
-	skb->mark = 0;
-	count(device, REASON_TO_POD, skb->len);
-	return bpf_redirect_peer(slot->pod.ifindex, 0);
-}
-
 SEC("tc")
 int from_pod(struct __sk_buff *skb)
 {
 	struct device *device = device_of(skb->ifindex);
 	struct packet p;
 	bool six = false;
-	int reason;
+	int reason, action;
 
 	if (!device)
 		return TC_ACT_UNSPEC;
+	action = straight_from_pod(skb, device);
+	if (action != GO_ON)
+		return action;
 	reason = judge_outside(skb);
-	if (reason == GO_ON && !skb->mark && skb->protocol == bpf_htons(ETH_P_IP)) {
-		int action = straight_to_pod4(skb, device);
-
-		if (action != GO_ON)
-			return action;
-	}
 	__builtin_memset(&p, 0, sizeof(p));
 	p.skb = skb;
 	p.device = device;

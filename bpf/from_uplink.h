@@ -149,26 +149,25 @@ static __always_inline int route_from_uplink(struct packet *p, bool six)
 SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {
-	struct packet p = { .skb = skb };
+	struct device *device = device_of(skb->ifindex);
 	bool six = skb->protocol == bpf_htons(ETH_P_IPV6);
-	int reason;
+	struct packet p;
+	int reason, action;
 
-	p.device = device_of(skb->ifindex);
-	if (!p.device)
+	if (!device)
 		return TC_ACT_UNSPEC;
+	action = straight_from_uplink(skb, device);
+	if (action != GO_ON)
+		return action;
+	__builtin_memset(&p, 0, sizeof(p));
+	p.skb = skb;
+	p.device = device;
 	p.trace = trace_of(skb);
-	if (!switched_on())
-		reason = REASON_OFF;
-	else if (skb->vlan_present)
-		reason = REASON_VLAN;
-	else if (skb->pkt_type != 0 /* PACKET_HOST */)
-		reason = REASON_NOT_FOR_ROUTER;
-	else if (skb->protocol == bpf_htons(ETH_P_IP))
-		reason = route_from_uplink(&p, false);
-	else if (six)
-		reason = route_from_uplink(&p, true);
-	else
-		reason = REASON_NOT_IP;
+	reason = judge_outside(skb);
+	if (reason == GO_ON)
+		reason = six                                  ? route_from_uplink(&p, true) :
+			 skb->protocol == bpf_htons(ETH_P_IP) ? route_from_uplink(&p, false) :
+								REASON_NOT_IP;
 	return conclude(&p, reason, six);
 }
 

@@ -10,6 +10,7 @@
  * snat.h -> route.h -> send.h. A stage returns a reason or GO_ON; verdict.h
  * turns the reason into an action and counts it. fragment.h and icmp_error.h
  * do the same for what carries no ports of its own. expire.h ends old flows.
+ * Before the stages a straight path (straight.h) takes what is most plain.
  * trace.h: what a stage finds out about a packet that the daemon asks about.
  *
  * Never guess: what a stage does not fully know goes to the stack unchanged.
@@ -28,6 +29,7 @@
 #include <stddef.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
 
 #include "types.h"
 #include "maps.h"
@@ -42,6 +44,9 @@
 #include "snat.h"
 #include "send.h"
 #include "icmp_error.h"
+#include "straight.h"
+#include "straight_out.h"
+#include "straight_in.h"
 #include "from_pod.h"
 #include "from_uplink.h"
 #include "fragment.h"

@@ -212,6 +212,9 @@ Napi::Value BpfObject::testRun(const Napi::CallbackInfo &info) {
     if (!value.IsUndefined() && !readNumber(env, value, std::string("testRun: ") + name, 0, INT_MAX, *target))
       return {};
   }
+  Napi::Value complete = options.Get("checksumComplete");
+  if (env.IsExceptionPending()) return {};
+  run.checksumComplete = complete.ToBoolean();
   if (Result failure = hostroute::testRun(chosen.descriptor, type, chosen.name, run)) {
     throwFailure(env, *failure);
     return {};

@@ -13,6 +13,9 @@ namespace {
 // Room for headers that a program puts before the packet.
 constexpr size_t kGrowth = 512;
 
+// BPF_F_TEST_SKB_CHECKSUM_COMPLETE, which older headers do not have.
+constexpr uint32_t kChecksumComplete = 1U << 2;
+
 template <typename T> void setContext(std::vector<uint8_t> &bytes, const T &context) {
   bytes.resize(sizeof(context));
   memcpy(bytes.data(), &context, sizeof(context));
@@ -50,6 +53,7 @@ Result testRun(int program, uint32_t type, const std::string &name, TestRun &run
   options.ctx_size_in = static_cast<uint32_t>(run.context.size());
   options.ctx_out = contextOut.empty() ? nullptr : contextOut.data();
   options.ctx_size_out = static_cast<uint32_t>(contextOut.size());
+  options.flags = run.checksumComplete ? kChecksumComplete : 0;
   options.repeat = onlyContext ? 0 : static_cast<int>(run.repeat);
   if (int failed = bpf_prog_test_run_opts(program, &options))
     return Failure{"cannot run " + name + " on a made packet", -failed, "bpf(BPF_PROG_TEST_RUN)"};

@@ -14,6 +14,8 @@ struct TestRun {
   std::vector<uint8_t> context;
   uint32_t repeat = 0;
   uint32_t ifindex = 0; // where the packet comes in, when no context is given
+  bool checksumComplete =
+      false; // the packet has a CHECKSUM_COMPLETE sum, which must be right after the run, too
   // Out: data and context after the program.
   int32_t retval = 0;
   uint32_t duration = 0; // mean nanoseconds of one run

@@ -71,9 +71,10 @@ export interface BpfObject {
   /** The section .data.control as bytes. Writes are visible to the programs at once. */
   readControl(): Buffer
   writeControl(offset: number, bytes: Buffer): void
+  /** `checksumComplete`: the packet comes with a sum over it (CHECKSUM_COMPLETE); EBADMSG when that is wrong after the run. Needs Linux 6.11, else EINVAL. */
   testRun(
     program: string,
-    options: { data?: Buffer; context?: Buffer; repeat?: number; ifindex?: number }
+    options: { data?: Buffer; context?: Buffer; repeat?: number; ifindex?: number; checksumComplete?: boolean }
   ): TestRunResult
   /** Kernel's id of the loaded program. */
   programId(program: string): number

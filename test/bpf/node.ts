@@ -48,6 +48,8 @@ export interface NodeOptions {
   flags?: number
   sizes?: Record<string, number>
   timeouts?: number[]
+  /** Instead of the embedded object. */
+  objectFile?: string
 }
 
 interface RunOptions {
@@ -71,6 +73,7 @@ export function testNode(options: NodeOptions = {}) {
   const names = Object.keys(devices) as DeviceName[]
   const ports = options.ports ?? Array.from({ length: 2000 }, (_, index) => 20000 + index)
   const object = native().loadObject({
+    ...(options.objectFile === undefined ? {} : { objectFile: options.objectFile }),
     sizes: {
       counters: 8 * REASON_MAX,
       routes4: 1024,
@@ -289,7 +292,7 @@ export function testNode(options: NodeOptions = {}) {
   fillRoutes()
   const setters = { setControl, setDevice, setPod, setNexthop, setRoute, setMasquerade, setNeighbour }
   const close = () => object.close()
-  return { object, map, ifindexOf, ...setters, send, sendFrame, filter, flows, reverses, expire, close }
+  return { object, map, ifindexOf, ...setters, send, sendFrame, filter, counters, flows, reverses, expire, close }
 }
 
 function verdictOf(reason: number): Result['verdict'] {
