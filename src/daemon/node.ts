@@ -208,6 +208,7 @@ export class Node {
     const { pods, devices, routes } = this.planner.plan
     const start = takenOver ? 'took over the running datapath' : 'routing by eBPF'
     this.why = null
+    this.datapath?.control.monitor(this.events.isWanted)
     this.log.info(`${start}: ${pods.size} pod addresses, ${devices.size} devices, ${routes.size} routes`)
     await this.startGuard()
   }

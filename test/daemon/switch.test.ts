@@ -15,8 +15,10 @@ t.test('[L5] disable leaves nothing behind and the kernel routes at once; enable
   const [one, two] = [node.pod(0), node.pod(1)]
   await one.ping(two.address.v4, { count: 2 })
   t.equal((await attached(lab.node(0))).length, 3)
+  const monitor = daemon.follow('monitor', '--json')
+  const shown = () => monitor.stdout.split('\n').length
   const ping = one.startPing(two.address.v4, { interval: 2 })
-  await sleep(100)
+  await until('monitor shows packets', () => shown() > 10)
   t.match(await daemon.json<EnableResult>('disable'), { done: true, mode: 'disabled' })
   t.equal((await attached(lab.node(0))).length, 0)
   t.notOk(existsSync(`${daemon.pinDirectory}/flows4`), 'no pinned maps')
@@ -24,12 +26,14 @@ t.test('[L5] disable leaves nothing behind and the kernel routes at once; enable
   t.notMatch(managed, /managed/, 'no neighbour is kept by us')
   await sleep(100)
   t.match(await daemon.json<EnableResult>('enable'), { done: true, mode: 'enabled' })
-  await sleep(100)
+  const before = shown()
+  await until('monitor shows packets again, without having been started anew', () => shown() > before + 10)
+  await monitor.stop('SIGINT')
   await ping.stop('SIGINT')
   t.strictSame(readPing(ping.stdout).lost, [], 'no ping between pods was lost at either switch')
-  const before = await counted(node, 'forwarded')
+  const forwarded = await counted(node, 'forwarded')
   await one.ping(two.address.v4, { count: 5 })
-  t.ok((await counted(node, 'forwarded')) >= before + 10, 'the fast path forwards again')
+  t.ok((await counted(node, 'forwarded')) >= forwarded + 10, 'the fast path forwards again')
 })
 
 t.test('[L5] disabled outlives a restart, and onStop: detach leaves nothing behind', async (t) => {

@@ -114,6 +114,11 @@ export class Daemon {
     await this.#process?.stop(signal)
   }
 
+  /** A command that goes on, as `monitor` does. */
+  follow(...words: string[]): Background {
+    return this.node.start([process.execPath, COMMAND, '--socket', this.socket, ...words])
+  }
+
   /** The hostroute command with these words, against this daemon. */
   command(words: readonly string[], timeout = 20_000): Promise<Outcome> {
     return exec([process.execPath, COMMAND, '--socket', this.socket, ...words], { timeout })
