@@ -61,47 +61,46 @@ Napi::Value request(const Napi::CallbackInfo &info, NetfilterSockets &sockets) {
   return Napi::Buffer<uint8_t>::Copy(env, answers.data(), answers.size());
 }
 
-bool rawSocket(Napi::Env env, const NetfilterSockets &sockets, uint32_t level, int &out) {
-  out = level == IPPROTO_IPV6 ? sockets.raw6.get() : sockets.raw4.get();
-  if (out >= 0) return true;
-  throwFailure(env, {"there is no IPv6 here", EAFNOSUPPORT, "socket"});
+struct Option {
+  int socket = -1;
+  uint32_t level = 0;
+  uint32_t name = 0;
+  Bytes value;
+};
+
+bool readOption(const Napi::CallbackInfo &info, const char *method, const NetfilterSockets &sockets,
+                Option &out) {
+  Arguments arguments(info, method);
+  if (!arguments.number(0, "level", 0, INT_MAX, out.level) ||
+      !arguments.number(1, "name", 0, INT_MAX, out.name) || !arguments.bytes(2, "value", out.value))
+    return false;
+  out.socket = out.level == IPPROTO_IPV6 ? sockets.raw6.get() : sockets.raw4.get();
+  if (out.socket >= 0) return true;
+  throwFailure(info.Env(), {"there is no IPv6 here", EAFNOSUPPORT, "socket"});
   return false;
 }
 
 Napi::Value setOption(const Napi::CallbackInfo &info, NetfilterSockets &sockets) {
-  Napi::Env env = info.Env();
-  Arguments arguments(info, "setOption");
-  uint32_t level = 0;
-  uint32_t name = 0;
-  Bytes value;
-  int socket = -1;
-  if (!arguments.number(0, "level", 0, INT_MAX, level) || !arguments.number(1, "name", 0, INT_MAX, name) ||
-      !arguments.bytes(2, "value", value) || !rawSocket(env, sockets, level, socket))
-    return {};
-  if (setsockopt(socket, static_cast<int>(level), static_cast<int>(name), value.data,
-                 static_cast<socklen_t>(value.size)) != 0)
-    throwFailure(env, {"cannot write a legacy table", errno, "setsockopt"});
-  return env.Undefined();
+  Option option;
+  if (!readOption(info, "setOption", sockets, option)) return {};
+  if (setsockopt(option.socket, static_cast<int>(option.level), static_cast<int>(option.name),
+                 option.value.data, static_cast<socklen_t>(option.value.size)) != 0)
+    throwFailure(info.Env(), {"cannot write a legacy table", errno, "setsockopt"});
+  return info.Env().Undefined();
 }
 
 // The value goes in as the question and comes out as the answer.
 Napi::Value getOption(const Napi::CallbackInfo &info, NetfilterSockets &sockets) {
-  Napi::Env env = info.Env();
-  Arguments arguments(info, "getOption");
-  uint32_t level = 0;
-  uint32_t name = 0;
-  Bytes value;
-  int socket = -1;
-  if (!arguments.number(0, "level", 0, INT_MAX, level) || !arguments.number(1, "name", 0, INT_MAX, name) ||
-      !arguments.bytes(2, "value", value) || !rawSocket(env, sockets, level, socket))
-    return {};
-  std::vector<uint8_t> answer(value.data, value.data + value.size);
+  Option option;
+  if (!readOption(info, "getOption", sockets, option)) return {};
+  std::vector<uint8_t> answer(option.value.data, option.value.data + option.value.size);
   auto size = static_cast<socklen_t>(answer.size());
-  if (getsockopt(socket, static_cast<int>(level), static_cast<int>(name), answer.data(), &size) != 0) {
-    throwFailure(env, {"cannot read a legacy table", errno, "getsockopt"});
+  if (getsockopt(option.socket, static_cast<int>(option.level), static_cast<int>(option.name), answer.data(),
+                 &size) != 0) {
+    throwFailure(info.Env(), {"cannot read a legacy table", errno, "getsockopt"});
     return {};
   }
-  return Napi::Buffer<uint8_t>::Copy(env, answer.data(), size);
+  return Napi::Buffer<uint8_t>::Copy(info.Env(), answer.data(), size);
 }
 
 void addMethod(Napi::Env env, Napi::Object handle, const Shared &sockets, const char *name, Call call) {
