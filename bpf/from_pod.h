@@ -147,7 +147,7 @@ static __always_inline int route_from_pod(struct packet *p, bool six)
 	if (p->ttl <= 1)
 		return trace(p, TRACE_SOURCE, REASON_TTL);
 	pod = pod_of(&p->destination, six);
-	if (!pod)
+	if (!pod || !pods_answer(p, six))
 		return leave_node(p, &new, six);
 	if (pod->ifindex == p->device->ifindex)
 		return trace_pod(p, pod, REASON_SAME_POD);

@@ -50,6 +50,23 @@ struct {
 	__type(value, struct route);
 } routes6 SEC(".maps");
 
+/* daemon writes; read where routes4 and routes6 are, for devices with a class, and for their packets to pods */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, CLASS_ROUTES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct class_route4_key);
+	__type(value, struct route);
+} class_routes4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, CLASS_ROUTES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct class_route6_key);
+	__type(value, struct route);
+} class_routes6 SEC(".maps");
+
 /* daemon writes, from_pod reads for every packet that leaves the node */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

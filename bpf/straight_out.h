@@ -96,6 +96,7 @@ static __always_inline int straight_from_pod4(struct __sk_buff *skb, const struc
 						     GO_ON;
 	/* special4() is not asked: both ends have host routes, so the kernel would forward, too; 0 is "none" */
 	if (slot->pod.ifindex == device->ifindex || !(slot->pod.flags & POD_READY) ||
+	    (device->flags & DEVICE_CLASS4) /* its class may know another way */ ||
 	    !fits(skb, ip + 1, ip->protocol, sizeof(*ip), slot->pod.mtu))
 		return GO_ON;
 	decrease_ttl4(ip);

@@ -25,6 +25,7 @@
 #define POD_SLOTS 16384    /* pod_slots: see pod_slot_index() */
 #define MAX_NEXTHOPS 16384
 #define MAX_PORTS 65536
+#define CLASS_ROUTES 65536 /* of all classes of a family */
 
 /*
  * Why a packet went where it went. Each packet counts under exactly one.
@@ -80,6 +81,8 @@ enum device_kind {
 /* device.flags */
 #define DEVICE_STACK4 (1U << 0) /* all IPv4 from here goes to the stack (policy) */
 #define DEVICE_STACK6 (1U << 1)
+#define DEVICE_CLASS4 (1U << 2) /* class4 is set: ip rules route its IPv4 by tables of their own */
+#define DEVICE_CLASS6 (1U << 3)
 
 /* One row per served device, at ifindex & (DEVICE_SLOTS - 1). */
 struct device {
@@ -90,7 +93,8 @@ struct device {
 	__u32 pod_id;      /* DEVICE_POD: the same as pod.id of its addresses */
 	__u32 mtu;         /* bytes of L3 */
 	__be32 address4;   /* DEVICE_POD: first IPv4 address, 0 none (plain) */
-	__u32 pad0;
+	__u16 class4;      /* DEVICE_CLASS4: in keys of class_routes4 */
+	__u16 class6;
 	__u8 address6[16]; /* DEVICE_POD: first IPv6 address, :: none */
 	__u8 mac[6];       /* the device's own */
 	__u8 pad1[10];
@@ -121,6 +125,7 @@ enum route_action {
 	ROUTE_STACK = 0,   /* route.reason says why */
 	ROUTE_NEXTHOP = 1, /* route.nexthop indexes nexthops */
 	ROUTE_GROUP = 2,   /* route.nexthop indexes groups */
+	ROUTE_MAIN = 3,    /* in a class: pods and routes4, routes6 answer */
 };
 
 struct route4_key {
@@ -132,6 +137,18 @@ struct route6_key {
 	__u32 prefix_length; /* 0..128 */
 	__u8 address[16];
 };
+
+struct class_route4_key {
+	__u32 prefix_length; /* 32 bits of class + bits of address */
+	__u32 route_class;   /* device.class4 */
+	__u8 address[4];
+}; /* 12 */
+
+struct class_route6_key {
+	__u32 prefix_length;
+	__u32 route_class;
+	__u8 address[16];
+}; /* 24 */
 
 struct route {
 	__u32 action;  /* enum route_action */
@@ -293,6 +310,7 @@ enum timeout {
 #define CONTROL_MONITOR (1U << 1)        /* an event for every packet, within the rate */
 #define CONTROL_SNAT (1U << 2)           /* SNAT is ours; else it is never due */
 #define CONTROL_DROP_PROTOCOLS (1U << 3) /* SNAT due and no ports: drop, not stack */
+#define CONTROL_MARKS (1U << 4)          /* ip rules ask for marks: a marked packet is the stack's */
 
 /* Section .data.control, pinned: one writer (the daemon), all programs read. */
 struct control {

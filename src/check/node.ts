@@ -7,7 +7,7 @@ import type { Config } from '../config/config.js'
 import { startSync } from '../netlink/sync.js'
 import { defaultPlanOptions, type PlanOptions } from '../plan/options.js'
 import { makePlan } from '../plan/planner.js'
-import { describeRule } from '../plan/rules.js'
+import { ruleText } from '../plan/rule-text.js'
 import type { Plan } from '../plan/types.js'
 import type { NodeState } from '../state/types.js'
 import { CheckError, type Finding, finding } from './report.js'
@@ -112,7 +112,7 @@ export function judgeRouting({ state, plan }: NodeFacts): Finding[] {
         'routing-left',
         `Traffic of ${all ? 'all devices' : shorten(devices)} is left to the kernel for ${key}.`,
         {
-          why: 'the maps hold table main; a rule that may choose another table needs the routing of the kernel',
+          why: 'the maps cannot tell, or do not hold, what the kernel would do with these packets',
           ...(all && !key.includes('switched off')
             ? { remedy: 'Remove the rule or narrow it (ip rule), or accept that this traffic is not accelerated.' }
             : {})
@@ -122,12 +122,16 @@ export function judgeRouting({ state, plan }: NodeFacts): Finding[] {
   }
   const standard = new Set([0, 32766, 32767])
   const rules = state.rules.filter((rule) => !standard.has(rule.priority) || rule.action !== 1)
+  const leaving = rulesThatLeave(plan)
   for (const rule of rules) {
+    const text = ruleText(rule)
     findings.push(
-      finding('info', 'routing', 'routing-rule', `${describeRule(rule)} (IPv${rule.family})`, {
+      finding('info', 'routing', 'routing-rule', `ip rule ${text} (IPv${rule.family})`, {
         why: rule.l3mdev
           ? 'devices of a VRF are not served'
-          : 'packets that it could concern are left to the kernel; others are not'
+          : leaving.has(`${rule.family} ${text}`)
+            ? 'packets that it may concern are left to the kernel; others are not'
+            : 'the maps hold what it says, or it concerns no packet of a pod'
       })
     )
   }
@@ -156,6 +160,16 @@ export function judgeRouting({ state, plan }: NodeFacts): Finding[] {
       )
     )
   return findings
+}
+
+/** Family and text of the rules because of which traffic is left to the kernel. */
+function rulesThatLeave(plan: Plan): Set<string> {
+  const found = new Set<string>()
+  for (const { stack } of plan.devices.values())
+    for (const { family, rule } of stack) found.add(`${family} ${rule ?? ''}`)
+  for (const [key, route] of plan.classRoutes)
+    if (route.action === 'stack') found.add(`${key[0] ?? ''} ${route.rule ?? ''}`)
+  return found
 }
 
 function otherTables(state: NodeState): Map<number, number> {

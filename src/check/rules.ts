@@ -117,8 +117,13 @@ const mostStackRoutes = 256
 function stackRoutes(plan: Plan): string[] {
   const stack = [...plan.routes].filter(([, route]) => route.action === 'stack' && route.reason !== 'local')
   const forwarded = [...plan.routes].filter(([, route]) => route.action !== 'stack').map(([prefix]) => prefix)
+  // A class may forward what the node's own routes do not: only what no class speaks of is sure.
+  const byClass = [...plan.classRoutes]
+    .filter(([, route]) => route.action === 'nexthop' || route.action === 'group')
+    .map(([key]) => key.slice(key.indexOf(' ') + 1))
   return stack
     .slice(0, mostStackRoutes)
     .map(([prefix]) => prefix)
     .filter((prefix) => !forwarded.some((other) => inside(other, prefix)))
+    .filter((prefix) => !byClass.some((other) => inside(other, prefix) || inside(prefix, other)))
 }

@@ -30,11 +30,18 @@ export function renderPods(pods: PodRow[], paint: Paint): string {
   )
 }
 
-export function renderRoutes({ routes, total }: RouteList, paint: Paint): string {
+export function renderRoutes({ routes, classes, total }: RouteList, paint: Paint): string {
   if (routes.length === 0) return 'No route in the maps matches.'
-  const rows = routes.map((route) => [route.prefix, ...routeCells(route, paint)])
-  const text = table(paint, [{ title: 'PREFIX' }, { title: 'WHERE' }, { title: 'SNAT' }], rows)
-  return text + more(routes.length, total, paint)
+  const columns = [{ title: 'PREFIX' }, { title: 'WHERE' }, { title: 'SNAT' }]
+  const ofClass = (name: string | null) =>
+    routes.filter((route) => route.class === name).map((route) => [route.prefix, ...routeCells(route, paint)])
+  const parts = routes.some((route) => route.class === null) ? [table(paint, columns, ofClass(null))] : []
+  for (const { class: name, family, devices, tables } of classes) {
+    const rows = ofClass(name)
+    if (rows.length > 0)
+      parts.push(`IPv${family} from ${devices.join(', ')} asks ${tables}:\n${table(paint, columns, rows)}`)
+  }
+  return parts.join('\n\n') + more(routes.length, total, paint)
 }
 
 export function renderRouteAnswer(answer: RouteAnswer, paint: Paint): string {
@@ -155,6 +162,7 @@ export function renderVerify(report: VerifyReport, paint: Paint): string {
 }
 
 function routeCells(route: RouteRow, paint: Paint): [where: string, snat: string] {
+  if (route.action === 'main') return [paint.dim("the node's own routes"), '-']
   if (route.action === 'stack') return [paint.warn(`kernel: ${route.why ?? 'no reason given'}`), '-']
   const snat = [...new Set(route.legs.map((leg) => leg.snat ?? '-'))].join(', ')
   return [route.legs.map((leg) => legText(leg, route.legs.length > 1)).join(', '), snat]

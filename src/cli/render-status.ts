@@ -100,10 +100,15 @@ function devices({ hooks }: Status, paint: Paint): string {
 
 function leftToKernel({ stack }: Status, paint: Paint): string {
   if (stack.length === 0) return ''
-  const rows = stack.map(
-    (row) => `  IPv${row.family} ${row.device === null ? 'everywhere' : `from ${row.device}`}: ${row.why}`
-  )
+  const rows = stack.map(({ family, devices, destinations, why }) => {
+    const from = devices === null ? (destinations === null ? ' everywhere' : ' from all pods') : ` from ${few(devices)}`
+    return `  IPv${family}${from}${destinations === null ? '' : ` to ${few(destinations)}`}: ${why}`
+  })
   return section(paint, 'Left to the kernel', rows.join('\n'))
+}
+
+function few(names: readonly string[], most = 6): string {
+  return names.length <= most ? names.join(', ') : `${names.slice(0, most).join(', ')} and ${names.length - most} more`
 }
 
 function maps({ counts }: Status, paint: Paint): string {
@@ -113,17 +118,21 @@ function maps({ counts }: Status, paint: Paint): string {
     devices: 'devices',
     routes4: 'routes IPv4',
     routes6: 'routes IPv6',
+    classRoutes4: 'class routes IPv4',
+    classRoutes6: 'class routes IPv6',
     nexthops: 'next hops',
     neighbours: 'neighbours',
     flows4: 'flows IPv4',
     flows6: 'flows IPv6'
   }
-  const rows = Object.entries(fills).map(([key, fill]) => [
-    names[key as keyof typeof fills],
-    count(fill.used),
-    count(fill.capacity),
-    percent(fill, paint)
-  ])
+  const rows = Object.entries(fills)
+    .filter(([key, fill]) => fill.used > 0 || !key.startsWith('class'))
+    .map(([key, fill]) => [
+      names[key as keyof typeof fills],
+      count(fill.used),
+      count(fill.capacity),
+      percent(fill, paint)
+    ])
   const body = table(
     paint,
     [{ title: '' }, { title: 'USED', right: true }, { title: 'OF', right: true }, { title: '', right: true }],

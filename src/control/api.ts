@@ -35,11 +35,26 @@ export interface HookRow {
   programs: { name: string; how: AttachedHow }[]
 }
 
-/** A family whose traffic is left to the kernel. device null: everywhere. */
+/** Traffic of a family that is left to the kernel, by where it comes from and where it goes. */
 export interface StackRow {
   family: Family
-  device: string | null
+  /** null: of all. With destinations null traffic to the devices is meant as well. */
+  devices: string[] | null
+  /** Prefixes, text; null: whatever the destination. */
+  destinations: string[] | null
+  /** The ip rule because of which, as `ip rule` prints it; null: not because of a rule. */
+  rule: string | null
   why: string
+}
+
+/** Devices whose packets ip rules send through other tables than local and main. */
+export interface RouteClassRow {
+  /** As in RouteRow.class. */
+  class: string
+  family: Family
+  /** The tables in the order in which they are asked, for people. */
+  tables: string
+  devices: string[]
 }
 
 export interface SyncStatus {
@@ -68,6 +83,8 @@ export interface Counts {
   devices: Fill
   routes4: Fill
   routes6: Fill
+  classRoutes4: Fill
+  classRoutes6: Fill
   nexthops: Fill
   neighbours: Fill
   flows4: Fill
@@ -178,7 +195,10 @@ export interface RouteLeg {
 export interface RouteRow {
   prefix: string
   family: Family
-  action: 'stack' | 'nexthop' | 'group'
+  /** Whose packets it is for: a RouteClassRow; null: of all that have no class. */
+  class: string | null
+  /** main: the routes without class answer. */
+  action: 'stack' | 'nexthop' | 'group' | 'main'
   /** action stack: 'blackhole', 'table 100', ... else null. */
   why: string | null
   /** action nexthop: one; group: several; stack: none. */
@@ -195,7 +215,9 @@ export interface RouteFilter {
 }
 
 export interface RouteList {
+  /** Those without class first. */
   routes: RouteRow[]
+  classes: RouteClassRow[]
   /** How many match; more than routes.length when the limit cut them off. */
   total: number
 }

@@ -68,7 +68,11 @@ export function renderMetrics({ status, drops }: Snapshot): string {
       'hostroute_stack_only',
       'gauge',
       '1: this family is left to the kernel on the device (empty: everywhere).',
-      uniqueByLabels(status.stack.map((row) => [{ family: row.family, device: row.device ?? '' }, 1]))
+      uniqueByLabels(
+        status.stack
+          .filter((row) => row.destinations === null)
+          .flatMap((row) => (row.devices ?? ['']).map((device): Sample => [{ family: row.family, device }, 1]))
+      )
     ),
     family('hostroute_synced', 'gauge', '1: the tables follow rtnetlink.', [[{}, flag(sync.state === 'synced')]]),
     family('hostroute_sync_events_total', 'counter', 'rtnetlink events applied.', [[{}, sync.events]]),

@@ -22,17 +22,17 @@ import {
   type RouteAnswer,
   type RouteFilter,
   type RouteList,
-  type StackRow,
   type Status,
   type VerifyReport
 } from '../control/api.js'
 import type { GuardControl } from '../control/guard-api.js'
 import { renderMetrics } from '../control/metrics.js'
-import { MAX_NEXTHOPS, POD_SLOTS } from '../maps/layout.js'
+import { CLASS_ROUTES, MAX_NEXTHOPS, POD_SLOTS } from '../maps/layout.js'
 import { native } from '../native.js'
 import { packageVersion } from '../version.js'
 import { Counters, total } from './counters.js'
 import { listFlows } from './flow-view.js'
+import { leftRows } from './left-view.js'
 import type { Node } from './node.js'
 import { verifyNode } from './verify.js'
 import { neighbourRows, nexthopRows, podRows, routeAnswer, routeList } from './views.js'
@@ -63,7 +63,7 @@ export class Answers implements NodeControl {
       libbpf: native().libbpfVersion(),
       node: hostname(),
       hooks: this.hooks(),
-      stack: this.stack(),
+      stack: leftRows(node.planner.plan, node.datapath?.left ?? []),
       sync: this.syncStatus(),
       counts: this.counts(),
       packets: { forwarded: total(drops, 'forwarded'), stack: total(drops, 'stack'), dropped: total(drops, 'drop') },
@@ -119,30 +119,6 @@ export class Answers implements NodeControl {
     return rows.sort((a, b) => (a.role === b.role ? a.ifindex - b.ifindex : a.role === 'uplink' ? -1 : 1))
   }
 
-  /** One row for the node where all devices agree. */
-  private stack(): StackRow[] {
-    const { planner, datapath } = this.node
-    const rows = (datapath?.left ?? []).map(({ family, why }): StackRow => ({ family, device: null, why }))
-    const devices = [...planner.plan.devices.values()]
-    const said = new Map<string, { row: StackRow; count: number }>()
-    for (const device of devices) {
-      for (const { family, why } of device.stack) {
-        const key = `${family} ${why}`
-        const entry = said.get(key) ?? { row: { family, device: device.name, why }, count: 0 }
-        entry.count++
-        said.set(key, entry)
-      }
-    }
-    for (const { row, count } of said.values()) {
-      if (count === devices.length) rows.push({ ...row, device: null })
-      else
-        for (const device of devices)
-          if (device.stack.some(({ family, why }) => family === row.family && why === row.why))
-            rows.push({ ...row, device: device.name })
-    }
-    return rows
-  }
-
   private syncStatus(): Status['sync'] {
     const { lastSync, ...rest } = this.node.sync.status()
     return { ...rest, lastSync: lastSync > 0 ? isoTime(lastSync) : null }
@@ -157,6 +133,8 @@ export class Answers implements NodeControl {
       devices: { used: planner.plan.devices.size, capacity: limits.devices },
       routes4: { used: fill?.routes4 ?? 0, capacity: limits.routes4 },
       routes6: { used: fill?.routes6 ?? 0, capacity: limits.routes6 },
+      classRoutes4: { used: fill?.classRoutes4 ?? 0, capacity: CLASS_ROUTES },
+      classRoutes6: { used: fill?.classRoutes6 ?? 0, capacity: CLASS_ROUTES },
       nexthops: { used: fill?.nexthops ?? 0, capacity: MAX_NEXTHOPS },
       neighbours: { used: fill?.neighbours ?? 0, capacity: limits.neighbours },
       flows4: { used: routine.flows[4].live, capacity: limits.flows },

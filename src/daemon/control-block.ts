@@ -49,6 +49,11 @@ export class ControlBlock {
     this.setFlag(CODES.CONTROL_MONITOR, on)
   }
 
+  /** Packets that have a mark are the kernel's. */
+  leaveMarks(on: boolean): void {
+    this.setFlag(CODES.CONTROL_MARKS, on)
+  }
+
   setPortCount(count: number): void {
     this.write32(offset.port_count, count)
   }

@@ -91,7 +91,9 @@ export class Datapath {
   }
 
   private write(plan: Plan, change: PlanChange | 'all'): void {
+    if (plan.marks) this.control.leaveMarks(true)
     const result = this.writer.apply(plan, change)
+    if (!plan.marks) this.control.leaveMarks(false)
     const alarms = result.alarms.map(
       ({ family, why }) => `IPv${family} is left to the kernel: ${why}; raise limits in the configuration`
     )

@@ -19,11 +19,12 @@ export async function verifyNode(node: Node, repair: boolean): Promise<VerifyRep
   const differences = [...planDifferences(node.planner.plan, fresh), ...mapDifferences(node, repair)]
   const repaired = repair && differences.length > 0
   if (repaired) node.replan()
-  const { devices, pods, nexthops, routes, neighbours, masquerade } = fresh
+  const { devices, pods, nexthops, routes, classRoutes, neighbours, masquerade } = fresh
   return {
     time: new Date().toISOString(),
     ok: differences.length === 0 || repaired,
-    checked: devices.size + pods.size + nexthops.size + routes.size + neighbours.size + masquerade.length,
+    checked:
+      devices.size + pods.size + nexthops.size + routes.size + classRoutes.size + neighbours.size + masquerade.length,
     differences: differences.slice(0, mostReported),
     total: differences.length,
     repaired,
@@ -60,8 +61,15 @@ function planDifferences(inForce: Plan, fresh: Plan): VerifyDifference[] {
     ...list('pods', change.pods, inForce.pods, fresh.pods, formatAddress),
     ...list('nexthops', change.nexthops, inForce.nexthops, fresh.nexthops, String),
     ...list('routes', change.routes, inForce.routes, fresh.routes, formatPrefix),
+    ...list('class_routes', change.classRoutes, inForce.classRoutes, fresh.classRoutes, nameOfClassRoute),
     ...list('neighbours', change.neighbours, inForce.neighbours, fresh.neighbours, String)
   ]
+}
+
+/** "4-0123456789ab 0a000000/8" */
+function nameOfClassRoute(key: string): string {
+  const space = key.indexOf(' ')
+  return `${formatPrefix(key.slice(space + 1))} in class ${key.slice(0, space)}`
 }
 
 function mapDifferences({ datapath }: Node, repair: boolean): VerifyDifference[] {

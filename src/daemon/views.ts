@@ -21,7 +21,7 @@ import type {
   RouteRow
 } from '../control/api.js'
 import { splitPrefix } from '../plan/options.js'
-import type { Plan, WantedNexthop, WantedPod, WantedRoute } from '../plan/types.js'
+import type { Plan, WantedClassRoute, WantedNexthop, WantedPod } from '../plan/types.js'
 import type { Address, Family } from '../state/types.js'
 
 const mostRoutes = 1000
@@ -43,11 +43,11 @@ function podRow(pod: WantedPod): PodRow {
   }
 }
 
-/** Sorted by family, address and length. */
+/** Without class first; sorted by family, address and length. */
 export function routeList(plan: Plan, filter: RouteFilter): RouteList {
   const within = filter.within === undefined ? null : parsePrefix(filter.within)
-  const keys = [...plan.routes.keys()].filter((key) => {
-    const { address, length, family } = splitPrefix(key)
+  const keys = [...plan.routes.keys(), ...plan.classRoutes.keys()].filter((key) => {
+    const { address, length, family } = splitPrefix(prefixOf(key))
     if (filter.family !== undefined && family !== filter.family) return false
     if (!within) return true
     return (
@@ -56,6 +56,7 @@ export function routeList(plan: Plan, filter: RouteFilter): RouteList {
       maskAddress(address, within.length) === maskAddress(within.address, within.length)
     )
   })
+  // Keys of classes are longer, and those of IPv6.
   keys.sort((a, b) => a.length - b.length || (a < b ? -1 : a > b ? 1 : 0))
   const routes: RouteRow[] = []
   let count = 0
@@ -65,25 +66,37 @@ export function routeList(plan: Plan, filter: RouteFilter): RouteList {
     count++
     if (routes.length < (filter.limit ?? mostRoutes)) routes.push(row)
   }
-  return { routes, total: count }
+  const classes = [...plan.classes.values()]
+    .filter(({ family }) => filter.family === undefined || filter.family === family)
+    .map(({ key, family, label, devices }) => ({ class: key, family, tables: label, devices }))
+  return { routes, classes: classes.sort((a, b) => (a.class < b.class ? -1 : 1)), total: count }
+}
+
+/** Of a route's key or that of a class route. */
+function prefixOf(key: string): string {
+  return key.slice(key.indexOf(' ') + 1)
 }
 
 function routeRow(plan: Plan, key: string): RouteRow | null {
-  const route = plan.routes.get(key)
+  const route = plan.routes.get(key) ?? plan.classRoutes.get(key)
   if (!route) return null
-  const { family } = splitPrefix(key)
+  const space = key.indexOf(' ')
+  const prefix = prefixOf(key)
+  const { family } = splitPrefix(prefix)
   return {
-    prefix: formatPrefix(key),
+    prefix: formatPrefix(prefix),
     family,
+    class: space < 0 ? null : key.slice(0, space),
     action: route.action,
     why: route.action === 'stack' ? route.why : null,
     legs: legsOf(plan, route, family)
   }
 }
 
-function legsOf(plan: Plan, route: WantedRoute, family: Family): RouteLeg[] {
+function legsOf(plan: Plan, route: WantedClassRoute, family: Family): RouteLeg[] {
   switch (route.action) {
     case 'stack':
+    case 'main':
       return []
     case 'nexthop':
       return [legOf(plan.nexthops.get(route.nexthop), 1, family)]
@@ -157,7 +170,7 @@ function longestPrefix(address: Address, has: (key: string) => boolean): string 
 /** indexOf: row in the map, by key. */
 export function nexthopRows(plan: Plan, indexOf: (key: string) => number): NexthopRow[] {
   const uses = new Map<string, number>()
-  for (const route of plan.routes.values()) {
+  for (const route of [...plan.routes.values(), ...plan.classRoutes.values()]) {
     const legs =
       route.action === 'nexthop'
         ? [route.nexthop]

@@ -13,6 +13,7 @@ const {
   device,
   pod,
   pod_slot,
+  class_route4_key,
   route,
   nexthop,
   neighbour,
@@ -51,6 +52,9 @@ export interface DeviceRow {
   mtu: number
   address4: Address | null
   address6: Address | null
+  /** 0: none. */
+  class4: number
+  class6: number
   mac: Mac
 }
 
@@ -64,6 +68,8 @@ export function encodeDevice(row: DeviceRow): Buffer {
   bytes.writeUInt32LE(row.podId, at.pod_id)
   bytes.writeUInt32LE(row.mtu, at.mtu)
   if (row.address4) bytes.write(row.address4, at.address4, 'hex')
+  bytes.writeUInt16LE(row.class4, at.class4)
+  bytes.writeUInt16LE(row.class6, at.class6)
   if (row.address6) bytes.write(row.address6, at.address6, 'hex')
   bytes.write(row.mac, at.mac, 'hex')
   return bytes
@@ -80,6 +86,8 @@ export function decodeDevice(bytes: Buffer): DeviceRow {
     mtu: bytes.readUInt32LE(at.mtu),
     address4: address4(bytes, at.address4),
     address6: address16(bytes, at.address6),
+    class4: bytes.readUInt16LE(at.class4),
+    class6: bytes.readUInt16LE(at.class6),
     mac: hex(bytes, at.mac, 6)
   }
 }
@@ -156,6 +164,23 @@ export function encodeRouteKey(prefix: string): Buffer {
 
 export function decodeRouteKey(bytes: Buffer): string {
   return `${hex(bytes, 4, bytes.length - 4)}/${bytes.readUInt32LE(0)}`
+}
+
+/** Key of class_routes4 or class_routes6, by the prefix's family: "3 0a000000/8". */
+export function encodeClassRouteKey(key: string): Buffer {
+  const space = key.indexOf(' ')
+  const { address, length } = splitPrefix(key.slice(space + 1))
+  const bytes = Buffer.alloc(8 + address.length / 2)
+  bytes.writeUInt32LE(32 + length, class_route4_key.offset.prefix_length)
+  bytes.writeUInt32LE(Number(key.slice(0, space)), class_route4_key.offset.route_class)
+  bytes.write(address, class_route4_key.offset.address, 'hex')
+  return bytes
+}
+
+export function decodeClassRouteKey(bytes: Buffer): string {
+  const at = class_route4_key.offset
+  const routeClass = bytes.readUInt32LE(at.route_class)
+  return `${routeClass} ${hex(bytes, at.address, bytes.length - 8)}/${bytes.readUInt32LE(at.prefix_length) - 32}`
 }
 
 export interface RouteRow {

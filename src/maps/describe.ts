@@ -3,6 +3,7 @@
 import { formatAddress, formatPrefix } from '../address.js'
 import {
   decodeAddress,
+  decodeClassRouteKey,
   decodeDevice,
   decodeGroup,
   decodeMasqueradeKey,
@@ -24,6 +25,11 @@ export function describeKey(map: string, key: Buffer): string {
     case 'routes4':
     case 'routes6':
       return formatPrefix(decodeRouteKey(key))
+    case 'class_routes4':
+    case 'class_routes6': {
+      const [routeClass = '', prefix = ''] = decodeClassRouteKey(key).split(' ')
+      return `${formatPrefix(prefix)} in class ${routeClass}`
+    }
     case 'pods':
       return formatAddress(decodeAddress(key))
     case 'neighbours': {
@@ -47,9 +53,12 @@ export function describeValue(map: string, value: Buffer | null): Record<string,
 function decode(map: string, value: Buffer): object {
   switch (map) {
     case 'routes4':
-    case 'routes6': {
+    case 'routes6':
+    case 'class_routes4':
+    case 'class_routes6': {
       const { action, nexthop, reason } = decodeRoute(value)
       if (action === CODES.ROUTE_STACK) return { action: 'stack', reason: reasonName(reason) }
+      if (action === CODES.ROUTE_MAIN) return { action: 'main' }
       if (action === CODES.ROUTE_NEXTHOP) return { action: 'nexthop', nexthop }
       return action === CODES.ROUTE_GROUP ? { action: 'group', group: nexthop } : { action, nexthop, reason }
     }

@@ -11,7 +11,7 @@ import type { Address, Family } from '../state/types.js'
 import { CapacityError, type MapAccess } from './access.js'
 import { decodeDevice, encodeDevice } from './codec.js'
 import { createIndexPool } from './index-pool.js'
-import { CODES, DEVICE_SLOTS } from './layout.js'
+import { CODES, DEVICE_SLOTS, STRUCTS } from './layout.js'
 import { createMirror, indexKey, type Mirror } from './mirror.js'
 import { REASON_MAX } from './reasons.js'
 
@@ -29,8 +29,12 @@ export interface DeviceRows {
   load(pods: Iterable<{ address: Address; ifindex: number; id: number }>): void
   /** Id of the pod behind the device, a new one if this is a new life. Before its addresses are written. */
   podId(device: WantedDevice): number
-  /** CapacityError: no counters are left. stack: families left to the kernel besides those of the plan. */
-  write(device: WantedDevice, stack: ReadonlySet<Family>): void
+  /**
+   * CapacityError: no counters are left. stack: families left to the kernel
+   * besides those of the plan. classId: of a class whose routes are written.
+   * true: its packets are routed by another class than before.
+   */
+  write(device: WantedDevice, stack: ReadonlySet<Family>, classId: (key: string) => number): boolean
   remove(ifindex: number): void
   /** Leaves these families to the kernel on every device, at once. */
   pause(families: Iterable<Family>): void
@@ -88,12 +92,13 @@ export function createDeviceRows(access: MapAccess): DeviceRows {
     },
     podId(device) {
       const before = lives.get(device.ifindex)
-      const kept = before?.addresses.some((address) => device.addresses.includes(address))
+      const none = before?.addresses.length === 0 && device.addresses.length === 0
+      const kept = none || before?.addresses.some((address) => device.addresses.includes(address))
       const life = { id: before && kept ? before.id : newId(), addresses: device.addresses }
       lives.set(device.ifindex, life)
       return life.id
     },
-    write(device, stack) {
+    write(device, stack, classId) {
       const key = keyOf(device.ifindex)
       let row = rows.get(device.ifindex)
       const isNew = row === undefined
@@ -104,15 +109,21 @@ export function createDeviceRows(access: MapAccess): DeviceRows {
         zeroCounters(row)
         rows.set(device.ifindex, row)
       }
+      const before = mirror.rows.get(key)
       const bytes = encodeDevice({
         ifindex: device.ifindex,
         row,
         kind: device.role === 'pod' ? CODES.DEVICE_POD : CODES.DEVICE_UPLINK,
-        flags: flagsOf([...stack, ...device.stack.map((entry) => entry.family)]),
+        flags:
+          flagsOf([...stack, ...device.stack.map((entry) => entry.family)]) |
+          (device.class4 === null ? 0 : CODES.DEVICE_CLASS4) |
+          (device.class6 === null ? 0 : CODES.DEVICE_CLASS6),
         podId: device.role === 'pod' ? (lives.get(device.ifindex)?.id ?? 0) : 0,
         mtu: device.mtu,
         address4: device.addresses.find((address) => address.length === 8) ?? null,
         address6: device.addresses.find((address) => address.length === 32) ?? null,
+        class4: device.class4 === null ? 0 : classId(device.class4),
+        class6: device.class6 === null ? 0 : classId(device.class6),
         mac: device.mac
       })
       // A row that comes to life is complete before its ifindex shows.
@@ -122,6 +133,7 @@ export function createDeviceRows(access: MapAccess): DeviceRows {
         mirror.put(key, hidden)
       }
       mirror.put(key, bytes)
+      return before !== undefined && !sameClasses(before, bytes)
     },
     remove(ifindex) {
       const row = rows.get(ifindex)
@@ -141,6 +153,11 @@ export function createDeviceRows(access: MapAccess): DeviceRows {
       }
     }
   }
+}
+
+function sameClasses(a: Buffer, b: Buffer): boolean {
+  const { class4, address6 } = STRUCTS.device.offset
+  return a.subarray(class4, address6).equals(b.subarray(class4, address6))
 }
 
 function keyOf(ifindex: number): string {

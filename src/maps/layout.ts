@@ -9,6 +9,7 @@ export const DEVICE_SLOTS = 16384
 export const POD_SLOTS = 16384
 export const MAX_NEXTHOPS = 16384
 export const GROUP_LEGS = 64
+export const CLASS_ROUTES = 65536
 
 export interface Struct {
   size: number
@@ -19,12 +20,26 @@ export interface Struct {
 export const STRUCTS = {
   device: {
     size: 64,
-    offset: { ifindex: 0, row: 4, kind: 8, flags: 12, pod_id: 16, mtu: 20, address4: 24, address6: 32, mac: 48 }
+    offset: {
+      ifindex: 0,
+      row: 4,
+      kind: 8,
+      flags: 12,
+      pod_id: 16,
+      mtu: 20,
+      address4: 24,
+      class4: 28,
+      class6: 30,
+      address6: 32,
+      mac: 48
+    }
   },
   pod: { size: 28, offset: { ifindex: 0, id: 4, mtu: 8, flags: 12, mac: 16, host_mac: 22 } },
   pod_slot: { size: 48, offset: { address: 0, pod: 16, more: 44 } },
   route4_key: { size: 8, offset: { prefix_length: 0, address: 4 } },
   route6_key: { size: 20, offset: { prefix_length: 0, address: 4 } },
+  class_route4_key: { size: 12, offset: { prefix_length: 0, route_class: 4, address: 8 } },
+  class_route6_key: { size: 24, offset: { prefix_length: 0, route_class: 4, address: 8 } },
   route: { size: 16, offset: { action: 0, nexthop: 4, reason: 8 } },
   nexthop: {
     size: 64,
@@ -120,11 +135,14 @@ export const CODES = {
   DEVICE_UPLINK: 2,
   DEVICE_STACK4: 1,
   DEVICE_STACK6: 2,
+  DEVICE_CLASS4: 4,
+  DEVICE_CLASS6: 8,
   POD_READY: 1,
   POD_L3: 2,
   ROUTE_STACK: 0,
   ROUTE_NEXTHOP: 1,
   ROUTE_GROUP: 2,
+  ROUTE_MAIN: 3,
   NEXTHOP_GATEWAY: 1,
   NEXTHOP_SNAT4: 2,
   NEXTHOP_SNAT6: 4,
@@ -143,6 +161,7 @@ export const CODES = {
   CONTROL_MONITOR: 2,
   CONTROL_SNAT: 4,
   CONTROL_DROP_PROTOCOLS: 8,
+  CONTROL_MARKS: 16,
   TIMEOUT_TCP_OPENING: 0,
   TIMEOUT_TCP_ESTABLISHED: 1,
   TIMEOUT_TCP_CLOSING: 2,

@@ -28,6 +28,7 @@ export interface Tables {
   nexthops: NexthopRows
   groups: GroupRows
   routes: RouteRows
+  classRoutes: RouteRows
   neighbours: Mirror
   masquerade: MasqueradeRows
 }
@@ -53,6 +54,7 @@ export function compareMaps(tables: Tables): { difference: MapDifference; repair
   add('nexthops', tables.nexthops.mirror.differences())
   add('groups', tables.groups.mirror.differences())
   for (const family of [4, 6] satisfies Family[]) add(`routes${family}`, tables.routes.differences(family))
+  for (const family of [4, 6] satisfies Family[]) add(`class_routes${family}`, tables.classRoutes.differences(family))
   add('pods', tables.pods.pods.differences())
   add('pod_slots', tables.pods.slots.differences())
   add('devices', tables.devices.mirror.differences())

@@ -1,9 +1,11 @@
 // Brings the maps to what the plan says, as a difference, in an order that is
 // right for a packet at every moment:
 //
-//   next hops -> groups -> routes, longer prefixes first -> pods -> devices,
-//   then devices away -> pods away -> routes away, shorter prefixes first ->
-//   control.route_generation raised -> freed rows zeroed
+//   next hops -> groups -> routes, those of classes too, longer prefixes first ->
+//   pods -> devices, then devices away -> pods away -> routes away, shorter
+//   prefixes first -> control.route_generation raised -> freed rows zeroed
+//
+// So a class is whole before a device has it, and gone only when none has it.
 //
 // Invariants
 // - The maps are never emptied. At the start the writer reads them and matches
@@ -22,6 +24,7 @@ import type { PlanChange } from '../plan/change.js'
 import type { Plan } from '../plan/types.js'
 import type { Family } from '../state/types.js'
 import { CapacityError, isFull, type MapAccess } from './access.js'
+import { createClassNumbers } from './classes.js'
 import { decodeControl, decodeNeighbourKey, encodeNeighbour, encodeNeighbourKey } from './codec.js'
 import { createDeviceRows } from './devices.js'
 import { STRUCTS } from './layout.js'
@@ -29,7 +32,7 @@ import { createMasqueradeRows } from './masquerade.js'
 import { createMirror } from './mirror.js'
 import { createGroupRows, createNexthopRows } from './nexthops.js'
 import { createPodRows } from './pods.js'
-import { createRouteRows } from './routes.js'
+import { classRoutes, createRouteRows, familyOfKey, nodeRoutes, type RouteRows } from './routes.js'
 import { compareMaps, type MapDifference, repairMaps } from './verify.js'
 
 export interface ApplyResult {
@@ -52,7 +55,16 @@ export interface Writer {
   nexthopIndex(key: string): number | undefined
   nexthopKey(index: number): string | undefined
   fill(): Record<
-    'devices' | 'pods' | 'nexthops' | 'groups' | 'routes4' | 'routes6' | 'neighbours' | 'masquerade',
+    | 'devices'
+    | 'pods'
+    | 'nexthops'
+    | 'groups'
+    | 'routes4'
+    | 'routes6'
+    | 'classRoutes4'
+    | 'classRoutes6'
+    | 'neighbours'
+    | 'masquerade',
     number
   >
 }
@@ -69,24 +81,29 @@ interface Attempt {
 export function createWriter(access: MapAccess): Writer {
   const nexthops = createNexthopRows(access)
   const groups = createGroupRows(access, nexthops)
-  const routes = createRouteRows(access, nexthops, groups)
+  const routes = createRouteRows(access, nexthops, groups, nodeRoutes)
+  const ofClasses = createRouteRows(access, nexthops, groups, classRoutes)
+  const classes = createClassNumbers()
   const pods = createPodRows(access)
   const devices = createDeviceRows(access)
   const masquerade = createMasqueradeRows(access)
   const neighbours = createMirror(access.map('neighbours'))
-  const tables = { nexthops, groups, routes, pods, devices, masquerade, neighbours, access }
+  const tables = { nexthops, groups, routes, classRoutes: ofClasses, pods, devices, masquerade, neighbours, access }
   let loaded = false
   let generation = 0
   let left = new Map<Family, string>()
   let sizeWhenLeft = 0
 
-  const load = (): void => {
+  const load = (plan: Plan): void => {
     generation = decodeControl(access.readControl()).routeGeneration
     nexthops.load()
     routes.load()
-    groups.load(routes.groupsInUse())
+    ofClasses.load()
+    groups.load([...routes.groupsInUse(), ...ofClasses.groupsInUse()])
     pods.load()
     devices.load(pods.found())
+    classes.load([...ofClasses.keys.keys()].map((key) => Number.parseInt(key, 10)))
+    classes.adopt(devices.mirror.rows.values(), plan)
     neighbours.load()
     masquerade.load()
   }
@@ -101,20 +118,48 @@ export function createWriter(access: MapAccess): Writer {
   const addRoutes = (plan: Plan, { change, skip }: Attempt): boolean => {
     let written = false
     const wanted = change === 'all' ? plan.routes.keys() : change.routes
-    for (const prefix of byLength(wanted, (key) => plan.routes.has(key) && !skip.has(familyOf(key)), -1)) {
+    for (const prefix of byLength(wanted, (key) => plan.routes.has(key) && !skip.has(familyOfKey(key)), -1)) {
       const route = plan.routes.get(prefix)
       if (route && routes.write(prefix, route)) written = true
+    }
+    const ofClass = change === 'all' ? plan.classRoutes.keys() : change.classRoutes
+    for (const key of byLength(ofClass, (each) => plan.classRoutes.has(each) && !skip.has(familyOfKey(each)), -1)) {
+      const route = plan.classRoutes.get(key)
+      const [name, prefix] = splitKey(key)
+      if (route && ofClasses.write(`${classes.numberOf(name)} ${prefix}`, route)) written = true
     }
     return written
   }
 
   const removeRoutes = (plan: Plan, { change, skip }: Attempt): boolean => {
     let removed = false
-    const gone = change === 'all' ? [...routes.prefixes.keys()] : change.routes
-    for (const prefix of byLength(gone, (key) => !plan.routes.has(key) && !skip.has(familyOf(key)), 1)) {
+    const gone = change === 'all' ? [...routes.keys.keys()] : change.routes
+    for (const prefix of byLength(gone, (key) => !plan.routes.has(key) && !skip.has(familyOfKey(key)), 1)) {
       if (routes.remove(prefix)) removed = true
     }
+    const rows = change === 'all' ? [...ofClasses.keys.keys()] : rowsOf(change.classRoutes)
+    for (const row of byLength(rows, (each) => !isWanted(plan, each) && !skip.has(familyOfKey(each)), 1)) {
+      if (ofClasses.remove(row)) removed = true
+    }
+    classes.prune(plan, skip)
     return removed
+  }
+
+  /** Rows of the plan's keys, of classes that have a number. */
+  const rowsOf = (keys: Iterable<string>): string[] => {
+    const rows: string[] = []
+    for (const key of keys) {
+      const [name, prefix] = splitKey(key)
+      const number = classes.known(name)
+      if (number !== undefined) rows.push(`${number} ${prefix}`)
+    }
+    return rows
+  }
+
+  const isWanted = (plan: Plan, row: string): boolean => {
+    const [number, prefix] = splitKey(row)
+    const name = classes.keyOf(Number(number))
+    return name !== undefined && plan.classRoutes.has(`${name} ${prefix}`)
   }
 
   const addPods = (plan: Plan, { change, skip }: Attempt): void => {
@@ -131,24 +176,26 @@ export function createWriter(access: MapAccess): Writer {
     }
   }
 
-  /** families: left to the stack on every device. */
+  /** families: left to the stack on every device. true: packets of a device are routed by another class. */
   const addDevices = (
     plan: Plan,
     change: PlanChange | 'all',
     families: ReadonlySet<Family>,
     warnings: string[]
-  ): void => {
+  ): boolean => {
+    let rerouted = false
     for (const ifindex of change === 'all' || families.size > 0 ? plan.devices.keys() : change.devices) {
       const device = plan.devices.get(ifindex)
       if (!device) continue
       if (device.role === 'pod') devices.podId(device)
       try {
-        devices.write(device, families)
+        if (devices.write(device, families, classes.numberOf)) rerouted = true
       } catch (error) {
         if (!(error instanceof CapacityError) || families.size < 2) throw error
         warnings.push(error.message)
       }
     }
+    return rerouted
   }
 
   const removeDevices = (plan: Plan, { change }: Attempt): void => {
@@ -185,6 +232,7 @@ export function createWriter(access: MapAccess): Writer {
     nexthops.settle()
     groups.settle()
     devices.settle()
+    classes.settle()
   }
 
   const run = (plan: Plan, attempt: Attempt, warnings: string[]): void => {
@@ -197,7 +245,8 @@ export function createWriter(access: MapAccess): Writer {
       removeDevices(plan, attempt)
       removePods(plan, attempt)
       removeRoutes(plan, attempt)
-      releaseChanged(plan, skip)
+      releaseChanged(routes, skip, (prefix) => plan.routes.get(prefix)?.action === 'stack')
+      releaseChanged(ofClasses, skip, () => false)
       raiseGeneration()
       nexthops.prune(plan)
       settle()
@@ -211,13 +260,13 @@ export function createWriter(access: MapAccess): Writer {
     }
     const added = addRoutes(plan, attempt)
     addPods(plan, attempt)
-    addDevices(plan, change, paused, warnings)
+    const rerouted = addDevices(plan, change, paused, warnings)
     removeDevices(plan, attempt)
     removePods(plan, attempt)
     const removed = removeRoutes(plan, attempt)
     const unused = change === 'all' ? undefined : change.nexthops
     const freed = nexthopsGone(plan, unused)
-    if (added || removed || freed) raiseGeneration()
+    if (added || removed || freed || rerouted) raiseGeneration()
     nexthops.prune(plan, unused)
     settle()
     if (paused.size > skipped.size) addDevices(plan, 'all', skipped, warnings)
@@ -231,13 +280,9 @@ export function createWriter(access: MapAccess): Writer {
   }
 
   /** Removes routes that are to change, so that their groups become free. Only while the families are paused. */
-  const releaseChanged = (plan: Plan, skip: Attempt['skip']): void => {
-    for (const [prefix, packed] of [...routes.prefixes]) {
-      if (
-        !skip.has(familyOf(prefix)) &&
-        (packed < 0 || packed % 4 !== 0 || plan.routes.get(prefix)?.action !== 'stack')
-      )
-        routes.remove(prefix)
+  const releaseChanged = (rows: RouteRows, skip: Attempt['skip'], stays: (key: string) => boolean): void => {
+    for (const [key, packed] of [...rows.keys]) {
+      if (!skip.has(familyOfKey(key)) && (packed < 0 || packed % 4 !== 0 || !stays(key))) rows.remove(key)
     }
   }
 
@@ -246,7 +291,7 @@ export function createWriter(access: MapAccess): Writer {
     const found = new Map<Family, string>()
     if (plan.routes.size <= Math.min(routes.capacity(4), routes.capacity(6))) return found
     const counts = { 4: 0, 6: 0 }
-    for (const prefix of plan.routes.keys()) counts[familyOf(prefix)]++
+    for (const prefix of plan.routes.keys()) counts[familyOfKey(prefix)]++
     for (const family of [4, 6] as const) {
       if (counts[family] > routes.capacity(family)) {
         found.set(family, `${counts[family]} IPv${family} routes, routes${family} takes ${routes.capacity(family)}`)
@@ -275,28 +320,29 @@ export function createWriter(access: MapAccess): Writer {
     }
   }
 
-  const sizeOf = (plan: Plan): number => plan.routes.size + plan.nexthops.size + plan.pods.size + plan.devices.size
+  const sizeOf = (plan: Plan): number =>
+    plan.routes.size + plan.classRoutes.size + plan.nexthops.size + plan.pods.size + plan.devices.size
 
   return {
     counterRows: devices.rows,
     nexthopIndex: (key) => (nexthops.has(key) ? nexthops.indexOf(key) : undefined),
     nexthopKey: (index) => nexthops.keyAt(index),
     fill() {
-      let routes4 = 0
-      for (const prefix of routes.prefixes.keys()) if (prefix[8] === '/') routes4++
       return {
         devices: devices.rows.size,
         pods: pods.pods.rows.size,
         nexthops: nexthops.mirror.rows.size,
         groups: groups.mirror.rows.size,
-        routes4,
-        routes6: routes.prefixes.size - routes4,
+        routes4: countOf(routes, 4),
+        routes6: countOf(routes, 6),
+        classRoutes4: countOf(ofClasses, 4),
+        classRoutes6: countOf(ofClasses, 6),
         neighbours: neighbours.rows.size,
         masquerade: masquerade.mirror.rows.size
       }
     },
     apply(plan, change) {
-      if (!loaded) load()
+      if (!loaded) load(plan)
       const whole = !loaded || change === 'all'
       loaded = false
       // Still too much, in all likelihood: then only the rest is kept up to date.
@@ -310,14 +356,26 @@ export function createWriter(access: MapAccess): Writer {
     repair() {
       if (!loaded) return []
       const wrong = repairMaps(tables)
-      if (wrong.some((difference) => /^(routes|nexthops|groups)/.test(difference.map))) raiseGeneration()
+      if (wrong.some((difference) => /^(routes|class_routes|nexthops|groups)/.test(difference.map))) raiseGeneration()
       return wrong
     }
   }
 }
 
-function familyOf(key: string): Family {
-  return key[8] === '/' || key.length === 8 ? 4 : 6
+function familyOf(address: string): Family {
+  return address.length === 8 ? 4 : 6
+}
+
+function countOf({ keys }: RouteRows, family: Family): number {
+  let count = 0
+  for (const key of keys.keys()) if (familyOfKey(key) === family) count++
+  return count
+}
+
+/** "4-0123456789ab 0a000000/8" -> class and prefix; a row of a class route likewise. */
+function splitKey(key: string): [string, string] {
+  const space = key.indexOf(' ')
+  return [key.slice(0, space), key.slice(space + 1)]
 }
 
 /** The keys that pass, ordered by prefix length. */

@@ -2,7 +2,7 @@
 // only on that. A key that is no longer in the plan was removed.
 
 import type { Address } from '../state/types.js'
-import type { Plan, WantedDevice, WantedNeighbour, WantedNexthop, WantedPod, WantedRoute } from './types.js'
+import type { Plan, WantedClassRoute, WantedDevice, WantedNeighbour, WantedNexthop, WantedPod } from './types.js'
 
 export interface PlanChange {
   devices: Set<number>
@@ -10,6 +10,8 @@ export interface PlanChange {
   pods: Set<Address>
   nexthops: Set<string>
   routes: Set<string>
+  classes: Set<string>
+  classRoutes: Set<string>
   neighbours: Set<string>
   masquerade: boolean
   managed: Set<string>
@@ -22,7 +24,10 @@ export function emptyPlan(): Plan {
     pods: new Map(),
     nexthops: new Map(),
     routes: new Map(),
+    classes: new Map(),
+    classRoutes: new Map(),
     neighbours: new Map(),
+    marks: false,
     masquerade: [],
     managed: new Map()
   }
@@ -35,6 +40,8 @@ export function emptyChange(): PlanChange {
     pods: new Set(),
     nexthops: new Set(),
     routes: new Set(),
+    classes: new Set(),
+    classRoutes: new Set(),
     neighbours: new Set(),
     masquerade: false,
     managed: new Set()
@@ -43,9 +50,7 @@ export function emptyChange(): PlanChange {
 
 /** Nothing changed. */
 export function isEmpty(change: PlanChange): boolean {
-  const { devices, pods, nexthops, routes, neighbours, managed } = change
-  const sizes = devices.size + pods.size + nexthops.size + routes.size + neighbours.size + managed.size
-  return sizes === 0 && !change.unserved && !change.masquerade
+  return Object.values(change).every((part) => (part instanceof Set ? part.size === 0 : !part))
 }
 
 export function comparePlans(before: Plan, after: Plan): PlanChange {
@@ -55,6 +60,8 @@ export function comparePlans(before: Plan, after: Plan): PlanChange {
     pods: compareTables(before.pods, after.pods, sameFlat),
     nexthops: compareTables(before.nexthops, after.nexthops, sameFlat),
     routes: compareTables(before.routes, after.routes, sameRoute),
+    classes: compareTables(before.classes, after.classes, (a, b) => JSON.stringify(a) === JSON.stringify(b)),
+    classRoutes: compareTables(before.classRoutes, after.classRoutes, sameRoute),
     neighbours: compareTables(before.neighbours, after.neighbours, sameNeighbour),
     masquerade: JSON.stringify(before.masquerade) !== JSON.stringify(after.masquerade),
     managed: compareTables(before.managed, after.managed, () => true)
@@ -71,9 +78,11 @@ function compareTables<K, V>(before: Map<K, V>, after: Map<K, V>, same: (a: V, b
   return changed
 }
 
-export function sameRoute(a: WantedRoute, b: WantedRoute): boolean {
+export function sameRoute(a: WantedClassRoute, b: WantedClassRoute): boolean {
   if (a === b) return true
   switch (a.action) {
+    case 'main':
+      return b.action === 'main'
     case 'stack':
       return b.action === 'stack' && a.reason === b.reason && a.why === b.why
     case 'nexthop':

@@ -7,8 +7,8 @@
 // the source check would drop their packets. It also keeps a veth uplink, and a
 // cloud's on-link /32 gateway, from being taken for a pod.
 //
-// An uplink: a device a unicast next hop of table main uses, Ethernet, of a
-// kind that bpf_redirect serves, no master, up.
+// An uplink: a device a unicast next hop uses, Ethernet, of a kind that
+// bpf_redirect serves, no master, up. The tables that count: see uses.ts.
 //
 // Of two devices whose ifindex falls on the same row of `devices` the lower one
 // is served. All of this is a function of the facts, never of history.
@@ -24,7 +24,7 @@ export type DeviceRole =
   /** Nothing to say about it: no route uses it. */
   | { role: 'none' }
 
-/** How many unicast routes of table main use a device, by what they say about it. */
+/** How many unicast routes use a device, by what they say about it. */
 export interface DeviceUse {
   /** Host routes without gateway. */
   hosts: number

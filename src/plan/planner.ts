@@ -11,6 +11,7 @@
 import type { Changes, NodeState } from '../state/types.js'
 import { comparePlans, emptyChange, emptyPlan, type PlanChange } from './change.js'
 import { normalMasquerade, type PlanOptions, splitPrefix } from './options.js'
+import { isPlainNode, refreshTables, staleClasses } from './policy.js'
 import { TABLE_LOCAL } from './routes.js'
 import type { Plan } from './types.js'
 import { createWorld, planDevices, planNeighbour, planPods, planPrefix, refreshRole, type World } from './world.js'
@@ -75,6 +76,9 @@ function updateWorld(world: World, changes: Changes): PlanChange {
   for (const prefix of changes.prefixes) world.uses.refresh(prefix, state, touched)
   const prefixes = new Set(changes.prefixes)
   const moved = moveRoles(world, touched)
+  if (moved.size > 0) staleClasses(world)
+  if (refreshTables(world, changes.prefixes) || (moved.size > 0 && !isPlainNode(world.policy)))
+    for (const ifindex of world.plan.devices.keys()) world.dirtyDevices.add(ifindex)
   for (const ifindex of moved) {
     for (const prefix of world.uses.prefixesOf(ifindex)) prefixes.add(prefix)
     world.dirtyDevices.add(ifindex)

@@ -44,12 +44,16 @@ export function chooseLocal(routes: readonly Route[]): Choice | null {
   return stack('route', `${typeNames[route.type] ?? 'route'} in table local`)
 }
 
-/** Main's answer for the prefix, null if it has none. */
-export function chooseMain(routes: readonly Route[], objects: ReadonlyMap<number, NexthopObject>): Choice | null {
+/** A table's answer for the prefix, null if it has none. `no-route` (throw): the next rule is asked. */
+export function chooseFrom(
+  table: number,
+  routes: readonly Route[],
+  objects: ReadonlyMap<number, NexthopObject>
+): Choice | null {
   let best: Route | null = null
   let ties = 0
   for (const route of routes) {
-    if (route.table !== TABLE_MAIN) continue
+    if (route.table !== table) continue
     if (route.tos !== 0) return stack('route', 'routes by type of service')
     if (route.unsupported.length > 0) return stack('route', route.unsupported.join(', '))
     if (!best || route.metric < best.metric) {

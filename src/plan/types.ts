@@ -27,8 +27,29 @@ export interface WantedDevice {
   mac: Mac
   /** role pod: its addresses, sorted; the first of each family is checked fastest. */
   addresses: Address[]
-  /** Families whose traffic from here is left to the kernel, and why (ip rules). */
-  stack: { family: Family; why: string }[]
+  /** Families whose traffic from and to here is left to the kernel, and why. */
+  stack: LeftToKernel[]
+  /** Key of the class that routes the pod's packets; null: the node's own routes. */
+  class4: string | null
+  class6: string | null
+}
+
+export interface LeftToKernel {
+  family: Family
+  why: string
+  /** The ip rule because of which, as `ip rule` prints it; null: for another reason. */
+  rule: string | null
+}
+
+/** Devices whose packets the ip rules treat alike. */
+export interface WantedClass {
+  /** The same key is the same way through the tables, whatever is in them. */
+  key: string
+  family: Family
+  /** The tables asked, in order, for people. */
+  label: string
+  /** Names. */
+  devices: string[]
 }
 
 /** A device that looks like a pod's or an uplink and is not served. */
@@ -54,9 +75,19 @@ export interface WantedNexthop {
 }
 
 export type WantedRoute =
-  | { action: 'stack'; reason: StackReason /** for people: 'blackhole', 'table 100', ... */; why: string }
+  | {
+      action: 'stack'
+      reason: StackReason
+      /** For people: 'blackhole', ... */
+      why: string
+      /** As in LeftToKernel. */
+      rule: string | null
+    }
   | { action: 'nexthop'; nexthop: string }
   | { action: 'group'; legs: { nexthop: string; weight: number }[] }
+
+/** In a class. main: the node's own pods and routes answer. */
+export type WantedClassRoute = WantedRoute | { action: 'main' }
 
 export interface WantedNeighbour {
   ifindex: number
@@ -82,8 +113,14 @@ export interface Plan {
   nexthops: Map<string, WantedNexthop>
   /** by prefix key */
   routes: Map<string, WantedRoute>
+  /** by key */
+  classes: Map<string, WantedClass>
+  /** By class and prefix key: "4-0123456789ab 0a000000/8". Each class has its /0. */
+  classRoutes: Map<string, WantedClassRoute>
   /** by "ifindex/address" */
   neighbours: Map<string, WantedNeighbour>
+  /** Some ip rule asks for a mark: packets that have one are the kernel's. */
+  marks: boolean
   masquerade: WantedMasquerade[]
   /** (device, address) pairs the kernel shall keep fresh: gateways in use and pods. */
   managed: Map<string, { ifindex: number; address: Address }>

@@ -1,8 +1,10 @@
-// Which devices the unicast routes of table main use, kept up to date prefix by
-// prefix. From the counts the roles of devices follow; from the sets, which
-// prefixes to plan anew when a role changes.
+// Which devices unicast routes use, kept up to date prefix by prefix: those of
+// table main, and of tables that ip rules send packets to (only main's host
+// routes count: they make a device a pod's). From the counts the roles of
+// devices follow; from the sets, which prefixes to plan anew when a role
+// changes.
 
-import type { NodeState } from '../state/types.js'
+import type { Family, NodeState } from '../state/types.js'
 import { isKernelsOwn } from './cover.js'
 import { type DeviceUse, unused } from './devices.js'
 import { splitPrefix } from './options.js'
@@ -24,7 +26,8 @@ interface Row extends DeviceUse {
 
 const nothing: ReadonlySet<string> = new Set()
 
-export function createUseIndex(): UseIndex {
+/** tables: besides main. */
+export function createUseIndex(tables: Record<Family, ReadonlySet<number>>): UseIndex {
   const rows = new Map<number, Row>()
   /** By prefix, what it adds: ifindex * 4 + index of the kind. */
   const added = new Map<string, number | number[]>()
@@ -46,7 +49,7 @@ export function createUseIndex(): UseIndex {
     prefixesOf: (ifindex) => rows.get(ifindex)?.prefixes ?? nothing,
     refresh(prefix, state, touched) {
       const before = added.get(prefix)
-      const after = usesOf(prefix, state)
+      const after = usesOf(prefix, state, tables)
       if (before === after || (before !== undefined && after !== undefined && String(before) === String(after))) return
       // Removing first: one device may stand in both, and its set must keep the prefix.
       for (const use of listOf(before)) count(prefix, use, -1)
@@ -63,7 +66,11 @@ function listOf(uses: number | number[] | undefined): readonly number[] {
   return typeof uses === 'number' ? [uses] : uses
 }
 
-function usesOf(prefix: string, state: NodeState): number | number[] | undefined {
+function usesOf(
+  prefix: string,
+  state: NodeState,
+  tables: Record<Family, ReadonlySet<number>>
+): number | number[] | undefined {
   const { address, length, family } = splitPrefix(prefix)
   const routes = (family === 4 ? state.routes4 : state.routes6).get(prefix)
   if (!routes || isKernelsOwn(address, length)) return undefined
@@ -73,11 +80,12 @@ function usesOf(prefix: string, state: NodeState): number | number[] | undefined
   let single: number | undefined
   let many: number[] | undefined
   for (const route of routes) {
-    if (route.table !== TABLE_MAIN || route.type !== UNICAST) continue
+    if (route.type !== UNICAST || (route.table !== TABLE_MAIN && !tables[family].has(route.table))) continue
     const legs = legsOf(route, state.nexthopObjects)
     if (typeof legs === 'string') continue
     for (const leg of legs) {
       const kind = leg.gateway !== null ? 1 : full ? 0 : 2
+      if (kind === 0 && route.table !== TABLE_MAIN) continue
       const use = leg.ifindex * 4 + kind
       if (single === undefined) single = use
       else if (single !== use) {

@@ -4,18 +4,19 @@
 // Invariant between updates: plan.routes, places and the next hops' user counts
 // agree with the state for every prefix; dirtyDevices and dirtyPods are empty.
 
-import type { Address, Family, Link, NodeState, RouteNexthop } from '../state/types.js'
+import type { Address, Family, NodeState } from '../state/types.js'
 import { emptyPlan, type PlanChange, sameDevice, sameFlat, sameNeighbour, sameRoute } from './change.js'
 import { type Cover, createCover, isKernelsOwn } from './cover.js'
 import { type Classifier, createClassifier, type DeviceRole, sameRole } from './devices.js'
+import { forwardRoute, releaseRoute, stackRoute } from './forward.js'
 import { neighbourKey, wantedNeighbour } from './neighbours.js'
 import { createNexthopTable, type NexthopTable } from './nexthops.js'
 import { familyEnabled, type PlanOptions, splitPrefix } from './options.js'
 import { buildPod, type PodPlace, podPlace } from './pods.js'
-import { type Choice, chooseLocal, chooseMain, TABLE_LOCAL } from './routes.js'
-import { type FamilyRules, readRules, ruleForPod, ruleForUplink } from './rules.js'
+import { createPolicy, isPlainNode, type Policy, policyOf, settleClasses } from './policy.js'
+import { type Choice, chooseFrom, chooseLocal, TABLE_LOCAL, TABLE_MAIN } from './routes.js'
 import { createSourceChooser, type SourceChooser } from './sources.js'
-import type { Plan, StackReason, WantedDevice, WantedRoute } from './types.js'
+import type { Plan, WantedDevice, WantedRoute } from './types.js'
 import { createUseIndex, type UseIndex } from './uses.js'
 
 export interface World {
@@ -26,7 +27,7 @@ export interface World {
   classifier: Classifier
   /** Served and unserved devices; others are absent. */
   roles: Map<number, DeviceRole>
-  rules: Record<Family, FamilyRules>
+  policy: Policy
   cover: Cover
   /** Prefixes of the cover that come from table local. */
   localCover: Set<string>
@@ -44,17 +45,15 @@ const noAddresses: ReadonlySet<Address> = new Set()
 
 export function createWorld(state: NodeState, options: PlanOptions): World {
   const plan = emptyPlan()
-  const uses = createUseIndex()
+  const policy = createPolicy(state)
+  plan.marks = policy.rules[4].marks || policy.rules[6].marks
+  const uses = createUseIndex({ 4: policy.rules[4].tables, 6: policy.rules[6].tables })
   const sources = createSourceChooser(state)
-  const rules = { 4: readRules(state.rules, 4), 6: readRules(state.rules, 6) }
   const cover = createCover()
   const localCover = new Set<string>()
   for (const prefix of options.stackPrefixes)
     cover.add(prefix, { reason: 'policy', why: 'left to the kernel by configuration' })
-  for (const family of families) {
-    for (const { prefix, why } of rules[family].destinations) cover.add(prefix, { reason: 'policy', why })
-    coverLocal(family === 4 ? state.routes4 : state.routes6, cover, localCover)
-  }
+  for (const table of [state.routes4, state.routes6]) coverLocal(table, cover, localCover)
   return {
     state,
     options,
@@ -62,7 +61,7 @@ export function createWorld(state: NodeState, options: PlanOptions): World {
     uses,
     classifier: createClassifier(state.links, uses.useOf, options),
     roles: new Map(),
-    rules,
+    policy,
     cover,
     localCover,
     sources,
@@ -110,7 +109,13 @@ export function planPrefix(world: World, prefix: string, change: PlanChange): vo
   )
   const before = world.plan.routes.get(prefix)
   const after = enabled
-    ? wantedRoute(world, prefix, local ?? chooseMain(routes, world.state.nexthopObjects), local !== null, change)
+    ? wantedRoute(
+        world,
+        prefix,
+        local ?? chooseFrom(TABLE_MAIN, routes, world.state.nexthopObjects),
+        local !== null,
+        change
+      )
     : null
   if (before) releaseRoute(world, before, change)
   if (!after) {
@@ -140,46 +145,7 @@ function wantedRoute(
   if (covered) return stackRoute(world, covered.reason, covered.why)
   if (!choice) return null
   if (choice.kind === 'stack') return stackRoute(world, choice.reason, choice.why)
-  const links: Link[] = []
-  for (const leg of choice.legs) {
-    const link = world.state.links.get(leg.ifindex)
-    const refusal = refuseLeg(world, leg, link, address.length === 32)
-    if (refusal !== null || !link) return stackRoute(world, 'route', refusal ?? 'unknown device')
-    links.push(link)
-  }
-  const legs = choice.legs.map((leg, index) => ({
-    nexthop: world.nexthops.keyOf(choice.route, leg, links[index] as Link),
-    weight: leg.weight
-  }))
-  const [only] = legs
-  if (legs.length === 1 && only) return world.nexthops.acquire(only.nexthop, change).route
-  for (const leg of legs) world.nexthops.acquire(leg.nexthop, change)
-  return { action: 'group', legs }
-}
-
-/** Why the maps cannot hold a leg; null: they can. */
-function refuseLeg(world: World, leg: RouteNexthop, link: Link | undefined, six: boolean): string | null {
-  if (!link) return `device ${leg.ifindex} is not known`
-  if (six && leg.gateway?.length === 8) return 'IPv6 through an IPv4 gateway'
-  const role = world.roles.get(leg.ifindex)
-  if (role?.role === 'uplink') return null
-  if (role?.role === 'pod') return `pod device ${link.name}`
-  return role?.role === 'unserved' ? `${link.name}: ${role.why}` : `${link.name} is no uplink`
-}
-
-function stackRoute(world: World, reason: StackReason, why: string): WantedRoute {
-  const key = `${reason} ${why}`
-  let route = world.stackRoutes.get(key)
-  if (!route) {
-    route = { action: 'stack', reason, why }
-    world.stackRoutes.set(key, route)
-  }
-  return route
-}
-
-function releaseRoute(world: World, route: WantedRoute, change: PlanChange): void {
-  if (route.action === 'nexthop') world.nexthops.release(route.nexthop, change)
-  else if (route.action === 'group') for (const leg of route.legs) world.nexthops.release(leg.nexthop, change)
+  return forwardRoute(world, choice, address.length === 32, change)
 }
 
 function movePod(world: World, address: Address, place: PodPlace | null, length: number): void {
@@ -203,36 +169,19 @@ function movePod(world: World, address: Address, place: PodPlace | null, length:
   world.dirtyDevices.add(place.ifindex)
 }
 
-/** Builds the rows of dirtyDevices, and all of them where rules look at which addresses are pods'. */
+/** Builds the rows of dirtyDevices and their classes; with rules of one's own those of all devices, for they look at which addresses are pods'. */
 export function planDevices(world: World, change: PlanChange): void {
   if (world.dirtyDevices.size === 0) return
-  const why = wholeFamilies(world)
-  const all = world.rules[4].conditional.length + world.rules[6].conditional.length > 0
-  const dirty = all ? new Set([...world.dirtyDevices, ...world.plan.devices.keys()]) : world.dirtyDevices
-  for (const ifindex of dirty) planDevice(world, ifindex, why, change)
+  const plain = isPlainNode(world.policy)
+  const dirty = plain ? world.dirtyDevices : new Set([...world.dirtyDevices, ...world.plan.devices.keys()])
+  for (const ifindex of dirty) planDevice(world, ifindex, change)
+  if (!plain) settleClasses(world, change)
   world.dirtyDevices.clear()
 }
 
-/** Why a whole family is left to the kernel, by family. */
-function wholeFamilies(world: World): Record<Family, string | null> {
-  const isOurs = (address: Address): boolean => world.sources.isOwn(address) || world.places.has(address)
-  const reason = (family: Family): string | null => {
-    if (!familyEnabled(world.options, family)) return `IPv${family} is switched off in the configuration`
-    const rules = world.rules[family]
-    if (rules.whole !== null || rules.conditional.length === 0) return rules.whole
-    for (const [ifindex, { role }] of world.roles) {
-      const name = role === 'uplink' ? world.state.links.get(ifindex)?.name : undefined
-      const rule = name === undefined ? null : ruleForUplink(rules, name, isOurs)
-      if (rule !== null) return rule
-    }
-    return null
-  }
-  return { 4: reason(4), 6: reason(6) }
-}
-
-function planDevice(world: World, ifindex: number, whole: Record<Family, string | null>, change: PlanChange): void {
+function planDevice(world: World, ifindex: number, change: PlanChange): void {
   const before = world.plan.devices.get(ifindex)
-  const after = wantedDevice(world, ifindex, whole)
+  const after = wantedDevice(world, ifindex, change)
   if (before && after && sameDevice(before, after)) return
   if (!before && !after) return
   if (after) world.plan.devices.set(ifindex, after)
@@ -242,18 +191,12 @@ function planDevice(world: World, ifindex: number, whole: Record<Family, string 
   for (const address of world.addressesOf.get(ifindex) ?? noAddresses) world.dirtyPods.add(address)
 }
 
-function wantedDevice(world: World, ifindex: number, whole: Record<Family, string | null>): WantedDevice | null {
+function wantedDevice(world: World, ifindex: number, change: PlanChange): WantedDevice | null {
   const link = world.state.links.get(ifindex)
   const role = world.roles.get(ifindex)?.role
   if (!link || (role !== 'pod' && role !== 'uplink')) return null
   const addresses = role === 'pod' ? [...(world.addressesOf.get(ifindex) ?? noAddresses)].sort() : []
-  const stack: WantedDevice['stack'] = []
-  for (const family of families) {
-    const own = addresses.filter((address) => address.length === (family === 4 ? 8 : 32))
-    const why = whole[family] ?? (role === 'pod' ? ruleForPod(world.rules[family], link.name, own) : null)
-    if (why !== null) stack.push({ family, why })
-  }
-  return {
+  const device: WantedDevice = {
     ifindex,
     name: link.name,
     role,
@@ -261,8 +204,22 @@ function wantedDevice(world: World, ifindex: number, whole: Record<Family, strin
     mtu: link.mtu,
     mac: link.mac ?? '000000000000',
     addresses,
-    stack
+    stack: [],
+    class4: null,
+    class6: null
   }
+  for (const family of families) {
+    if (!familyEnabled(world.options, family)) {
+      device.stack.push({ family, why: `IPv${family} is switched off in the configuration`, rule: null })
+      continue
+    }
+    const own = addresses.filter((address) => address.length === (family === 4 ? 8 : 32))
+    const { left, class: key } = policyOf(world, link, family, own, change)
+    if (left) device.stack.push(left)
+    if (family === 4) device.class4 = key
+    else device.class6 = key
+  }
+  return device
 }
 
 /** Builds the pods in dirtyPods. After planDevices: a pod follows its device's rules. */

@@ -114,8 +114,18 @@ export interface Rule {
   /** 'not' */
   invert: boolean
   tos: number
+  /** -1 none. */
   suppressPrefixLength: number
+  /** Group of devices, -1 none. */
+  suppressGroup: number
   l3mdev: boolean
+  /** FR_ACT_GOTO (2): priority of the rule that is asked next; 0 none. */
+  goto: number
+  /** Inclusive. */
+  uidRange: { first: number; last: number } | null
+  /** Decimal; of packets out of a tunnel device that keeps the tunnel's key. */
+  tunnelId: string | null
+  /** Selectors by what a route lookup of the maps does not see (protocol, ports, ...), as `ip rule` prints them. */
   unsupported: string[]
 }
 

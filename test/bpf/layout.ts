@@ -13,7 +13,7 @@ export const reasons = [...header.matchAll(/^\tREASON_(\w+)(?: = 0)?,/gm)].map((
 
 export const REASON_MAX = 64
 
-export const Control = { on: 1, monitor: 2, snat: 4, dropProtocols: 8 } as const
+export const Control = { on: 1, monitor: 2, snat: 4, dropProtocols: 8, marks: 16 } as const
 export const Timeout = { opening: 0, established: 1, closing: 2, udpOneWay: 3, udpReplied: 4, icmp: 5 } as const
 const VERDICTS = ['none', 'direct', 'snat', 'inbound', 'stack'] as const
 const LIVES = ['live', 'dying', 'dead'] as const
@@ -29,6 +29,12 @@ function u32(...values: number[]): Buffer {
   return bytes
 }
 
+function u16(...values: number[]): Buffer {
+  const bytes = Buffer.alloc(values.length * 2)
+  values.forEach((value, index) => bytes.writeUInt16LE(value, index * 2))
+  return bytes
+}
+
 const zeros = (count: number) => Buffer.alloc(count)
 
 export interface DeviceRow {
@@ -40,6 +46,8 @@ export interface DeviceRow {
   mtu?: number
   address4?: string
   address6?: string
+  class4?: number
+  class6?: number
   mac: string
 }
 
@@ -54,7 +62,7 @@ export function encodeDevice(device: DeviceRow): Buffer {
       device.mtu ?? 1500
     ),
     device.address4 ? addressBytes(device.address4) : zeros(4),
-    zeros(4),
+    u16(device.class4 ?? 0, device.class6 ?? 0),
     device.address6 ? addressBytes(device.address6) : zeros(16),
     macBytes(device.mac),
     zeros(10)
@@ -88,9 +96,16 @@ export function encodePrefix(prefix: string): Buffer {
   return Buffer.concat([u32(Number(length)), addressBytes(address!)])
 }
 
-export type RouteTo = { nexthop: number } | { group: number } | { stack: string }
+/** Key of class_routes4 and class_routes6. */
+export function encodeClassPrefix(routeClass: number, prefix: string): Buffer {
+  const [address, length] = prefix.split('/')
+  return Buffer.concat([u32(32 + Number(length), routeClass), addressBytes(address!)])
+}
+
+export type RouteTo = { nexthop: number } | { group: number } | { stack: string } | 'main'
 
 export function encodeRoute(route: RouteTo): Buffer {
+  if (route === 'main') return u32(3, 0, 0, 0)
   if ('nexthop' in route) return u32(1, route.nexthop, 0, 0)
   if ('group' in route) return u32(2, route.group, 0, 0)
   return u32(0, 0, reasons.indexOf(route.stack), 0)

@@ -80,8 +80,9 @@ export function traceFrame(
   return decode(map('traces').lookup(Buffer.alloc(4))!)
 }
 
-export function skbContext(ifindex: number, gsoSize: number): Buffer {
+export function skbContext(ifindex: number, gsoSize: number, mark = 0): Buffer {
   const context = Buffer.alloc(SKB.size)
+  context.writeUInt32LE(mark, SKB.mark)
   context.writeUInt32LE(ifindex, SKB.ifindex)
   if (gsoSize > 0) {
     context.writeUInt32LE(2, SKB.gsoSegments)

@@ -17,7 +17,9 @@ const device = (ifindex: number, name: string, role: 'pod' | 'uplink'): WantedDe
   mtu: 1500,
   mac: '020000000001',
   addresses: [],
-  stack: []
+  stack: [],
+  class4: null,
+  class6: null
 })
 
 const node = (...devices: WantedDevice[]) => {

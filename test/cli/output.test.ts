@@ -37,18 +37,19 @@ Devices
   eth0    uplink  physical  from_uplink (tcx)  served
 
 Left to the kernel
-  IPv6 from vetha: ip rule 1000: from fd00::2 lookup 100
+  IPv6 from vetha to fd00:7::/64: ip rule 1000: from all dport 53 lookup 100: the maps do not know "dport 53"
 
 Maps
-                  USED         OF
-  pods               2     16,384  <1 %
-  devices            2      1,024  <1 %
-  routes IPv4       12  1,048,576  <1 %
-  routes IPv6        3  1,048,576  <1 %
-  next hops          2     16,384  <1 %
-  neighbours         5     65,536  <1 %
-  flows IPv4   250,000    262,144  95 %
-  flows IPv6         0    262,144   0 %
+                        USED         OF
+  pods                     2     16,384  <1 %
+  devices                  2      1,024  <1 %
+  routes IPv4             12  1,048,576  <1 %
+  routes IPv6              3  1,048,576  <1 %
+  class routes IPv4       12     65,536  <1 %
+  next hops                2     16,384  <1 %
+  neighbours               5     65,536  <1 %
+  flows IPv4         250,000    262,144  95 %
+  flows IPv6               0    262,144   0 %
   33,512 SNAT ports towards each remote
 
 Masquerading
@@ -114,6 +115,11 @@ t.test('routes, and one address', async (t) => {
 0.0.0.0/0    via 192.0.2.1 dev eth0                                      192.0.2.10
 10.5.0.0/16  via 192.0.2.1 dev eth0 weight 1, on-link dev eth1 weight 3  192.0.2.10, 198.51.100.10
 10.6.0.0/16  kernel: blackhole                                           -
+
+IPv4 from vetha asks main for 10.0.0.0/8, 100, main:
+PREFIX      WHERE                      SNAT
+0.0.0.0/0   via 198.51.100.1 dev eth1  192.0.2.10
+10.0.0.0/8  the node's own routes      -
 … and 1 more; raise --limit or filter
 `
   )

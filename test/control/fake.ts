@@ -58,7 +58,15 @@ export function fakeStatus(change: Partial<Status> = {}): Status {
         programs: []
       }
     ],
-    stack: [{ family: 6, device: 'vetha', why: 'ip rule 1000: from fd00::2 lookup 100' }],
+    stack: [
+      {
+        family: 6,
+        devices: ['vetha'],
+        destinations: ['fd00:7::/64'],
+        rule: '1000: from all dport 53 lookup 100',
+        why: 'ip rule 1000: from all dport 53 lookup 100: the maps do not know "dport 53"'
+      }
+    ],
     sync: {
       state: 'synced',
       lastSync: ago(60),
@@ -74,6 +82,8 @@ export function fakeStatus(change: Partial<Status> = {}): Status {
       devices: fill(2, 1024),
       routes4: fill(12, 1048576),
       routes6: fill(3, 1048576),
+      classRoutes4: fill(12, 65536),
+      classRoutes6: fill(0, 65536),
       nexthops: fill(2, 16384),
       neighbours: fill(5, 65536),
       flows4: fill(250000, 262144),
@@ -174,7 +184,14 @@ export function fakeNode(change: Partial<NodeControl> = {}, status: () => Status
     l3: false
   }
   const leg = { device: 'eth0', gateway: '192.0.2.1', weight: 1, snat: '192.0.2.10' }
-  const route = { prefix: '0.0.0.0/0', family: 4 as const, action: 'nexthop' as const, why: null, legs: [leg] }
+  const route = {
+    prefix: '0.0.0.0/0',
+    family: 4 as const,
+    class: null,
+    action: 'nexthop' as const,
+    why: null,
+    legs: [leg]
+  }
   const calls: string[] = []
   const note = <T>(name: string, value: T): T => {
     calls.push(name)
@@ -197,13 +214,17 @@ export function fakeNode(change: Partial<NodeControl> = {}, status: () => Status
           {
             prefix: '10.5.0.0/16',
             family: 4,
+            class: null,
             action: 'group',
             why: null,
             legs: [leg, { ...leg, device: 'eth1', gateway: null, weight: 3, snat: '198.51.100.10' }]
           },
-          { prefix: '10.6.0.0/16', family: 4, action: 'stack', why: 'blackhole', legs: [] }
+          { prefix: '10.6.0.0/16', family: 4, class: null, action: 'stack', why: 'blackhole', legs: [] },
+          { ...route, class: '4-0123456789ab', legs: [{ ...leg, device: 'eth1', gateway: '198.51.100.1' }] },
+          { ...route, class: '4-0123456789ab', prefix: '10.0.0.0/8', action: 'main', legs: [] }
         ],
-        total: 4
+        classes: [{ class: '4-0123456789ab', family: 4, tables: 'main for 10.0.0.0/8, 100, main', devices: ['vetha'] }],
+        total: 6
       }),
     routeGet: (address) => ({
       address,

@@ -41,6 +41,6 @@ t.test(
 )
 
 t.test('labels are escaped', async (t) => {
-  const status = fakeStatus({ stack: [{ family: 4, device: 'a"b\\c\nd', why: '' }] })
+  const status = fakeStatus({ stack: [{ family: 4, devices: ['a"b\\c\nd'], destinations: null, rule: null, why: '' }] })
   t.match(renderMetrics({ status, drops: [] }), 'hostroute_stack_only{family="4",device="a\\"b\\\\c\\nd"} 1')
 })

@@ -14,9 +14,13 @@ t.test('what is encoded is decoded again', async (t) => {
     mtu: 1500,
     address4: hex('10.1.0.2'),
     address6: hex('fd00::2'),
+    class4: 3,
+    class6: 0xffff,
     mac: '020000000007'
   }
   t.strictSame(codec.decodeDevice(codec.encodeDevice(device)), device)
+  for (const key of ['3 0a000000/8', `65535 ${hex('fd00::')}/16`, '1 00000000/0'])
+    t.equal(codec.decodeClassRouteKey(codec.encodeClassRouteKey(key)), key)
   const pod = { ifindex: 7, id: 5, mtu: 9000, flags: 1, mac: '0a0000000007', hostMac: '020000000007' }
   t.strictSame(codec.decodePod(codec.encodePod(pod)), pod)
   t.strictSame(codec.decodePodSlot(codec.encodePodSlot(hex('10.1.0.2'), codec.encodePod(pod), true)), {

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
 import {
+  CLASS_ROUTES,
   CODES,
   DEVICE_SLOTS,
   GROUP_LEGS,
@@ -32,9 +33,12 @@ const defines = {
   DEVICE_SLOTS: 'DEVICE_SLOTS',
   POD_SLOTS: 'POD_SLOTS',
   MAX_NEXTHOPS: 'MAX_NEXTHOPS',
-  GROUP_LEGS: 'GROUP_LEGS'
+  GROUP_LEGS: 'GROUP_LEGS',
+  CLASS_ROUTES: 'CLASS_ROUTES'
 }
-const flags = Object.keys(CODES).filter((name) => /^(DEVICE_STACK|POD_|NEXTHOP_|SEEN_|CONTROL_|TRACE_)/.test(name))
+const flags = Object.keys(CODES).filter((name) =>
+  /^(DEVICE_(STACK|CLASS)|POD_|NEXTHOP_|SEEN_|CONTROL_|TRACE_)/.test(name)
+)
 const root = join(import.meta.dirname, '../../../..')
 
 function tool(names: string[]): string {
@@ -102,7 +106,7 @@ t.test('every struct of the header has the compiler’s size and offsets, and no
 t.test('codes, flags and sizes are those of the header', async (t) => {
   for (const [name, code] of Object.entries(CODES)) t.equal(code, values.get(name) ?? values.get(`VALUE_${name}`), name)
   t.strictSame(
-    { LAYOUT, DEVICE_SLOTS, POD_SLOTS, MAX_NEXTHOPS, GROUP_LEGS },
+    { LAYOUT, DEVICE_SLOTS, POD_SLOTS, MAX_NEXTHOPS, GROUP_LEGS, CLASS_ROUTES },
     Object.fromEntries(Object.entries(defines).map(([ours, theirs]) => [ours, values.get(`VALUE_${theirs}`)]))
   )
 })

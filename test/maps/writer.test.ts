@@ -47,6 +47,22 @@ function meaning(object: FakeObject): Record<string, unknown> {
       ]
     })
   )
+  // A class is known by the devices that have it.
+  const holders = (family: 4 | 6, number: number): string =>
+    rows('devices')
+      .map(([, value]) => codec.decodeDevice(Buffer.from(value, 'hex')))
+      .filter((row) => (family === 4 ? row.class4 : row.class6) === number)
+      .map((row) => row.ifindex)
+      .sort()
+      .join()
+  const ofClasses = ([4, 6] as const).flatMap((family) =>
+    rows(`class_routes${family}`).map(([key, value]) => {
+      const [number, prefix] = codec.decodeClassRouteKey(Buffer.from(key, 'hex')).split(' ')
+      const row = codec.decodeRoute(Buffer.from(value, 'hex'))
+      const where = [row.reason, nexthop(row.nexthop), group(row.nexthop), 'main'][row.action]
+      return [`${holders(family, Number(number)) || 'nobody'} ${prefix}`, where]
+    })
+  )
   const epoch = codec.decodeControl(object.readControl()).masqueradeEpoch
   const masquerade = rows('masquerade').map(([prefix, value]) => {
     const decoded = codec.decodeMasqueradeKey(Buffer.from(prefix, 'hex'))
@@ -58,9 +74,16 @@ function meaning(object: FakeObject): Record<string, unknown> {
   ])
   const devices = rows('devices').map(([slot, value]) => [
     slot,
-    { ...codec.decodeDevice(Buffer.from(value, 'hex')), row: 0, podId: 0 }
+    {
+      ...codec.decodeDevice(Buffer.from(value, 'hex')),
+      row: 0,
+      podId: 0,
+      class4: 0,
+      class6: 0
+    }
   ])
   return {
+    ofClasses: Object.fromEntries(ofClasses),
     routes: Object.fromEntries(routes),
     masquerade: masquerade.sort(),
     pods: Object.fromEntries(pods),

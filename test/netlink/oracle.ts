@@ -217,7 +217,7 @@ function rulesOf(state: NodeState, family: 4 | 6): string[] {
       const mark = rule.mark === 0 && rule.markMask === 0 ? '' : `${rule.mark}/${rule.markMask}`
       const table = rule.action === 1 && !rule.l3mdev ? rule.table : ''
       const { priority, invert, iif, oif, suppressPrefixLength, tos, l3mdev, unsupported } = rule
-      const extra = unsupported.length > 0 ? 'extra' : ''
+      const extra = unsupported.length > 0 || rule.goto !== 0 || rule.uidRange ? 'extra' : ''
       return [
         priority,
         invert,

@@ -1,10 +1,11 @@
 // Random nodes and random changes to them, reproducible by seed.
 
 import { defaultPlanOptions, type PlanOptions } from '../../src/plan/options.js'
-import type { Changes, Route } from '../../src/state/types.js'
+import type { Changes, Route, Rule } from '../../src/state/types.js'
 import {
   addPod,
   addRoutes,
+  defaultRules,
   everything,
   hex,
   key,
@@ -41,8 +42,7 @@ export function startChurn(seed: number): ChurnWorld {
   const node = plainNode()
   const options = { ...defaultPlanOptions }
   if (random(3) === 0) options.stackPrefixes = [key('10.96.0.0/12'), key('fd00:5::/32')]
-  if (random(4) === 0) node.rules.push(rule(4, 100, 100, { source: hex('10.1.0.3'), sourceLength: 32 }))
-  if (random(6) === 0) node.rules.push(rule(4, 101, 100, { destination: hex('10.2.0.0'), destinationLength: 16 }))
+  if (random(2) === 0) node.rules.push(...randomRules(random))
   for (let i = 10; i < 16; i++) addPod(node, i, random(2) ? [`10.1.0.${i}`, `fd00::${i}`] : [])
   node.links.set(10 + 16384, podLink(10 + 16384, 'far'))
   const world = { node, options, random }
@@ -50,10 +50,47 @@ export function startChurn(seed: number): ChurnWorld {
   return world
 }
 
+/** One to five rules, in the order of their priorities. */
+function randomRules(random: ChurnWorld['random']): Rule[] {
+  const rules: Rule[] = []
+  for (let priority = 100; priority < 105; priority++) {
+    if (random(3) === 0) continue
+    const family = random(3) ? 4 : 6
+    const four = family === 4
+    const fields: Partial<Rule> = {}
+    if (random(2) === 0) {
+      const whole = random(2) === 0
+      fields.source = four
+        ? whole
+          ? hex(`10.1.0.${10 + random(6)}`)
+          : hex('10.1.0.8')
+        : hex(`fd00::${10 + random(6)}`)
+      fields.sourceLength = four ? (whole ? 32 : 29) : 128
+    }
+    if (random(3) === 0) {
+      fields.destination = four ? hex(`10.${random(4)}.0.0`) : hex(`fd00:${random(4)}::`)
+      fields.destinationLength = four ? 16 : 32
+    }
+    if (random(6) === 0) fields.iif = random(3) ? `pod${10 + random(6)}` : 'eth1'
+    if (random(8) === 0) Object.assign(fields, { mark: random(2), markMask: 1 })
+    if (random(8) === 0) fields.invert = true
+    if (random(8) === 0) fields.unsupported = ['dport 53']
+    if (random(12) === 0) fields.action = 6 + random(3)
+    if (random(12) === 0) Object.assign(fields, { action: 2, goto: 101 + random(5) })
+    if (random(4) === 0) fields.suppressPrefixLength = random(2) * 16
+    rules.push(rule(family, priority, [100, 101, 254][random(3)] ?? 100, fields))
+  }
+  return rules
+}
+
 /** One to five changes, told as the state tells them. */
 export function churn(world: ChurnWorld): Changes {
   const { random } = world
   if (random(12) === 0) return changeLink(world)
+  if (random(15) === 0) {
+    world.node.rules.splice(0, world.node.rules.length, ...defaultRules(), ...randomRules(random))
+    return everything
+  }
   const prefixes: string[] = []
   const neighbours: string[] = []
   for (let count = 1 + random(5); count > 0; count--) {
@@ -103,6 +140,7 @@ function changeRoute(world: ChurnWorld): string {
   const fields: Partial<Route> = { metric: random(3) * 10, mtu: random(6) === 0 ? 1400 : 0 }
   if (random(12) === 0) fields.type = 6 + random(4)
   if (random(20) === 0) Object.assign(fields, { table: 255, type: 2 })
+  if (random(4) === 0) fields.table = 100 + random(2)
   if (random(20) === 0) fields.tos = 8
   if (random(20) === 0) fields.unsupported = ['something']
   addRoutes(node, route(text, legs, fields))

@@ -60,7 +60,11 @@ export function rule(family: 4 | 6, priority: number, table: number, fields: Par
     invert: false,
     tos: 0,
     suppressPrefixLength: -1,
+    suppressGroup: -1,
     l3mdev: false,
+    goto: 0,
+    uidRange: null,
+    tunnelId: null,
     unsupported: [],
     ...fields
   }

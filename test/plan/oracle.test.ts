@@ -1,12 +1,13 @@
 import t from 'tap'
 import { makePlan } from '../../src/plan/planner.js'
-import type { Plan } from '../../src/plan/types.js'
-import type { Route } from '../../src/state/types.js'
+import type { Plan, WantedClassRoute, WantedDevice } from '../../src/plan/types.js'
+import type { Route, Rule } from '../../src/state/types.js'
 import { type ChurnWorld, randomSource, startChurn } from './churn.js'
 import { hex, key } from './node.js'
 
-// The oracle walks every route for every address, the slow way: table local
-// first, then main; longest prefix; lowest metric; first of equals.
+// The oracle walks every rule and every route for every packet, the slow way:
+// table local first (an address of the node is the stack's wherever local is
+// asked), then by the rules; longest prefix; lowest metric; first of equals.
 
 function bits(address: string): string {
   return [...address].map((digit) => Number.parseInt(digit, 16).toString(2).padStart(4, '0')).join('')
@@ -17,73 +18,152 @@ function covers(prefix: string, address: string): boolean {
   return network.length === address.length && bits(address).startsWith(bits(network).slice(0, Number(length)))
 }
 
-function kernelRoute(world: ChurnWorld, address: string): Route | null {
+interface Sent {
+  source: string
+  iif: string
+  destination: string
+  dport53: boolean
+}
+
+function inTable(world: ChurnWorld, id: number, address: string): Route | null {
   const table = address.length === 8 ? world.node.routes4 : world.node.routes6
-  for (const id of [255, 254]) {
-    let best: Route | null = null
-    for (const [prefix, routes] of table) {
-      if (!covers(prefix, address)) continue
-      for (const candidate of routes) {
-        if (candidate.table !== id) continue
-        const better =
-          !best ||
-          candidate.prefixLength > best.prefixLength ||
-          (candidate.prefixLength === best.prefixLength && candidate.metric < best.metric)
-        if (better) best = candidate
-      }
+  let best: Route | null = null
+  for (const [prefix, routes] of table) {
+    if (!covers(prefix, address)) continue
+    for (const candidate of routes) {
+      if (candidate.table !== id) continue
+      const better =
+        !best ||
+        candidate.prefixLength > best.prefixLength ||
+        (candidate.prefixLength === best.prefixLength && candidate.metric < best.metric)
+      if (better) best = candidate
     }
-    if (best) return best
+  }
+  return best
+}
+
+function matches(rule: Rule, { source, iif, destination, dport53 }: Sent): boolean {
+  const within = (address: string, prefix: string | null, length: number) =>
+    length === 0 || covers(`${prefix}/${length}`, address)
+  const all =
+    rule.oif === null &&
+    (rule.iif === null || rule.iif === iif) &&
+    (rule.mark & rule.markMask) === 0 &&
+    within(source, rule.source, rule.sourceLength) &&
+    within(destination, rule.destination, rule.destinationLength) &&
+    (rule.unsupported.length === 0 || dport53)
+  return all !== rule.invert
+}
+
+function kernelRoute(world: ChurnWorld, sent: Sent): Route | null {
+  const family = sent.destination.length === 8 ? 4 : 6
+  const local = inTable(world, 255, sent.destination)
+  if (local) return local
+  const rules = world.node.rules.filter((rule) => rule.family === family).sort((a, b) => a.priority - b.priority)
+  for (let at = 0; at < rules.length; at++) {
+    const rule = rules[at] as Rule
+    if (!matches(rule, sent)) continue
+    if (rule.action === 2) {
+      const target = rules.findIndex(({ priority }) => priority === rule.goto)
+      if (target > at) at = target - 1
+      continue
+    }
+    if (rule.action !== 1) return null
+    const found = inTable(world, rule.table, sent.destination)
+    if (!found || found.type === 9) continue
+    if (found.type < 6 && found.prefixLength <= rule.suppressPrefixLength) continue
+    return found
   }
   return null
 }
 
-/** Where the maps send a packet: 'pod 10', 'stack', or its legs "2/c0000201 3/onlink". */
-function planned(plan: Plan, address: string): string {
-  const pod = plan.pods.get(address)
-  if (pod) return pod.mac ? `pod ${pod.ifindex}` : 'stack'
+/** Longest prefix, the slow way. */
+function longest<T>(table: Map<string, T>, address: string): T | undefined {
   let best: string | null = null
-  for (const prefix of plan.routes.keys()) {
+  for (const prefix of table.keys()) {
     if (covers(prefix, address) && (best === null || Number(prefix.split('/')[1]) > Number(best.split('/')[1])))
       best = prefix
   }
-  const found = best === null ? undefined : plan.routes.get(best)
-  if (!found || found.action === 'stack') return 'stack'
+  return best === null ? undefined : table.get(best)
+}
+
+/** Where the maps send a packet: 'pod 10', 'stack', or its legs "2/c0000201 3/onlink". */
+function planned(plan: Plan, device: WantedDevice, address: string): string {
+  const family = address.length === 8 ? 4 : 6
+  if (device.stack.some((entry) => entry.family === family)) return 'stack'
+  const key = family === 4 ? device.class4 : device.class6
+  let found: WantedClassRoute | undefined = { action: 'main' }
+  if (key !== null) {
+    const own = [...plan.classRoutes].filter(([name]) => name.startsWith(`${key} `))
+    found = longest(new Map(own.map(([name, route]) => [name.slice(name.indexOf(' ') + 1), route])), address)
+    if (!found) throw new Error(`class ${key} says nothing about ${address}`)
+  }
+  if (found.action === 'main') {
+    const pod = plan.pods.get(address)
+    if (pod) return pod.mac ? `pod ${pod.ifindex}` : 'stack'
+    found = longest(plan.routes, address)
+  }
+  if (!found || !('nexthop' in found || 'legs' in found)) return 'stack'
   const keys = found.action === 'nexthop' ? [found.nexthop] : found.legs.map((entry) => entry.nexthop)
   return keys.map((name) => name.split('/').slice(0, 2).join('/')).join(' ')
 }
 
+/** Whether the packet went where the route leads. */
+function wrong(got: string, expected: Route | null): string | null {
+  const alive = expected?.nexthops.filter((entry) => !entry.dead) ?? []
+  const wanted = got.startsWith('pod')
+    ? alive.map((entry) => `pod ${entry.ifindex}`)
+    : alive.map((entry) => `${entry.ifindex}/${entry.gateway ?? 'onlink'}`)
+  if (expected?.type !== 1 || expected.tos !== 0 || expected.unsupported.length > 0)
+    return `${got} instead of ${JSON.stringify(expected)}`
+  return got === wanted.join(' ') ? null : `${got} instead of ${wanted.join(' ')}`
+}
+
 t.test(
-  '[F7][F8][F11] what the maps send anywhere goes where the kernel’s own tables send it, on random tables',
+  '[F7][F8][F9][F10][F11] what the maps send anywhere goes where the kernel’s own rules and tables send it, on random nodes',
   async (t) => {
-    let forwarded = 0
-    let checked = 0
-    for (let seed = 100; seed < 160; seed++) {
+    const counts = { checked: 0, forwarded: 0, byClass: 0, inbound: 0 }
+    for (let seed = 100; seed < 220; seed++) {
       const world = startChurn(seed)
       const plan = makePlan(world.node, world.options)
       const random = randomSource(seed)
+      const pods = [...plan.devices.values()].filter((device) => device.addresses.length > 0)
       for (let i = 0; i < 150; i++) {
-        const address = hex(
+        const destination = hex(
           random(4) === 0
             ? `fd00:${random(2) ? 0 : random(8)}::${10 + random(9)}`
             : ([`10.1.0.${random(20)}`, `10.${random(110)}.${random(4)}.9`, `203.0.113.${random(9)}`][random(3)] ?? '')
         )
-        const got = planned(plan, address)
-        checked++
+        const device = pods[random(pods.length)]
+        const source = device?.addresses.find((address) => address.length === destination.length)
+        if (!device || !source) continue
+        const sent = { source, iif: device.name, destination, dport53: random(2) === 0 }
+        const got = planned(plan, device, destination)
+        counts.checked++
         if (got === 'stack') continue
-        forwarded++
-        const expected = kernelRoute(world, address)
-        const alive = expected?.nexthops.filter((entry) => !entry.dead) ?? []
-        const wanted = got.startsWith('pod')
-          ? alive.map((entry) => `pod ${entry.ifindex}`)
-          : alive.map((entry) => `${entry.ifindex}/${entry.gateway ?? 'onlink'}`)
-        if (expected?.type !== 1 || expected.tos !== 0 || expected.unsupported.length > 0 || got !== wanted.join(' ')) {
-          t.equal(got, wanted.join(' '), `seed ${seed}: ${address}`)
-          t.match(expected, { type: 1, tos: 0, unsupported: [] }, `seed ${seed}: ${address}`)
-          return
-        }
+        counts.forwarded++
+        if ((source.length === 8 ? device.class4 : device.class6) !== null) counts.byClass++
+        const fault = wrong(got, kernelRoute(world, sent))
+        if (fault) return t.fail(`seed ${seed}: ${JSON.stringify(sent)}: ${fault}`)
+      }
+      for (const pod of [...plan.pods.values()].flatMap((each) => Array.from({ length: 6 }, () => each))) {
+        if (pod.mac === null) continue
+        const source = hex(
+          pod.address.length === 8
+            ? ([`10.1.0.${8 + random(2)}`, `10.${random(8)}.9.9`, '8.8.8.8'][random(3)] ?? '')
+            : `fd00:${random(4)}::99`
+        )
+        if (plan.pods.has(source)) continue
+        const iif = random(2) ? 'eth0' : 'eth1'
+        const sent = { source, iif, destination: pod.address, dport53: random(2) === 0 }
+        const fault = wrong(`pod ${pod.ifindex}`, kernelRoute(world, sent))
+        counts.inbound++
+        if (fault) return t.fail(`seed ${seed}: inbound ${JSON.stringify(sent)}: ${fault}`)
       }
     }
-    t.ok(forwarded > checked / 10, `${forwarded} of ${checked} addresses are forwarded, the others go to the stack`)
+    t.comment(JSON.stringify(counts))
+    t.ok(counts.forwarded > counts.checked / 8, 'not all by the stack')
+    t.ok(counts.byClass > 200 && counts.inbound > 200, 'classes and inbound packets are among them')
   }
 )
 
@@ -91,7 +171,8 @@ t.test('[Y9] whatever routes are added, an inexpressible prefix is in the maps i
   for (let seed = 200; seed < 240; seed++) {
     const world = startChurn(seed)
     const plan = makePlan(world.node, world.options)
-    for (const prefix of [...world.node.routes4.keys(), ...world.node.routes6.keys()]) {
+    for (const [prefix, routes] of [...world.node.routes4, ...world.node.routes6]) {
+      if (routes.every(({ table }) => table < 253)) continue
       if (prefix === key('fe80::/64') || prefix === key('ff00::/8')) continue
       if (!plan.routes.has(prefix)) return t.fail(`seed ${seed}: ${prefix} is not in the plan`)
     }

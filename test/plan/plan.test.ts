@@ -14,7 +14,6 @@ import {
   plainNode,
   podLink,
   route,
-  rule,
   setNeighbour,
   type TestNode
 } from './node.js'
@@ -132,59 +131,7 @@ t.test('[F8] everything inside a short route of table local stays on the stack',
   t.strictSame(legs(plan(node), '203.0.113.8/29'), ['stack route: inside a route of table local'])
 })
 
-t.test('[F9] ip rules', async (t) => {
-  const node = plainNode()
-  addPod(node, 10, ['10.1.0.2'])
-  addPod(node, 11, ['10.1.0.3'])
-  const stacked = (...rules: TestNode['rules']): string[] => {
-    const made = plan({ ...node, rules: [...node.rules, ...rules] })
-    return [...made.devices.values()]
-      .filter((device) => device.stack.some((entry) => entry.family === 4))
-      .map((device) => device.name)
-      .sort()
-  }
-  const all = ['eth0', 'eth1', 'pod10', 'pod11']
-  const from = (text: string, fields = {}) => {
-    const [source = '', length] = key(text).split('/')
-    return rule(4, 100, 100, { source, sourceLength: Number(length), ...fields })
-  }
-  t.strictSame(stacked(rule(4, 100, 100, { iif: 'lo' })), [], 'locally made packets')
-  t.strictSame(stacked(rule(4, 100, 100, { oif: 'eth1' })), [], 'oif')
-  t.strictSame(stacked(rule(4, 100, 100, { mark: 0x80, markMask: 0xff })), [], 'a mark that no pod’s packet has')
-  t.strictSame(stacked(rule(4, 100, 100, { mark: 0, markMask: 0 })), all, 'a mark that all have')
-  t.strictSame(stacked(rule(4, 100, 100, { mark: 0x80, markMask: 0xff, invert: true })), all, 'not fwmark')
-  t.strictSame(stacked(rule(4, 1000, 0, { l3mdev: true })), [], 'VRF')
-  t.strictSame(stacked(rule(4, 100, 254, { mark: 0, markMask: 0 })), [], 'main earlier than usual')
-  t.strictSame(stacked(rule(4, 40000, 100)), [], 'after main')
-  t.strictSame(stacked(from('10.1.0.3')), ['pod11'], 'one pod')
-  t.strictSame(stacked(from('192.0.2.10')), [], 'the node’s own address')
-  t.strictSame(stacked(from('192.0.2.0/24')), all, 'sources that come in by an uplink')
-  t.strictSame(stacked(rule(4, 100, 100, { iif: 'pod10' })), ['pod10'])
-  t.strictSame(stacked(rule(4, 100, 100, { iif: 'eth1' })), all, 'SNAT needs both directions on one path')
-  t.strictSame(stacked(rule(4, 100, 254, { suppressPrefixLength: 0 })), all, 'main without its default route')
-  t.strictSame(stacked(rule(6, 100, 100)), [], 'the other family')
-  t.test('pods that leave a family to the kernel are reached through the kernel', async (t) => {
-    const made = plan({ ...node, rules: [...node.rules, from('10.1.0.3')] })
-    t.equal(made.pods.get(hex('10.1.0.3'))?.mac, null)
-    t.ok(made.pods.get(hex('10.1.0.2'))?.mac)
-    t.strictSame(made.devices.get(11)?.stack, [{ family: 4, why: 'ip rule 100: from 10.1.0.3 lookup 100' }])
-  })
-  t.test('a rule with a destination leaves that destination to the kernel, nothing else', async (t) => {
-    const to = rule(4, 100, 100, { destination: hex('10.20.0.0'), destinationLength: 16 })
-    addRoutes(node, route('10.20.5.0/24', [leg(2, '192.0.2.2')]))
-    t.strictSame(stacked(to), [])
-    const made = plan({ ...node, rules: [...node.rules, to] })
-    t.strictSame(legs(made, '10.20.0.0/16'), ['stack policy: ip rule 100: from all to 10.20.0.0/16 lookup 100'])
-    t.match(legs(made, '10.20.5.0/24')[0], /^stack policy/)
-    t.strictSame(legs(made, '0.0.0.0/0'), ['eth0 c0000201'])
-  })
-  t.test('rules that lack local or main leave everything to the kernel', async (t) => {
-    const made = plan({ ...node, rules: [rule(4, 0, 255), rule(6, 0, 255), rule(6, 32766, 254)] })
-    t.match(made.devices.get(2)?.stack, [{ family: 4, why: /main/ }])
-  })
-})
-
-t.test('[F10] other tables and devices of a VRF do not count', async (t) => {
+t.test('[F10] tables that no rule asks and devices of a VRF do not count', async (t) => {
   const node = plainNode()
   node.links.set(20, link(20, 'red', { kind: 'vrf', type: 1 }))
   node.links.set(4, link(4, 'eth2', { master: 20 }))

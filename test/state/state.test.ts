@@ -135,7 +135,11 @@ function rule(priority: number, table: number): StateMessage & { kind: 'rule' } 
     invert: false,
     tos: 0,
     suppressPrefixLength: -1,
+    suppressGroup: -1,
     l3mdev: false,
+    goto: 0,
+    uidRange: null,
+    tunnelId: null,
     unsupported: []
   }
   return { kind: 'rule', removed: false, rule: entry }
