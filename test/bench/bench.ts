@@ -102,8 +102,8 @@ async function measureExactly(): Promise<Measured & { kernel: string }> {
 async function main(): Promise<void> {
   if (flags.help) return void process.stdout.write(usage)
   const begin = performance.now()
-  const rounds = flags.quick ? 3 : 25
   buildTraffic()
+  const rounds = flags.quick ? 3 : 25
   const wall = flags['only-exact'] ? null : await measureHere(rounds)
   const load = loadavg()[0] ?? 0
   const exact = flags.exact || flags['only-exact'] ? await measureExactly() : null

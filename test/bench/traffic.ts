@@ -1,29 +1,17 @@
 // traffic.c, compiled when it is out of date, and what its clients say.
 
-import { execFileSync } from 'node:child_process'
-import { existsSync, mkdirSync, renameSync, statSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
+import { compile } from '../lab/compile.js'
 import { type Background, sleep } from '../lab/process.js'
 import type { Way } from './line.js'
 
-const root = fileURLToPath(new URL('../../../../', import.meta.url))
-const SOURCE = `${root}test/bench/traffic.c`
-const PROGRAM = `${root}build/bench/traffic`
 const PORT = 11_111
 
 export const KINDS = ['tcp', 'udp', 'packets', 'connect', 'stream'] as const
 /** tcp, udp: half a round trip; packets: one datagram; connect: opened and closed; stream: one megabyte. */
 export type Kind = (typeof KINDS)[number]
 
-/** Compiles the program unless it is newer than its source. Throws with the compiler's words. */
-export function buildTraffic(): void {
-  if (existsSync(PROGRAM) && statSync(PROGRAM).mtimeMs >= statSync(SOURCE).mtimeMs) return
-  mkdirSync(`${root}build/bench`, { recursive: true })
-  execFileSync(process.env['CC'] ?? 'cc', ['-O2', '-Wall', '-Wextra', '-Werror', '-o', `${PROGRAM}.tmp`, SOURCE], {
-    stdio: ['ignore', 'ignore', 'inherit']
-  })
-  renameSync(`${PROGRAM}.tmp`, PROGRAM)
-}
+/** The program's path, compiled when out of date. */
+export const buildTraffic = (): string => compile('test/bench/traffic.c')
 
 /** A server at a way's end, and its clients. */
 export class Traffic {
@@ -54,5 +42,5 @@ export class Traffic {
 }
 
 function words(word: string, address: string, count = 1): string[] {
-  return [PROGRAM, word, address, `${PORT}`, `${count}`]
+  return [buildTraffic(), word, address, `${PORT}`, `${count}`]
 }

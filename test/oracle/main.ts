@@ -9,11 +9,13 @@ const usage = `scripts/oracle [--minutes N] [--seed N] [--only NAME]
 Lets the kernel judge hostroute:
   route    random routing tables, rules and packets: device and next hop as the
            kernel's own, or the stack; faults are shrunk and printed as ip commands
+  packet   made packets of every shape through two equal labs, with and without
+           hostroute: what arrives is equal byte for byte
 --minutes  how long altogether, 5 unless given
 --seed     to repeat a run; drawn and printed unless given
 Exit status 1 if a fault was found.`
 
-const PARTS = ['route'] as const
+const PARTS = ['route', 'packet'] as const
 
 function options(): { minutes: number; seed: string; parts: readonly string[] } {
   const { values } = parseArgs({
