@@ -3,6 +3,7 @@
 // the daemon cannot disagree.
 
 import { prefixKey } from '../address.js'
+import { readBridgeNetfilter } from '../config/bridge.js'
 import type { Config } from '../config/config.js'
 import { startSync } from '../netlink/sync.js'
 import { defaultPlanOptions, type PlanOptions } from '../plan/options.js'
@@ -49,7 +50,8 @@ function planOptions(config: Config): PlanOptions {
     ipv4: config.ipv4,
     ipv6: config.ipv6,
     snat: config.snat.enabled,
-    stackPrefixes: config.stackPrefixes
+    stackPrefixes: config.stackPrefixes,
+    bridgeNetfilter: readBridgeNetfilter()
   }
 }
 

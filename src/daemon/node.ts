@@ -10,6 +10,7 @@
 
 import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { readBridgeNetfilter } from '../config/bridge.js'
 import { type Config, ConfigError, formatProblem, loadConfig } from '../config/config.js'
 import { type MasqueradeWatch, watchMasquerade } from '../config/watch.js'
 import type { EnableOptions, EnableResult, ReloadResult } from '../control/api.js'
@@ -60,6 +61,7 @@ export class Node {
   planner!: Planner
   masquerade!: MasqueradeWatch
   private managed!: ManagedNeighbours
+  private bridgeNetfilter = readBridgeNetfilter()
   private server: ControlServer | null = null
   private confirmTimer: NodeJS.Timeout | undefined
   readonly routine: Routine
@@ -176,6 +178,13 @@ export class Node {
     if (this.synced) this.onChanges({ all: true, prefixes: new Set(), neighbours: new Set() })
   }
 
+  /** Of a sysctl no event tells. */
+  lookAtBridges(): void {
+    if (this.bridgeNetfilter === readBridgeNetfilter()) return
+    this.bridgeNetfilter = !this.bridgeNetfilter
+    this.replan()
+  }
+
   keepNeighbours(): void {
     if (this.datapath) this.managed.update(this.planner.plan.managed)
   }
@@ -189,7 +198,8 @@ export class Node {
       ipv6,
       snat: snat.enabled,
       stackPrefixes,
-      masquerade: this.masquerade.policy.wanted
+      masquerade: this.masquerade.policy.wanted,
+      bridgeNetfilter: this.bridgeNetfilter
     }
   }
 

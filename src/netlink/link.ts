@@ -27,6 +27,8 @@ const IFLA_INFO_KIND = 1
 const IFLA_INFO_DATA = 2
 const IFLA_NETKIT_PRIMARY = 2
 const IFLA_NETKIT_MODE = 5
+const IFLA_BR_NF_CALL_IPTABLES = 36
+const IFLA_BR_NF_CALL_IP6TABLES = 37
 
 /** IFF_RUNNING of a message that decodeLink accepted. */
 export function isRunning(bytes: Buffer, body: number, end: number): boolean {
@@ -53,7 +55,8 @@ export function decodeLink(bytes: Buffer, body: number, end: number): Link | nul
     linkNamespace: null,
     master: 0,
     netkitMode: null,
-    netkitPrimary: false
+    netkitPrimary: false,
+    bridgeNetfilter: false
   }
   let complete = false
   for (let at = body + 16; at < end; at = afterAttribute(bytes, at)) {
@@ -100,6 +103,7 @@ function decodeLinkInfo(link: Link, bytes: Buffer, first: number, end: number): 
     }
   }
   if (link.kind === 'netkit') decodeNetkit(link, bytes, data, dataEnd)
+  else if (link.kind === 'bridge') decodeBridge(link, bytes, data, dataEnd)
 }
 
 function decodeNetkit(link: Link, bytes: Buffer, first: number, end: number): void {
@@ -108,5 +112,14 @@ function decodeNetkit(link: Link, bytes: Buffer, first: number, end: number): vo
     const type = attributeType(bytes, at)
     if (type === IFLA_NETKIT_PRIMARY) link.netkitPrimary = readU8(bytes, at + 4, stop) !== 0
     else if (type === IFLA_NETKIT_MODE) link.netkitMode = readU32(bytes, at + 4, stop) === 0 ? 'l2' : 'l3'
+  }
+}
+
+function decodeBridge(link: Link, bytes: Buffer, first: number, end: number): void {
+  for (let at = first; at < end; at = afterAttribute(bytes, at)) {
+    const stop = attributeEnd(bytes, at, end)
+    const type = attributeType(bytes, at)
+    if (type === IFLA_BR_NF_CALL_IPTABLES || type === IFLA_BR_NF_CALL_IP6TABLES)
+      link.bridgeNetfilter ||= readU8(bytes, at + 4, stop) !== 0
   }
 }

@@ -8,7 +8,13 @@
 // cloud's on-link /32 gateway, from being taken for a pod.
 //
 // An uplink: a device a unicast next hop uses, Ethernet, of a kind that
-// bpf_redirect serves, no master, up. The tables that count: see uses.ts.
+// bpf_redirect serves, no master, up. The tables that count: see uses.ts. A
+// bridge only with a gateway behind it: what else hangs on one are hosts of its
+// own, such as pods of the bridge plugin. And only while netfilter does not see
+// its frames: a DNAT or conntrack entry made below the programs would be undone
+// by nobody. Devices without Ethernet header (tun, WireGuard, ipip) stay with
+// the kernel: the programs rewrite MAC addresses that are not there, and the
+// kernel's own encapsulation costs more than its routing.
 //
 // Of two devices whose ifindex falls on the same row of `devices` the lower one
 // is served. All of this is a function of the facts, never of history.
@@ -59,11 +65,22 @@ function ownRole(link: Link, use: DeviceUse, links: ReadonlyMap<number, Link>, o
     if (options.podDevices === 'auto' || matchesAny(options.podDevices, link.name)) return { role: 'pod' }
     return unserved('it looks like the device of a pod, and the configured pod devices leave it out')
   }
-  if (!servedKinds.has(link.kind))
+  if (link.kind === 'bridge') {
+    const why = refuseBridge(link, use.gateways > 0 || named, options)
+    if (why !== null) return unserved(why)
+  } else if (!servedKinds.has(link.kind))
     return unserved(`devices of kind ${link.kind} are not served: routes through it stay on the stack`)
   if (link.netkitMode === 'l3') return unserved('a netkit device in L3 mode has no neighbours: it can serve a pod only')
   if (options.uplinkDevices !== 'auto' && !named) return unserved('the configured uplink devices leave it out')
   return { role: 'uplink' }
+}
+
+/** Why a bridge is not served; null: it is. */
+function refuseBridge(link: Link, uplink: boolean, options: PlanOptions): string | null {
+  if (!uplink) return 'no gateway is behind this bridge: what hangs on it stays on the stack'
+  if (link.bridgeNetfilter || options.bridgeNetfilter)
+    return 'netfilter sees the frames of this bridge (net.bridge.bridge-nf-call-iptables): it stays on the stack'
+  return null
 }
 
 export interface Classifier {

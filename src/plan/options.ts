@@ -20,6 +20,8 @@ export interface PlanOptions {
    */
   stackPrefixes: string[]
   masquerade: WantedMasquerade[]
+  /** The sysctls hand all bridges' frames to iptables. */
+  bridgeNetfilter: boolean
 }
 
 export const defaultPlanOptions: PlanOptions = {
@@ -29,7 +31,8 @@ export const defaultPlanOptions: PlanOptions = {
   ipv6: true,
   snat: true,
   stackPrefixes: [],
-  masquerade: []
+  masquerade: [],
+  bridgeNetfilter: false
 }
 
 export function familyEnabled(options: PlanOptions, family: Family): boolean {

@@ -34,6 +34,8 @@ export interface Link {
   netkitMode: 'l2' | 'l3' | null
   /** netkit: the primary device, where programs for the peer are attached. */
   netkitPrimary: boolean
+  /** bridge: it hands its frames to iptables by a switch of its own, whatever the sysctls say. */
+  bridgeNetfilter: boolean
 }
 
 export interface InterfaceAddress {

@@ -45,7 +45,7 @@ t.test('SNAT', async (t) => {
 async function endings(t: Test, lab: Lab): Promise<void> {
   const node = lab.node(0)
   const pod = node.pod(0)
-  const server = lab.outside.start(['socat', 'TCP6-LISTEN:9,ipv6only=0,fork,reuseaddr', 'SYSTEM:wc -c'])
+  const server = lab.outside.start(['socat', '-t5', 'TCP6-LISTEN:9,ipv6only=0,fork,reuseaddr', 'SYSTEM:wc -c'])
   t.teardown(() => server.stop())
   await pod.sysctl({ 'net.ipv4.tcp_tw_reuse': 1 })
   for (const family of families) {

@@ -5,7 +5,7 @@ import t from 'tap'
 import type { HookRow } from '../../src/control/api.js'
 import { OUTSIDE } from '../lab/addresses.js'
 import type { LabNode } from '../lab/node.js'
-import { exec, until } from '../lab/process.js'
+import { until } from '../lab/process.js'
 import { attached, counted, servedLab, status } from './served.js'
 
 const families = ['v4', 'v6'] as const
@@ -13,99 +13,6 @@ const families = ['v4', 'v6'] as const
 async function hook(node: LabNode, device: string): Promise<HookRow | undefined> {
   return (await status(node)).hooks.find((row) => row.device === device)
 }
-
-/** Asked in a namespace of its own; without a device to hang it on nothing is made in any case. */
-const { stderr: vlanError } = await exec([
-  'unshare',
-  '-n',
-  'ip',
-  'link',
-  'add',
-  'name',
-  'probe',
-  'type',
-  'vlan',
-  'id',
-  '9'
-])
-const skip = vlanError.includes('Unknown device type')
-  ? 'this kernel has no VLAN devices; those in the VMs have'
-  : false
-
-t.test('[F14] a VLAN sub-interface made later serves as uplink, with SNAT to its address', { skip }, async (t) => {
-  const lab = await servedLab(t, { pods: 1 })
-  const node = lab.node(0)
-  const pod = node.pod(0)
-  await lab.router.ip(
-    'link add link br0 name br0.7 type vlan id 7',
-    'link set br0.7 up',
-    'addr add 192.168.107.1/24 dev br0.7',
-    'addr add fd00:168:107::1/64 dev br0.7 nodad'
-  )
-  await lab.outside.ip('route add 192.168.107.0/24 via 203.0.113.1', 'route add fd00:168:107::/64 via 2001:db8:99::1')
-  await node.ip(
-    'link add link up0 name up0.7 type vlan id 7',
-    'link set up0.7 up',
-    'addr add 192.168.107.11/24 dev up0.7',
-    'addr add fd00:168:107::11/64 dev up0.7 nodad',
-    `route add ${OUTSIDE.v4}/32 via 192.168.107.1 dev up0.7`,
-    `route add ${OUTSIDE.v6}/128 via fd00:168:107::1 dev up0.7`
-  )
-  await until('served', async () => (await hook(node, 'up0.7'))?.served === true)
-  const peers = { v4: '192.168.107.11', v6: 'fd00:168:107::11' }
-  for (const family of families) {
-    const capture = await lab.router.capture('n1u0', 'port 7 or (vlan and port 7)')
-    const before = await node.readCounters()
-    for (const protocol of ['tcp', 'udp'] as const) {
-      const answer = await pod.ask({ protocol, address: OUTSIDE[family], port: 7 })
-      t.match(answer, { peer: peers[family], echoed: 32, error: null }, `${protocol} ${family}`)
-    }
-    const packets = (await capture.stop()).filter(({ packet }) => packet.ip?.source === peers[family])
-    t.ok(packets.length >= 5, `${packets.length} packets`)
-    t.ok(
-      packets.every(({ packet }) => packet.vlans[0]?.id === 7),
-      'all of them tagged on the parent'
-    )
-    t.equal((await node.readCounters()).forward, before.forward, 'not through the forward hook')
-    t.equal((await pod.ping(OUTSIDE[family], { count: 3 })).received, 3, `echo ${family}`)
-  }
-  await node.ip('link del up0.7')
-  await until('gone', async () => (await hook(node, 'up0.7')) === undefined)
-  t.match(await pod.ask({ protocol: 'tcp', address: OUTSIDE.v4, port: 7 }), { peer: node.address.v4, error: null })
-})
-
-t.test('[F14] a bridge over the physical device is left to the kernel, and said so', async (t) => {
-  const lab = await servedLab(t, { pods: 1, legacy: 1, counters: true })
-  const node = lab.node(0)
-  const pod = node.pod(0)
-  const { router, mac = '' } = node.uplinks[0] ?? { router: { v4: '', v6: '' } }
-  t.equal((await hook(node, 'up0'))?.served, true, 'served before')
-  await node.ip(
-    `link add wan address ${mac} type bridge forward_delay 0 stp_state 0 mcast_snooping 0`,
-    'link set wan up',
-    'link set up0 master wan',
-    'addr flush dev up0',
-    `addr add ${node.address.v4}/24 dev wan`,
-    `addr add ${node.address.v6}/64 dev wan nodad`,
-    `route replace default via ${router.v4} dev wan`,
-    `route replace ::/0 via ${router.v6} dev wan`
-  )
-  await until('not served', async () => (await hook(node, 'up0'))?.served === false)
-  t.match((await hook(node, 'wan'))?.why, /bridge/, 'the bridge')
-  t.match((await hook(node, 'up0'))?.why, /port of bridge wan/, 'its port')
-  for (const family of families) {
-    const ask = (protocol: 'tcp' | 'udp') => pod.ask({ protocol, address: OUTSIDE[family], port: 7, timeout: 1000 })
-    await until('reached', async () => (await ask('tcp')).error === null)
-    t.match(
-      [await ask('tcp'), await ask('udp')],
-      [{ peer: node.address[family] }, { peer: node.address[family] }],
-      family
-    )
-    t.equal((await pod.ping(OUTSIDE[family], { count: 5 })).received, 5, `echo ${family}`)
-  }
-  const { forward } = await node.readCounters()
-  t.ok(forward >= 40, `through the forward hook: ${forward}`)
-})
 
 t.test('[F15] an uplink goes down and up, is renamed, and an ifindex is used again', async (t) => {
   const lab = await servedLab(t, { pods: 2 })

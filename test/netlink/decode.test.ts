@@ -111,6 +111,20 @@ t.test('a group keeps weights above 255, and proxy and bridge entries are no nei
   t.same(decodeAll(message(28, 0, bridge), { malformed: 0, unknown: 0 }), [])
 })
 
+t.test('[F14] a bridge tells whether iptables sees its frames', async (t) => {
+  const bridge = (...switches: [type: number, value: number][]) => {
+    const data = Buffer.concat(switches.map(([type, value]) => attribute(type, Buffer.from([value]))))
+    const info = Buffer.concat([attribute(1, Buffer.from('bridge\0')), attribute(2 | 0x8000, data)])
+    const head = Buffer.alloc(16)
+    writeU32(head, 7, 4)
+    const body = Buffer.concat([head, attribute(3, Buffer.from('br0\0')), attributeU32(4, 1500), attribute(18, info)])
+    return only(message(16, 0, body))
+  }
+  t.match(bridge([36, 0], [37, 0], [38, 1]), { link: { kind: 'bridge', bridgeNetfilter: false } }, 'ARP is no matter')
+  t.match(bridge([36, 1], [37, 0]), { link: { bridgeNetfilter: true } })
+  t.match(bridge([36, 0], [37, 1]), { link: { bridgeNetfilter: true } })
+})
+
 t.test('netkit tells its mode and which end is the primary', async (t) => {
   const data = Buffer.concat([attribute(2, Buffer.from([1])), attributeU32(5, 1)])
   const info = Buffer.concat([attribute(1, Buffer.from('netkit\0')), attribute(2 | 0x8000, data)])

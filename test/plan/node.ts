@@ -89,6 +89,7 @@ export function link(ifindex: number, name: string, fields: Partial<Link> = {}):
     master: 0,
     netkitMode: null,
     netkitPrimary: false,
+    bridgeNetfilter: false,
     ...fields
   }
 }

@@ -237,6 +237,24 @@ t.test('[F15] devices', async (t) => {
   const why = Object.fromEntries(made.unserved.map((entry) => [entry.name, entry.why]))
   t.match(why, { br0: /bridge/, tun0: /Ethernet/, down0: /down/, pod30: /port of bridge br0/ })
   t.equal(made.devices.get(22)?.role, 'uplink')
+  await t.test(
+    '[F14] a bridge is an uplink with a gateway behind it, while netfilter does not see its frames',
+    async (t) => {
+      const role = (fields: object, gateways: boolean, options = {}) => {
+        const node = plainNode()
+        node.links.set(20, link(20, 'br0', { kind: 'bridge', ...fields }))
+        addRoutes(node, route('10.20.0.0/16', [leg(20)]))
+        if (gateways) addRoutes(node, route('10.21.0.0/16', [leg(20, '10.20.0.1')]))
+        const { devices, unserved } = plan(node, options)
+        return devices.get(20)?.role ?? unserved.find((entry) => entry.ifindex === 20)?.why
+      }
+      t.equal(role({}, true), 'uplink')
+      t.match(role({}, false), /no gateway/)
+      t.equal(role({}, false, { uplinkDevices: ['eth*', 'br0'] }), 'uplink', 'named in the configuration')
+      t.match(role({ bridgeNetfilter: true }, true), /netfilter/)
+      t.match(role({}, true, { bridgeNetfilter: true, uplinkDevices: ['br0'] }), /netfilter/, 'even if named')
+    }
+  )
   t.equal(made.devices.get(24)?.role, 'uplink', 'a veth with a subnet behind it is no pod')
   t.notOk(made.pods.has(hex('10.1.0.30')))
   t.test('a host route through a cloud’s on-link gateway makes no pod', async (t) => {

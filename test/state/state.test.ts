@@ -73,6 +73,7 @@ function link(ifindex: number, fields: Partial<Link> = {}): StateMessage & { kin
       master: 0,
       netkitMode: null,
       netkitPrimary: false,
+      bridgeNetfilter: false,
       ...fields
     }
   }

@@ -111,7 +111,7 @@ async function addNetkitPod(node: LabNode, number: number, mode: 'l2' | 'l3'): P
 // Every kernel of the harness that has TCX has netkit (kernel-probe.ts).
 if (how === 'tcx') {
   for (const mode of ['l2', 'l3'] as const) {
-    t.test(`pods on netkit devices in ${mode.toUpperCase()} mode, beside veth pods`, async (t) => {
+    t.test(`[F16] pods on netkit devices in ${mode.toUpperCase()} mode, beside veth pods`, async (t) => {
       const lab = await servedLab(t, { pods: 1 }, patient)
       const node = lab.node(0)
       const pod = await addNetkitPod(node, 8, mode)
