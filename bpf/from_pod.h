@@ -142,7 +142,7 @@ static __always_inline int route_from_pod(struct packet *p, bool six)
 		reason = check_source(p, six);
 	if (reason != GO_ON)
 		return reason;
-	if (p->device->flags & (six ? DEVICE_STACK6 : DEVICE_STACK4))
+	if ((p->device->flags & (six ? DEVICE_STACK6 : DEVICE_STACK4)) || is_marked(p->skb))
 		return trace(p, TRACE_SOURCE, REASON_POLICY);
 	if (p->ttl <= 1)
 		return trace(p, TRACE_SOURCE, REASON_TTL);

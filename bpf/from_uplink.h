@@ -130,6 +130,9 @@ static __always_inline int route_from_uplink(struct packet *p, bool six)
 	if (reason != GO_ON)
 		return reason;
 	if (pod) {
+		/* an answer to a SNATed flow is ours whatever its mark: the stack would take it for its own */
+		if (is_marked(p->skb))
+			return trace_pod(p, pod, REASON_POLICY);
 		if (p->tracked) {
 			reason = six ? note_inbound6(p, pod) : note_inbound4(p, pod);
 			if (reason != GO_ON)

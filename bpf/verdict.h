@@ -171,9 +171,13 @@ static __always_inline int judge_outside(struct __sk_buff *skb)
 		return REASON_VLAN;
 	if (skb->pkt_type != 0 /* PACKET_HOST */)
 		return REASON_NOT_FOR_ROUTER;
-	if (skb->mark && (control.flags & CONTROL_MARKS) && skb->mark != control.trace_mark)
-		return REASON_POLICY;
 	return GO_ON;
+}
+
+/* A mark that ip rules may ask for; none of a trace's. */
+static __always_inline bool is_marked(const struct __sk_buff *skb)
+{
+	return skb->mark && (control.flags & CONTROL_MARKS) && skb->mark != control.trace_mark;
 }
 
 #endif

@@ -106,3 +106,20 @@ for (const family of [4, 6] as const) {
     node.setControl({ flags: Control.on })
   })
 }
+
+t.test('[F9] the answer to a SNATed flow is delivered whatever its mark', async (t) => {
+  const masquerading = testNode({ flags: Control.on | Control.snat | Control.marks })
+  const sent = masquerading.send(
+    'a',
+    ip({ source: devices.a.v4, destination: to.external[4] }, udp({ sourcePort: 9, destinationPort: 53 }))
+  )
+  t.match(sent, { verdict: 'forward', reason: 'to-uplink' })
+  const { source, l4 } = { source: sent.packet.ip?.source ?? '', l4: sent.packet.l4 }
+  t.equal(source, devices.up0.v4)
+  const answer = ip(
+    { source: to.external[4], destination: source },
+    udp({ sourcePort: 53, destinationPort: l4?.sourcePort ?? 0 })
+  )
+  t.match(masquerading.send('up0', answer, { mark: 5 }), { verdict: 'forward', reason: 'to-pod' })
+  masquerading.close()
+})
