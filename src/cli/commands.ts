@@ -20,6 +20,7 @@ import type {
 import { metricsPath } from '../control/api.js'
 import { ControlError } from '../control/client.js'
 import { packageVersion } from '../version.js'
+import { refusedWhenDisabled } from './explain.js'
 import { renderCheck } from './render-check.js'
 import { renderDrops, renderEvent } from './render-drops.js'
 import {
@@ -63,11 +64,15 @@ export async function routes(session: Session, filter: RouteOptions): Promise<Ex
   return exitStatus.fine
 }
 
-export async function routeGet(session: Session, address: string): Promise<Exit> {
-  session.show(await session.client.get<RouteAnswer>('/v1/routes/get', { address }), (value) =>
-    renderRouteAnswer(value, session.paint)
-  )
-  return exitStatus.fine
+export async function routeGet(session: Session, address: string, from: string | undefined): Promise<Exit> {
+  try {
+    session.show(await session.client.get<RouteAnswer>('/v1/routes/get', { address, from }), (value) =>
+      renderRouteAnswer(value, session.paint)
+    )
+    return exitStatus.fine
+  } catch (error) {
+    return refusedWhenDisabled(error)
+  }
 }
 
 export async function nexthops(session: Session): Promise<Exit> {

@@ -10,13 +10,9 @@ import { defaultSocket } from '../control/client.js'
 import { packageVersion } from '../version.js'
 import { checkCommand } from './check.js'
 import * as commands from './commands.js'
+import { explainCommand } from './explain.js'
 import { guardCommand } from './guard.js'
-import { exitStatus, type GlobalOptions, openSession, print, type Session } from './session.js'
-
-/** A command line that yargs takes and we do not. */
-class UsageError extends Error {
-  override name = 'YError'
-}
+import { exitStatus, type GlobalOptions, openSession, print, type Session, UsageError } from './session.js'
 
 type Globals = Argv<GlobalOptions>
 
@@ -48,6 +44,7 @@ function grammar(args: string[]): Globals {
   readingCommands(cli, run)
   changingCommands(cli, run)
   guardCommand(cli, run)
+  cli.command(explainCommand)
   cli.command(checkCommand)
   otherCommands(cli, run)
   return cli
@@ -88,8 +85,15 @@ function readingCommands(cli: Globals, run: Run): void {
         .command(
           'get <address>',
           'What becomes of a packet to this address, like ip route get',
-          (z) => z.positional('address', { type: 'string', demandOption: true, describe: 'IPv4 or IPv6 address' }),
-          (o) => run((session) => commands.routeGet(session, addressOf(o.address)))(o)
+          (z) =>
+            z
+              .positional('address', { type: 'string', demandOption: true, describe: 'IPv4 or IPv6 address' })
+              .option('from', {
+                type: 'string',
+                requiresArg: true,
+                describe: 'The pod that asks: its address or device; absent: any'
+              }),
+          (o) => run((session) => commands.routeGet(session, addressOf(o.address), o.from))(o)
         )
         .option('family', family)
         .option('within', { type: 'string', requiresArg: true, describe: 'Only prefixes inside this one' })

@@ -44,22 +44,27 @@ export function renderRoutes({ routes, classes, total }: RouteList, paint: Paint
   return parts.join('\n\n') + more(routes.length, total, paint)
 }
 
+/** One line, as `ip route get` has it. */
 export function renderRouteAnswer(answer: RouteAnswer, paint: Paint): string {
-  const lines = [`${answer.address}: ${answer.why}`]
-  if (answer.pod)
-    lines.push(
-      `  pod         ${answer.pod.device}${answer.pod.mac === null ? '' : `, MAC ${answer.pod.mac}`}, MTU ${answer.pod.mtu}`
-    )
-  if (answer.route) {
-    const [where = '', snat = '-'] = routeCells(answer.route, paint)
-    lines.push(`  route       ${answer.route.prefix} → ${where}`)
-    if (answer.verdict === 'uplink' && answer.masquerade?.masquerade)
-      lines.push(`  source      becomes ${snat} (policy ${answer.masquerade.prefix})`)
+  const { address, from, out, route, masquerade, source } = answer
+  const words = [paint.bold(address)]
+  if (from !== null) words.push(`from ${from}`)
+  if (answer.verdict === 'stack' || answer.verdict === 'drop') {
+    const tone = answer.verdict === 'stack' ? paint.warn : paint.bad
+    words.push(`${tone(answer.verdict)}: ${answer.why}`)
+    if (route) words.push(`(route ${route.prefix})`)
+    return words.join(' ')
   }
-  if (answer.verdict === 'uplink' && answer.masquerade && !answer.masquerade.masquerade) {
-    lines.push(`  source      stays the pod's (policy ${answer.masquerade.prefix})`)
-  }
-  return lines.join('\n')
+  if (!out) return `${words.join(' ')}: ${answer.why}`
+  if (out.nextHop !== address) words.push(`via ${out.nextHop}`)
+  words.push(`dev ${out.device}`)
+  words.push(out.mac === null ? paint.warn("by the kernel's neighbour entry") : `lladdr ${out.mac}`)
+  if (out.mtu !== null) words.push(`mtu ${out.mtu}`)
+  if (answer.verdict === 'pod') return `${words.join(' ')} ${paint.good('pod of this node')}`
+  if (source !== null) words.push(`snat ${source}`)
+  const by = [`route ${route?.prefix ?? '?'}`]
+  if (masquerade) by.push(`${masquerade.masquerade ? 'masqueraded' : 'not masqueraded'} by ${masquerade.prefix}`)
+  return `${words.join(' ')} (${by.join(', ')})`
 }
 
 export function renderNexthops(nexthops: NexthopRow[], paint: Paint): string {

@@ -5,6 +5,11 @@ import { type Paint, painter } from './text.js'
 
 export const exitStatus = { fine: 0, error: 1, refused: 2, usage: 64 } as const
 
+/** A command line that yargs takes and we do not. */
+export class UsageError extends Error {
+  override name = 'YError'
+}
+
 export interface GlobalOptions {
   socket: string
   json: boolean

@@ -7,6 +7,7 @@
 // want them; the command prints them as they come.
 
 import type { Family } from '../state/types.js'
+import type { ExplainRequest, Explanation } from './explain-api.js'
 import type { GuardBackendName, GuardControl, GuardMode } from './guard-api.js'
 
 /** Raised when an answer's meaning changes; keys may be added without. */
@@ -222,10 +223,14 @@ export interface RouteList {
   total: number
 }
 
-/** What becomes of a packet from a pod to this address. */
+/** What becomes of a packet from a pod to this address: the program's own answer. More: Explanation. */
 export interface RouteAnswer {
   address: string
-  verdict: 'pod' | 'uplink' | 'stack'
+  /** The pod that was taken for the question; null: there is none, only the tables answer. */
+  from: string | null
+  verdict: 'pod' | 'uplink' | 'stack' | 'drop'
+  /** As in DropRow; null without a pod. */
+  reason: string | null
   /** One sentence. */
   why: string
   /** verdict pod. */
@@ -234,6 +239,10 @@ export interface RouteAnswer {
   route: RouteRow | null
   /** Source would be masqueraded, and the prefix of the policy that says so. */
   masquerade: { masquerade: boolean; prefix: string } | null
+  /** verdict pod or uplink. */
+  out: Explanation['out']
+  /** Address that the source becomes; null: it stays. */
+  source: string | null
 }
 
 export interface NexthopRow {
@@ -393,8 +402,9 @@ export interface NodeControl {
   status(): Status | Promise<Status>
   pods(): PodRow[] | Promise<PodRow[]>
   routes(filter: RouteFilter): RouteList | Promise<RouteList>
-  /** address is valid text of either family. */
-  routeGet(address: string): RouteAnswer | Promise<RouteAnswer>
+  /** address is valid text of either family; from: a pod's address or device, null: any pod. */
+  routeGet(address: string, from: string | null): RouteAnswer | Promise<RouteAnswer>
+  explain(request: ExplainRequest): Explanation | Promise<Explanation>
   nexthops(): NexthopRow[] | Promise<NexthopRow[]>
   neighbours(): NeighbourRow[] | Promise<NeighbourRow[]>
   flows(filter: FlowFilter, limit: number): FlowList | Promise<FlowList>

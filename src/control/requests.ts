@@ -5,10 +5,8 @@
 import * as v from 'valibot'
 import { formatAddress, parseAddress, parsePrefix } from '../address.js'
 import type { NodeControl } from './api.js'
+import { BadRequest } from './failure.js'
 import type { GuardAllowRequest, GuardControl } from './guard-api.js'
-
-/** A request that cannot be served; the text is for the caller. */
-export class BadRequest extends Error {}
 
 export interface Endpoint {
   method: 'GET' | 'POST'
@@ -52,6 +50,19 @@ const flowFilter = v.strictObject({
   remote: v.optional(address),
   limit: v.optional(whole(1, 100_000), 1000)
 })
+const place = v.pipe(v.string(), v.minLength(1), v.maxLength(64))
+const routeQuestion = v.strictObject({ address, from: v.optional(place) })
+const packet = v.strictObject({
+  from: place,
+  fromPort: v.optional(whole(0, 65_535)),
+  to: address,
+  toPort: v.optional(whole(0, 65_535)),
+  protocol: v.optional(v.picklist(['tcp', 'udp', 'icmp'])),
+  device: v.optional(name),
+  size: v.optional(whole(28, 65_535)),
+  ttl: v.optional(whole(0, 255)),
+  flags: v.optional(v.pipe(v.string(), v.regex(/^[FSRPAU]{1,6}$/, 'is not letters of FSRPAU')))
+})
 const nothing = v.strictObject({})
 const guardMode = v.strictObject({ mode: v.picklist(['enforce', 'audit', 'off']) })
 const writerKeys = {
@@ -67,7 +78,8 @@ export const endpoints: Record<string, Endpoint[]> = {
   '/v1/status': [get(nothing, (control) => control.status())],
   '/v1/pods': [get(nothing, (control) => control.pods())],
   '/v1/routes': [get(routeFilter, (control, filter) => control.routes(defined(filter)))],
-  '/v1/routes/get': [get(v.strictObject({ address }), (control, { address }) => control.routeGet(address))],
+  '/v1/routes/get': [get(routeQuestion, (control, { address, from }) => control.routeGet(address, from ?? null))],
+  '/v1/explain': [get(packet, (control, request) => control.explain(defined(request)))],
   '/v1/nexthops': [get(nothing, (control) => control.nexthops())],
   '/v1/neighbours': [get(nothing, (control) => control.neighbours())],
   '/v1/flows': [get(flowFilter, (control, { limit, ...filter }) => control.flows(defined(filter), limit))],

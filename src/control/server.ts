@@ -11,7 +11,8 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { Socket } from 'node:net'
 import { native } from '../native.js'
 import { type ErrorAnswer, type EventRow, eventsPath, metricsPath, type NodeControl } from './api.js'
-import { BadRequest, endpoints } from './requests.js'
+import { BadRequest, NotInForce } from './failure.js'
+import { endpoints } from './requests.js'
 import { listenOnSocket } from './socket.js'
 
 export interface ControlServerOptions {
@@ -90,6 +91,7 @@ async function handle(
     respond(200, await endpoint.answer(options.control, parameters))
   } catch (error) {
     if (error instanceof BadRequest) return respond(400, { error: error.message })
+    if (error instanceof NotInForce) return respond(409, { error: error.message })
     if (request.destroyed && !request.complete) return
     options.onError?.(`${request.method} ${request.url} failed`, error)
     respond(500, { error: error instanceof Error ? error.message : String(error) })

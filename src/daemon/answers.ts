@@ -25,17 +25,19 @@ import {
   type Status,
   type VerifyReport
 } from '../control/api.js'
+import type { ExplainRequest, Explanation } from '../control/explain-api.js'
 import type { GuardControl } from '../control/guard-api.js'
 import { renderMetrics } from '../control/metrics.js'
 import { CLASS_ROUTES, MAX_NEXTHOPS, POD_SLOTS } from '../maps/layout.js'
 import { native } from '../native.js'
 import { packageVersion } from '../version.js'
 import { Counters, total } from './counters.js'
+import { explain, explainRoute } from './explain.js'
 import { listFlows } from './flow-view.js'
 import { leftRows } from './left-view.js'
 import type { Node } from './node.js'
 import { verifyNode } from './verify.js'
-import { neighbourRows, nexthopRows, podRows, routeAnswer, routeList } from './views.js'
+import { neighbourRows, nexthopRows, podRows, routeList } from './views.js'
 
 const masqueradeRows = 8192
 
@@ -181,8 +183,12 @@ export class Answers implements NodeControl {
     return routeList(this.node.planner.plan, filter)
   }
 
-  routeGet(address: string): RouteAnswer {
-    return routeAnswer(this.node.planner.plan, address, this.node.config.snat.enabled)
+  routeGet(address: string, from: string | null): RouteAnswer {
+    return explainRoute(this.node, address, from)
+  }
+
+  explain(request: ExplainRequest): Explanation {
+    return explain(this.node, request)
   }
 
   nexthops(): NexthopRow[] {

@@ -54,6 +54,11 @@ export class ControlBlock {
     this.setFlag(CODES.CONTROL_MARKS, on)
   }
 
+  /** Packets with this mark are traced (bpf/trace.h); 0: none. */
+  trace(mark: number): void {
+    this.write32(offset.trace_mark, mark)
+  }
+
   setPortCount(count: number): void {
     this.write32(offset.port_count, count)
   }

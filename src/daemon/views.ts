@@ -25,6 +25,8 @@ import type { Plan, WantedClassRoute, WantedNexthop, WantedPod } from '../plan/t
 import type { Address, Family } from '../state/types.js'
 
 const mostRoutes = 1000
+/** What only a program can say. */
+const unasked = { from: null, reason: null, out: null, source: null } as const
 
 export function podRows(plan: Plan): PodRow[] {
   return [...plan.pods.values()].sort(byDeviceAndAddress).map(podRow)
@@ -115,7 +117,7 @@ function legOf(nexthop: WantedNexthop | undefined, weight: number, family: Famil
   }
 }
 
-/** What the maps answer for an address: pod first, then the longest prefix. `text` is a valid address. */
+/** What the tables hold for an address: pod first, then the longest prefix. `text` is a valid address. */
 export function routeAnswer(plan: Plan, text: string, masqueradeOn: boolean): RouteAnswer {
   const address = parseAddress(text) as Address
   const pod = plan.pods.get(address)
@@ -125,6 +127,7 @@ export function routeAnswer(plan: Plan, text: string, masqueradeOn: boolean): Ro
       ? `a pod of this node, on ${pod.device}`
       : `a pod of this node on ${pod.device} whose MAC address is not known yet`
     return {
+      ...unasked,
       address: formatAddress(address),
       verdict: ready ? 'pod' : 'stack',
       why,
@@ -137,6 +140,7 @@ export function routeAnswer(plan: Plan, text: string, masqueradeOn: boolean): Ro
   const row = key === null ? null : routeRow(plan, key)
   const leaves = row !== null && row.action !== 'stack'
   return {
+    ...unasked,
     address: formatAddress(address),
     verdict: leaves ? 'uplink' : 'stack',
     why: whyOf(row),
@@ -159,7 +163,8 @@ function masqueradeFor(plan: Plan, address: Address): { masquerade: boolean; pre
   return key === null ? null : { masquerade: entries.get(key) === true, prefix: formatPrefix(key) }
 }
 
-function longestPrefix(address: Address, has: (key: string) => boolean): string | null {
+/** The longest prefix of the address that `has` knows. */
+export function longestPrefix(address: Address, has: (key: string) => boolean): string | null {
   for (let length = address.length * 4; length >= 0; length--) {
     const key = prefixKey(maskAddress(address, length), length)
     if (has(key)) return key

@@ -1,5 +1,6 @@
 import { get as httpGet } from 'node:http'
 import t from 'tap'
+import { NotInForce } from '../../src/control/failure.js'
 import { ago, fakeStatus } from '../control/fake.js'
 import { start } from './run.js'
 
@@ -126,11 +127,69 @@ PREFIX      WHERE                      SNAT
   t.equal(node.calls.at(-1), 'routes {"family":4,"within":"0.0.0.0/0","limit":3}')
   t.equal(
     (await ask('routes', 'get', '203.0.113.7')).out,
-    `203.0.113.7: sent over eth0
-  route       0.0.0.0/0 → via 192.0.2.1 dev eth0
-  source      becomes 192.0.2.10 (policy 0.0.0.0/0)
+    `203.0.113.7 from 10.1.0.2 via 192.0.2.1 dev eth0 lladdr 02:00:00:00:00:09 mtu 1500 snat 192.0.2.10 (route 0.0.0.0/0, masqueraded by 0.0.0.0/0)
 `
   )
+})
+
+t.test('explain: the packet, the verdict, the stages, what to do', async (t) => {
+  const { ask, node } = await start(t)
+  const answer = await ask(
+    'explain',
+    '--from',
+    '10.1.0.2:40000',
+    '--to',
+    '203.0.113.7:443',
+    '--ttl',
+    '9',
+    '--flags',
+    's'
+  )
+  t.equal(
+    answer.out,
+    `10.1.0.2:40000 → 203.0.113.7:443  tcp S, 40 bytes, TTL 64, in by vetha
+Dropped: no free SNAT port towards this remote.
+
+  device    vetha is a pod's: from_pod decides
+  next hop  192.0.2.1 on eth0, MTU 1500
+
+→ widen snat.ports, shorten snat.timeouts, or have the pods reuse connections; hostroute snat --remote ADDRESS
+`
+  )
+  t.equal(answer.code, 0)
+  t.equal(
+    node.calls.at(-1),
+    'explain {"from":"10.1.0.2","fromPort":40000,"to":"203.0.113.7","toPort":443,"ttl":9,"flags":"S"}'
+  )
+  await ask(
+    'explain',
+    '--from',
+    '[FD00::2]:53',
+    '--to',
+    '[fd00::3]:53',
+    '--proto',
+    'udp',
+    '--device',
+    'eth0',
+    '--size',
+    '900'
+  )
+  t.equal(
+    node.calls.at(-1),
+    'explain {"from":"fd00::2","fromPort":53,"to":"fd00::3","toPort":53,"protocol":"udp","device":"eth0","size":900}'
+  )
+  await ask('explain', '--from', 'vetha', '--to', 'fd00::3', '--source-port', '7')
+  t.equal(node.calls.at(-1), 'explain {"from":"vetha","fromPort":7,"to":"fd00::3"}')
+})
+
+t.test('what can be asked only while hostroute is enabled exits with 2', async (t) => {
+  const refuse = () => {
+    throw new NotInForce('hostroute is disabled: see hostroute enable')
+  }
+  const { ask } = await start(t, { explain: refuse, routeGet: refuse })
+  const told = { code: 2, out: '', err: 'hostroute: hostroute is disabled: see hostroute enable\n' }
+  t.match(await ask('explain', '--from', '10.1.0.2', '--to', '203.0.113.7'), told)
+  t.match(await ask('routes', 'get', '203.0.113.7'), told)
 })
 
 t.test('next hops and neighbours', async (t) => {
@@ -202,6 +261,7 @@ t.test('--json prints exactly what the API answers', async (t) => {
     [['pods'], '/v1/pods'],
     [['routes'], '/v1/routes?limit=1000'],
     [['routes', 'get', 'fd00::1'], '/v1/routes/get?address=fd00::1'],
+    [['explain', '--from', 'vetha', '--to', '192.0.2.7:80'], '/v1/explain?from=vetha&to=192.0.2.7&toPort=80'],
     [['nexthops'], '/v1/nexthops'],
     [['neighbors'], '/v1/neighbours'],
     [['snat'], '/v1/flows?verdict=snat'],

@@ -59,6 +59,20 @@ t.test('wrong usage is exit status 64', async (t) => {
     [['routes', 'get', '1.2.3'], /1\.2\.3 is not an IPv4 or IPv6 address/],
     [['routes', 'get'], /Not enough/],
     [['routes', '--family', '5'], /Invalid values/],
+    [['explain', '--from', '10.1.0.2'], /Missing required argument: to/],
+    [['explain', '--from', '10.1.0.2', '--to', '10.1.0.300'], /--to: 10\.1\.0\.300 is not an address/],
+    [['explain', '--from', '10.1.0.2', '--to', 'example'], /--to takes ADDRESS or ADDRESS:PORT, not example/],
+    [['explain', '--from', '10.1.0.2', '--to', '10.1.0.3:70000'], /there is no port 70000/],
+    [
+      ['explain', '--from', '10.1.0.2', '--to', '10.1.0.3', '--proto', 'tcp'],
+      /tcp needs a port: --to 10\.1\.0\.3:PORT/
+    ],
+    [['explain', '--from', '10.1.0.2', '--to', 'fd00::3', '--proto', 'udp'], /--to \[fd00::3\]:PORT/],
+    [['explain', '--from', '10.1.0.2', '--to', '10.1.0.3:1', '--proto', 'icmp'], /icmp has no ports/],
+    [['explain', '--from', '10.1.0.2', '--to', '10.1.0.3:1', '--flags', 'X'], /letters of FSRPAU, not X/],
+    [['explain', '--from', '10.1.0.2', '--to', '10.1.0.3', '--flags', 'S'], /--flags are for TCP/],
+    [['explain', '--from', '10.1.0.2', '--to', '10.1.0.3', '--ttl', '256'], /--ttl takes a whole number from 0 to 255/],
+    [['explain', '--from', '10.1.0.2', '--to', '10.1.0.3', '--size', '1'], /--size takes a whole number from 28/],
     [['enable', '--confirm-within', '60'], /takes a duration from 5s to 1h, not 60/],
     [['completion', 'fish'], /Choices: "bash", "zsh"/],
     [['status', '--socket'], /Not enough arguments following: socket/]
@@ -75,6 +89,7 @@ t.test('help, versions, completion and the configuration reference need no daemo
     'status',
     'pods',
     'routes',
+    'explain',
     'nexthops',
     'neighbors',
     'snat',

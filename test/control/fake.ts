@@ -1,6 +1,7 @@
 // A node that exists only as answers, for the control server and the command.
 
 import type { DropRow, EventRow, NodeControl, PacketCounts, Status } from '../../src/control/api.js'
+import type { Explanation } from '../../src/control/explain-api.js'
 import { renderMetrics } from '../../src/control/metrics.js'
 
 const fill = (used: number, capacity: number) => ({ used, capacity })
@@ -165,6 +166,33 @@ export const fakeEvent: EventRow = {
   lost: 0
 }
 
+export const fakeExplanation: Explanation = {
+  packet: {
+    family: 4,
+    protocol: 'tcp',
+    source: '10.1.0.2',
+    sourcePort: 40_000,
+    destination: '203.0.113.7',
+    destinationPort: 443,
+    flags: 'S',
+    echo: null,
+    ttl: 64,
+    size: 40
+  },
+  in: { device: 'vetha', role: 'pod', program: 'from_pod', why: null },
+  verdict: 'drop',
+  reason: 'drop-ports',
+  summary: 'Dropped: no free SNAT port towards this remote.',
+  out: null,
+  nat: null,
+  route: '0.0.0.0/0',
+  masquerade: { masquerade: true, prefix: '0.0.0.0/0' },
+  stages: [
+    { stage: 'device', found: "vetha is a pod's: from_pod decides" },
+    { stage: 'next hop', found: '192.0.2.1 on eth0, MTU 1500' }
+  ]
+}
+
 export interface FakeNode extends NodeControl {
   calls: string[]
   emit(event: EventRow): void
@@ -226,13 +254,18 @@ export function fakeNode(change: Partial<NodeControl> = {}, status: () => Status
         classes: [{ class: '4-0123456789ab', family: 4, tables: 'main for 10.0.0.0/8, 100, main', devices: ['vetha'] }],
         total: 6
       }),
-    routeGet: (address) => ({
+    explain: (request) => note(`explain ${JSON.stringify(request)}`, fakeExplanation),
+    routeGet: (address, from) => ({
       address,
+      from: from ?? '10.1.0.2',
+      reason: 'to-uplink',
       verdict: 'uplink',
       why: 'sent over eth0',
       pod: null,
       route,
-      masquerade: { masquerade: true, prefix: '0.0.0.0/0' }
+      masquerade: { masquerade: true, prefix: '0.0.0.0/0' },
+      out: { device: 'eth0', nextHop: '192.0.2.1', mac: '02:00:00:00:00:09', mtu: 1500 },
+      source: '192.0.2.10'
     }),
     nexthops: () => [
       {
