@@ -44,12 +44,36 @@ interface RouteJson {
 /** One answer for each question, in order. */
 export async function askKernel(questions: readonly Question[]): Promise<KernelAnswer[]> {
   const answers = await routeGet(questions.map((question) => words(question)))
-  return answers.map((answer, index) => {
-    if (typeof answer === 'string') return { kind: 'none', text: answer }
-    if (answer.type !== undefined && answer.type !== 'unicast') return { kind: 'none', text: answer.type }
-    const leg = { ...hop(answer, questions[index]!.destination), weight: 1, linkdown: false }
-    return { kind: 'forward', leg, mtu: answer.metrics?.find(({ mtu }) => mtu !== undefined)?.mtu ?? 0 }
-  })
+  return answers.map((answer, index) => toAnswer(answer, questions[index]!))
+}
+
+function toAnswer(answer: RouteJson | string, { destination }: Question): KernelAnswer {
+  if (typeof answer === 'string') return { kind: 'none', text: answer }
+  if (answer.type !== undefined && answer.type !== 'unicast') return { kind: 'none', text: answer.type }
+  const leg = { ...hop(answer, destination), weight: 1, linkdown: false }
+  return { kind: 'forward', leg, mtu: answer.metrics?.find(({ mtu }) => mtu !== undefined)?.mtu ?? 0 }
+}
+
+/**
+ * Runs the commands one after the other and asks all questions before the
+ * first, between them and after the last: every table there has been.
+ * `enter`: goes before `ip`.
+ */
+export async function askBetween(
+  commands: readonly string[],
+  questions: readonly Question[],
+  enter: readonly string[]
+): Promise<Leg[][][]> {
+  const ask = questions.map((question) => words(question, 'fibmatch'))
+  const lines = [...ask, ...commands.flatMap((command) => [command, ...ask])]
+  const answers = await routeGet(lines, enter)
+  return Array.from({ length: commands.length + 1 }, (_, step) =>
+    questions.map((question, index) => {
+      const answer = answers[step * (ask.length + 1) + index]!
+      if (typeof answer === 'string' || (answer.type !== undefined && answer.type !== 'unicast')) return []
+      return legsOf(answer, question)
+    })
+  )
 }
 
 /** For each question all living legs of the route that answers it, with their weights. */
@@ -57,16 +81,15 @@ export async function askLegs(questions: readonly Question[]): Promise<Leg[][]> 
   if (questions.length === 0) return []
   const answers = await routeGet(questions.map((question) => words(question, 'fibmatch')))
   return answers.map((answer, index) => {
-    if (typeof answer === 'string') return []
-    const hops = answer.nexthops ?? [{ ...answer, weight: 1, flags: [] }]
-    return hops
-      .filter(({ flags }) => !flags.includes('dead'))
-      .map((each) => ({
-        ...hop(each, questions[index]!.destination),
-        weight: each.weight,
-        linkdown: each.flags.includes('linkdown')
-      }))
+    return typeof answer === 'string' ? [] : legsOf(answer, questions[index]!)
   })
+}
+
+function legsOf(answer: RouteJson, { destination }: Question): Leg[] {
+  const hops = answer.nexthops ?? [{ ...answer, weight: 1, flags: [] }]
+  return hops
+    .filter(({ flags }) => !flags.includes('dead'))
+    .map((each) => ({ ...hop(each, destination), weight: each.weight, linkdown: each.flags.includes('linkdown') }))
 }
 
 /** Route MTUs (0: none) of the legs that pass, told by asking with `count` source ports. */
@@ -99,9 +122,9 @@ function hop(route: RouteJson, destination: string): { device: string; nexthop: 
   return { device: route.dev ?? '', nexthop: route.gateway ?? route.via?.host ?? destination }
 }
 
-/** The route of each line, or the error's words. */
-async function routeGet(lines: readonly string[]): Promise<(RouteJson | string)[]> {
-  const { stdout, stderr } = await ipBatch(lines, ['-json', '-force'])
+/** The route of each line, or the error's words; commands that are no question have '' or their error. */
+async function routeGet(lines: readonly string[], enter: readonly string[] = []): Promise<(RouteJson | string)[]> {
+  const { stdout, stderr } = await ipBatch(lines, ['-json', '-force'], enter)
   const failed = new Map<number, string>()
   let said = ''
   for (const line of stderr.split('\n')) {
@@ -110,12 +133,17 @@ async function routeGet(lines: readonly string[]): Promise<(RouteJson | string)[
     else failed.set(Number(number) - 1, said)
   }
   const found = stdout.split('\n').filter((line) => line.startsWith('[{'))
-  if (found.length + failed.size !== lines.length)
+  const asks = lines.map((line) => line.startsWith('route get'))
+  const unanswered = asks.filter((isQuestion, index) => isQuestion && !failed.has(index)).length
+  if (found.length !== unanswered)
     throw new Error(
       `ip answered ${found.length} + ${failed.size} of ${lines.length} questions: ${stderr.slice(0, 500)}`
     )
   let next = 0
-  return lines.map((_, index) => failed.get(index) ?? (JSON.parse(found[next++]!) as RouteJson[])[0]!)
+  return lines.map((_, index) => {
+    if (failed.has(index)) return failed.get(index)!
+    return asks[index] ? (JSON.parse(found[next++]!) as RouteJson[])[0]! : ''
+  })
 }
 
 /** Runs the lines of `ip` commands in one process; never rejects for a command that fails. */

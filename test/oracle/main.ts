@@ -11,11 +11,13 @@ Lets the kernel judge hostroute:
            kernel's own, or the stack; faults are shrunk and printed as ip commands
   packet   made packets of every shape through two equal labs, with and without
            hostroute: what arrives is equal byte for byte
+  churn    a daemon under traffic while routes, rules, addresses and links change:
+           no packet goes where neither the old nor the new table sends it
 --minutes  how long altogether, 5 unless given
 --seed     to repeat a run; drawn and printed unless given
 Exit status 1 if a fault was found.`
 
-const PARTS = ['route', 'packet'] as const
+const PARTS = ['route', 'packet', 'churn'] as const
 
 function options(): { minutes: number; seed: string; parts: readonly string[] } {
   const { values } = parseArgs({
