@@ -60,6 +60,12 @@ export const suites: VmSuite[] = [
     timeoutSeconds: 400
   },
   {
+    name: 'uplinks of every kind',
+    kernels: ['6.8', '6.12'],
+    files: ['test/vm/uplinks.ts'],
+    timeoutSeconds: 300
+  },
+  {
     // Where attaching the guard's LSM programs succeeds and refuses nothing.
     name: 'no bpf among the security modules',
     kernels: ['6.12'],
