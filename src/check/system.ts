@@ -2,6 +2,7 @@
 // sandboxed pods.
 
 import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { join } from 'node:path'
 import type { Policy } from './policy.js'
 import { type Finding, finding } from './report.js'
 
@@ -51,10 +52,10 @@ export function judgeSystem(system: System, policy: Policy): Finding {
   )
 }
 
-/** hostroute needs no boot parameters, so a confidential VM makes no difference: it is said, not judged. */
-export function judgeSandbox(): Finding[] {
+/** hostroute needs no boot parameters, so a confidential VM makes no difference: it is said, not judged. `root` is where /proc and /dev hang. */
+export function judgeSandbox(root = '/'): Finding[] {
   const findings: Finding[] = []
-  const kind = confidential()
+  const kind = confidential(root)
   if (kind) {
     findings.push(
       finding('info', 'sandbox', 'sandbox-confidential', `This is a confidential virtual machine (${kind}).`, {
@@ -62,7 +63,7 @@ export function judgeSandbox(): Finding[] {
       })
     )
   }
-  const shims = runningShims()
+  const shims = runningShims(root)
   if (shims > 0) {
     findings.push(
       finding('warning', 'sandbox', 'sandbox-kata', `${shims} sandboxed pods (Kata Containers) run here.`, {
@@ -70,27 +71,28 @@ export function judgeSandbox(): Finding[] {
         remedy: 'Try such a pod after enabling (hostroute explain), or leave their devices out by pods.devices.'
       })
     )
-  } else if (kataInstalled()) {
+  } else if (kataInstalled(root)) {
     findings.push(finding('info', 'sandbox', 'sandbox-kata', 'Kata Containers are installed; no such pod runs now.'))
   }
   return findings
 }
 
-function confidential(): string | null {
-  const flags = cpuFlags()
-  if (existsSync('/dev/tdx_guest') || flags.has('tdx_guest')) return 'Intel TDX'
-  if (existsSync('/dev/sev-guest')) return 'AMD SEV-SNP'
+function confidential(root: string): string | null {
+  const there = (path: string) => existsSync(join(root, path))
+  const flags = cpuFlags(root)
+  if (there('/dev/tdx_guest') || flags.has('tdx_guest')) return 'Intel TDX'
+  if (there('/dev/sev-guest')) return 'AMD SEV-SNP'
   const active =
-    existsSync('/sys/devices/system/cpu/sev') ||
-    existsSync('/sys/firmware/efi/coco') ||
-    existsSync('/sys/kernel/security/secrets/coco')
+    there('/sys/devices/system/cpu/sev') ||
+    there('/sys/firmware/efi/coco') ||
+    there('/sys/kernel/security/secrets/coco')
   // a host that can start such machines has the flag as well
   return active || (flags.has('hypervisor') && (flags.has('sev') || flags.has('sev_snp'))) ? 'AMD SEV' : null
 }
 
-function cpuFlags(): Set<string> {
+function cpuFlags(root: string): Set<string> {
   try {
-    const line = readFileSync('/proc/cpuinfo', 'utf8')
+    const line = readFileSync(join(root, 'proc/cpuinfo'), 'utf8')
       .split('\n')
       .find((each) => each.startsWith('flags'))
     return new Set(line?.split(/\s+/) ?? [])
@@ -99,22 +101,22 @@ function cpuFlags(): Set<string> {
   }
 }
 
-function runningShims(): number {
+function runningShims(root: string): number {
   let count = 0
-  for (const pid of readdirSync('/proc')) {
+  for (const pid of readdirSync(join(root, 'proc'))) {
     if (!/^\d+$/.test(pid)) continue
     try {
-      if (readlinkSync(`/proc/${pid}/exe`).endsWith('/containerd-shim-kata-v2')) count++
+      if (readlinkSync(join(root, 'proc', pid, 'exe')).endsWith('/containerd-shim-kata-v2')) count++
     } catch {}
   }
   return count
 }
 
-function kataInstalled(): boolean {
+function kataInstalled(root: string): boolean {
   return [
     '/opt/kata',
     '/etc/kata-containers',
     '/usr/share/kata-containers',
     '/usr/share/defaults/kata-containers'
-  ].some((path) => existsSync(path))
+  ].some((path) => existsSync(join(root, path)))
 }

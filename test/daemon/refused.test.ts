@@ -1,12 +1,12 @@
 // What the daemon does not start with: each ends in one clear sentence and an
 // exit status, never in a stack trace.
 
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
-import { plain } from '../forwarding/served.js'
+import { attached, plain, status } from '../forwarding/served.js'
 import { Lab } from '../lab/lab.js'
-import type { Outcome } from '../lab/process.js'
+import { type Outcome, run, until } from '../lab/process.js'
 
 const daemon = fileURLToPath(new URL('../../src/daemon/main.js', import.meta.url))
 
@@ -85,6 +85,25 @@ t.test('a daemon that cannot start says why', async (t) => {
     t.equal(second.status, 2, 'second daemon')
     t.match(complaint(t, second), /another hostrouted already runs/)
     t.equal((await node.pod(0).ping('203.0.113.10', { count: 3 })).received, 3, 'the first does not notice')
+    await node.daemon.json('disable')
+    await node.stopDaemon()
+  })
+
+  await t.test('[L6] programs that the kernel does not load: said, and the node stays on the stack', async (t) => {
+    await node.startDaemon({ config: { ...plain, enabled: false }, waitReady: false })
+    await until('it answers', async () => (await node.hostroute(['status'])).stdout.includes('disabled'))
+    const limit = (files: number) => run(['prlimit', '--pid', `${node.daemon.pid}`, `--nofile=${files}:`])
+    // A kernel that gives no more descriptors refuses a map or a program in the midst of loading.
+    await limit(readdirSync(`/proc/${node.daemon.pid}/fd`).length + 12)
+    const refused = await node.hostroute(['enable'])
+    t.not(refused.status, 0, `status ${refused.status}`)
+    t.match(complaint(t, refused), /open files|EMFILE/i, 'what and why')
+    t.strictSame(await attached(node), [], 'nothing is attached')
+    t.match((await status(node)).mode, 'disabled')
+    t.equal((await node.pod(0).ping(node.address.v4, { count: 2 })).received, 2, 'the kernel goes on')
+    await limit(1024)
+    t.equal((await node.hostroute(['enable'])).status, 0, 'enabled once the kernel loads them')
+    t.strictSame((await attached(node)).sort(), ['from_pod', 'from_uplink'])
     await node.daemon.json('disable')
     await node.stopDaemon()
   })

@@ -63,7 +63,7 @@ export const suites: VmSuite[] = [
     name: 'uplinks of every kind',
     kernels: ['6.8', '6.12'],
     files: ['test/vm/uplinks.ts'],
-    timeoutSeconds: 300
+    timeoutSeconds: 400
   },
   {
     // Where attaching the guard's LSM programs succeeds and refuses nothing.
