@@ -31,10 +31,18 @@ static __always_inline __u16 checksum_after(__u16 check, __u32 difference)
 /* TTL one less, and the header's checksum with it (RFC 1141; as ip_decrease_ttl). */
 static __always_inline void decrease_ttl4(struct iphdr *ip)
 {
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	/* TTL, protocol and checksum in one word: 1 off the lowest byte, 1 and a carry to the upper half */
+	__u32 *word = (__u32 *)&ip->ttl;
+	__u32 old = *word;
+
+	*word = old + (old >= 0xfffe0000 ? 0x1ffff : 0xffff);
+#else
 	__u32 check = ip->check + bpf_htons(0x0100);
 
 	ip->check = check + (check >= 0xffff);
 	ip->ttl--;
+#endif
 }
 
 /* enum of the kernel's skb->ip_summed; UNKNOWN: the kernel does not say. */

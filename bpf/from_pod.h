@@ -154,30 +154,32 @@ static __always_inline int route_from_pod(struct packet *p, bool six)
 	return send_to_pod(p, pod, &new, six);
 }
 
-SEC("tc")
-int from_pod(struct __sk_buff *skb)
+/* Inlined: as a subprogram its calls would not have stack enough on 6.1. */
+static __always_inline int stages_from_pod(struct __sk_buff *skb, struct device *device)
 {
-	struct device *device = device_of(skb->ifindex);
-	struct packet p;
-	bool six = false;
-	int reason, action;
+	bool six = skb->protocol == bpf_htons(ETH_P_IPV6);
+	struct packet p = { .skb = skb, .device = device };
+	int reason;
 
-	if (!device)
-		return TC_ACT_UNSPEC;
-	action = straight_from_pod(skb, device);
-	if (action != GO_ON)
-		return action;
-	reason = judge_outside(skb);
-	__builtin_memset(&p, 0, sizeof(p));
-	p.skb = skb;
-	p.device = device;
 	p.trace = trace_of(skb);
-	six = skb->protocol == bpf_htons(ETH_P_IPV6);
+	reason = judge_outside(skb);
 	if (reason == GO_ON)
 		reason = six                                  ? route_from_pod(&p, true) :
 			 skb->protocol == bpf_htons(ETH_P_IP) ? route_from_pod(&p, false) :
 								REASON_NOT_IP;
 	return conclude(&p, reason, six);
+}
+
+SEC("tc")
+int from_pod(struct __sk_buff *skb)
+{
+	struct device *device = device_of(skb->ifindex);
+	int action;
+
+	if (!device)
+		return TC_ACT_UNSPEC;
+	action = straight_from_pod(skb, device);
+	return action == GO_ON ? stages_from_pod(skb, device) : action;
 }
 
 #endif

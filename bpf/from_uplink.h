@@ -149,22 +149,15 @@ static __always_inline int route_from_uplink(struct packet *p, bool six)
 	return REASON_NODE;
 }
 
-SEC("tc")
-int from_uplink(struct __sk_buff *skb)
+/* Not inlined, so that the straight path has the registers for itself. */
+static __attribute__((noinline)) int stages_from_uplink(struct __sk_buff *skb, struct device *device)
 {
-	struct device *device = device_of(skb->ifindex);
 	bool six = skb->protocol == bpf_htons(ETH_P_IPV6);
-	struct packet p;
-	int reason, action;
+	struct packet p = { .skb = skb, .device = device };
+	int reason;
 
 	if (!device)
 		return TC_ACT_UNSPEC;
-	action = straight_from_uplink(skb, device);
-	if (action != GO_ON)
-		return action;
-	__builtin_memset(&p, 0, sizeof(p));
-	p.skb = skb;
-	p.device = device;
 	p.trace = trace_of(skb);
 	reason = judge_outside(skb);
 	if (reason == GO_ON)
@@ -172,6 +165,18 @@ int from_uplink(struct __sk_buff *skb)
 			 skb->protocol == bpf_htons(ETH_P_IP) ? route_from_uplink(&p, false) :
 								REASON_NOT_IP;
 	return conclude(&p, reason, six);
+}
+
+SEC("tc")
+int from_uplink(struct __sk_buff *skb)
+{
+	struct device *device = device_of(skb->ifindex);
+	int action;
+
+	if (!device)
+		return TC_ACT_UNSPEC;
+	action = straight_from_uplink(skb, device);
+	return action == GO_ON ? stages_from_uplink(skb, device) : action;
 }
 
 #endif

@@ -77,15 +77,19 @@ static __always_inline bool special6(const struct address *address)
 	return !address->high || head >> 24 == 0xff || head >> 22 == 0x3fa;
 }
 
-/* A router refuses a damaged header (RFC 1812 5.2.2); the stack counts it. */
+/*
+ * A router refuses a damaged header (RFC 1812 5.2.2); the stack counts it. The
+ * sum of the words must be a multiple of 0xffff. (2^16 - 1) times the constant
+ * is 2^64 - 1, that is -1: so a multiple, and nothing else, times the negative
+ * of it is what it was the multiple by, at most the constant.
+ */
 static __always_inline bool header_checksum_ok(const struct iphdr *ip)
 {
+	const __u64 inverse = 0x0001000100010001ULL;
 	const __u32 *word = (const void *)ip;
 	__u64 sum = (__u64)word[0] + word[1] + word[2] + word[3] + word[4];
 
-	/* at most 0x20002 after this, so that folding once more is enough */
-	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-	return (sum & 0xffff) + (sum >> 16) == 0xffff;
+	return -(sum * inverse) <= inverse;
 }
 
 static __always_inline int parse4(struct packet *p)

@@ -24,11 +24,15 @@
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
-/* What can be said before looking into the packet. A mark may be a trace's, and has to be cleared. */
+/*
+ * What can be said before looking into the packet. A mark may be a trace's, and
+ * has to be cleared. vlan_proto costs less than vlan_present; before 6.2 it may
+ * stay when the tag has been taken off: then the stages look.
+ */
 static __always_inline bool may_go_straight(struct __sk_buff *skb)
 {
 	return (control.flags & (CONTROL_ON | CONTROL_MONITOR)) == CONTROL_ON && bpf_jiffies64() < control.lease &&
-	       !skb->vlan_present && skb->pkt_type == 0 /* PACKET_HOST */ && !skb->mark;
+	       !skb->vlan_proto && skb->pkt_type == 0 /* PACKET_HOST */ && !skb->mark;
 }
 
 /* The caller has looked that the header is there. Fragments are plain. */
@@ -70,6 +74,22 @@ static __always_inline bool fits(struct __sk_buff *skb, const void *l4, __u8 pro
 	if (protocol == IPPROTO_TCP)
 		return l4 + sizeof(struct tcphdr) <= END(skb) && header + byte[12] / 16 * 4 + skb->gso_size <= mtu;
 	return protocol == IPPROTO_UDP && header + sizeof(struct udphdr) + skb->gso_size <= mtu;
+}
+
+/* Destination and source, from where they stand side by side. Not memcpy: see copy_mac(). */
+static __always_inline void copy_macs(__u8 *to, const __u8 *from)
+{
+	*(__u64 *)to = *(const __u64 *)from;
+	*(__u32 *)(to + 8) = *(const __u32 *)(from + 8);
+}
+
+/* To a pod of this node: all is checked, and TTL and addresses are written. */
+static __always_inline int deliver(struct __sk_buff *skb, const struct device *device, const struct pod *pod,
+				   struct ethhdr *eth)
+{
+	copy_macs(eth->h_dest, pod->mac); /* host_mac follows mac */
+	count(device, REASON_TO_POD, skb->len);
+	return bpf_redirect_peer(pod->ifindex, 0);
 }
 
 /*

@@ -79,20 +79,28 @@ static __always_inline int straight_to_pod4(struct __sk_buff *skb, const struct 
 		return GO_ON;
 	}
 	decrease_ttl4(ip);
-	copy_mac(eth->h_dest, slot->pod.mac);
-	copy_mac(eth->h_source, slot->pod.host_mac);
-	count(device, REASON_TO_POD, skb->len);
-	return bpf_redirect_peer(slot->pod.ifindex, 0);
+	return deliver(skb, device, &slot->pod, eth);
 }
 
-static __always_inline int straight_from_uplink(struct __sk_buff *skb, const struct device *device)
+/* Subprograms: inlined, their stack would be on top of the stages'. */
+static __attribute__((noinline)) int straight_tcp4_in(struct __sk_buff *skb, struct device *device)
 {
-	struct iphdr *ip = DATA(skb) + ETH;
+	return device ? straight_to_pod4(skb, device, true) : GO_ON;
+}
+
+static __attribute__((noinline)) int straight_udp4_in(struct __sk_buff *skb, struct device *device)
+{
+	return device ? straight_to_pod4(skb, device, false) : GO_ON;
+}
+
+static __always_inline int straight_from_uplink(struct __sk_buff *skb, struct device *device)
+{
+	const struct iphdr *ip = DATA(skb) + ETH;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP) || !may_go_straight(skb) || (void *)(ip + 1) > END(skb))
 		return GO_ON;
-	return ip->protocol == IPPROTO_TCP ? straight_to_pod4(skb, device, true) :
-	       ip->protocol == IPPROTO_UDP ? straight_to_pod4(skb, device, false) :
+	return ip->protocol == IPPROTO_TCP ? straight_tcp4_in(skb, device) :
+	       ip->protocol == IPPROTO_UDP ? straight_udp4_in(skb, device) :
 					     GO_ON;
 }
 

@@ -73,44 +73,80 @@ static __always_inline int straight_to_uplink4(struct __sk_buff *skb, const stru
 	return bpf_redirect(nexthop->ifindex, 0);
 }
 
-static __always_inline int straight_from_pod4(struct __sk_buff *skb, const struct device *device)
+/* Subprograms: inlined, their stack would be on top of the stages'. */
+static __attribute__((noinline)) int straight_tcp4(struct __sk_buff *skb, struct device *device)
+{
+	return device ? straight_to_uplink4(skb, device, true) : GO_ON;
+}
+
+static __attribute__((noinline)) int straight_udp4(struct __sk_buff *skb, struct device *device)
+{
+	return device ? straight_to_uplink4(skb, device, false) : GO_ON;
+}
+
+static __always_inline int straight_from_pod4(struct __sk_buff *skb, struct device *device)
 {
 	struct ethhdr *eth = DATA(skb);
 	struct iphdr *ip = (void *)(eth + 1);
 	struct pod_slot *slot;
-	__u32 index, *address;
+	struct address to;
+	__u32 index;
 
 	if ((void *)(ip + 1) > END(skb))
 		return GO_ON;
-	if (ip->saddr != device->address4 || !ip->saddr || (device->flags & DEVICE_STACK4) || !plain_header4(skb, ip))
+	if (ip->saddr != device->address4 || !ip->saddr || !plain_header4(skb, ip))
 		return GO_ON;
 	index = bpf_ntohl(ip->daddr) & (POD_SLOTS - 1);
 	slot = bpf_map_lookup_elem(&pod_slots, &index);
 	if (!slot)
 		return GO_ON;
-	address = (__u32 *)slot->address;
-	if (address[3] != ip->daddr || address[2] != bpf_htonl(0xffff) || (address[0] | address[1]))
-		return slot->more                  ? GO_ON :
-		       ip->protocol == IPPROTO_TCP ? straight_to_uplink4(skb, device, true) :
-		       ip->protocol == IPPROTO_UDP ? straight_to_uplink4(skb, device, false) :
-						     GO_ON;
+	to.high = 0;
+	to.low = MAPPED(ip->daddr);
+	if (!same_address(&to, slot->address))
+		return slot->more || (device->flags & DEVICE_STACK4) ? GO_ON :
+		       ip->protocol == IPPROTO_TCP                   ? straight_tcp4(skb, device) :
+		       ip->protocol == IPPROTO_UDP                   ? straight_udp4(skb, device) :
+								       GO_ON;
 	/* special4() is not asked: both ends have host routes, so the kernel would forward, too; 0 is "none" */
 	if (slot->pod.ifindex == device->ifindex || !(slot->pod.flags & POD_READY) ||
-	    (device->flags & DEVICE_CLASS4) /* its class may know another way */ ||
+	    (device->flags & (DEVICE_STACK4 | DEVICE_CLASS4)) /* its class may know another way */ ||
 	    !fits(skb, ip + 1, ip->protocol, sizeof(*ip), slot->pod.mtu))
 		return GO_ON;
 	decrease_ttl4(ip);
-	copy_mac(eth->h_dest, slot->pod.mac);
-	copy_mac(eth->h_source, slot->pod.host_mac);
-	count(device, REASON_TO_POD, skb->len);
-	return bpf_redirect_peer(slot->pod.ifindex, 0);
+	return deliver(skb, device, &slot->pod, eth);
 }
 
-static __always_inline int straight_from_pod(struct __sk_buff *skb, const struct device *device)
+/* Only to another pod, and without headers before the transport's. */
+static __always_inline int straight_from_pod6(struct __sk_buff *skb, struct device *device)
 {
-	if (skb->protocol != bpf_htons(ETH_P_IP) || !may_go_straight(skb))
+	struct ethhdr *eth = DATA(skb);
+	struct ipv6hdr *ip = (void *)(eth + 1);
+	const struct address *source = (void *)&ip->saddr, *destination = (void *)&ip->daddr;
+	struct pod_slot *slot;
+	__u32 index;
+
+	if ((void *)(ip + 1) > END(skb) || ip->version != 6 || ip->hop_limit <= 1 || !ip->payload_len ||
+	    bpf_ntohs(ip->payload_len) + sizeof(*ip) > skb->len - ETH ||
+	    (ip->nexthdr != IPPROTO_TCP && ip->nexthdr != IPPROTO_UDP) ||
+	    (device->flags & (DEVICE_STACK6 | DEVICE_CLASS6)) || !same_address(source, device->address6) ||
+	    special6(source) || special6(destination))
 		return GO_ON;
-	return straight_from_pod4(skb, device);
+	index = pod_slot_index(destination, true);
+	slot = bpf_map_lookup_elem(&pod_slots, &index);
+	if (!slot || !same_address(destination, slot->address) || slot->pod.ifindex == device->ifindex ||
+	    !(slot->pod.flags & POD_READY) || !fits(skb, ip + 1, ip->nexthdr, sizeof(*ip), slot->pod.mtu))
+		return GO_ON;
+	ip->hop_limit--;
+	return deliver(skb, device, &slot->pod, eth);
+}
+
+static __always_inline int straight_from_pod(struct __sk_buff *skb, struct device *device)
+{
+	if (!may_go_straight(skb))
+		return GO_ON;
+	return skb->protocol == bpf_htons(ETH_P_IP)   ? straight_from_pod4(skb, device) :
+	       skb->protocol == bpf_htons(ETH_P_IPV6) ? straight_from_pod6(skb, device) :
+							GO_ON;
 }
 
 #endif

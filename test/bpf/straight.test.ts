@@ -9,7 +9,22 @@ import { execFileSync } from 'node:child_process'
 import { mkdirSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
-import { echo, ethernet, ip, ipv4, type Network, Protocol, raw, type Transport, tcp, udp } from '../packets/packet.js'
+import {
+  EtherType,
+  echo,
+  ethernet,
+  fragmentHeader,
+  ip,
+  ipv4,
+  ipv6,
+  type Network,
+  optionsHeader,
+  Protocol,
+  raw,
+  type Transport,
+  tcp,
+  udp
+} from '../packets/packet.js'
 import { Control, reasons } from './layout.js'
 import { type DeviceName, devices, isPod, macBehind, onLink, secondary, testNode, to } from './node.js'
 import { content, natPort } from './snat_flow.js'
@@ -27,6 +42,7 @@ const node = testNode({ objectFile })
 node.setRoute('10.3.0.0/16', { nexthop: 0 })
 // its own slot, not one that it shares
 node.setPod('a', devices.a.v4)
+node.setPod('b', devices.b.v6)
 
 interface Options {
   gsoSize?: number
@@ -148,6 +164,8 @@ const answer = (kind: 'tcp' | 'udp', flags = 'A') =>
   content(kind, natPorts[`${kind} ${remote}`] as number, true, flags, 'data')
 const fromA = (destination: string, transport: Transport, fields = {}) =>
   ipv4({ source: devices.a.v4, destination, ...fields }, transport)
+const fromA6 = (destination: string, transport: Transport, fields = {}) =>
+  ipv6({ source: devices.a.v6, destination, ...fields }, transport)
 const toNode = (transport: Transport, fields = {}) =>
   ipv4({ source: remote, destination: devices.up0.v4, ...fields }, transport)
 const toB = (transport: Transport, fields = {}) =>
@@ -164,6 +182,10 @@ const straightRows: Row[] = [
   ['GRE to a pod', 'a', fromA(devices.b.v4, raw(Protocol.gre, Buffer.alloc(40)))],
   ['a fragment to a pod', 'a', fromA(devices.b.v4, ack(), { mf: true, fragmentOffset: 8 })],
   ['TCP GSO to a pod', 'a', fromA(devices.b.v4, ack('A', large)), { gsoSize: 1_400 }],
+  ['TCP to a pod, IPv6', 'a', fromA6(devices.b.v6, ack())],
+  ['a SYN to a pod, IPv6', 'a', fromA6(devices.b.v6, ack('S'))],
+  ['UDP to a pod, IPv6', 'a', fromA6(devices.b.v6, datagram())],
+  ['TCP GSO to a pod, IPv6', 'a', fromA6(devices.b.v6, ack('A', large)), { gsoSize: 1_400 }],
   ['TCP with SNAT', 'a', fromA(remote, ack())],
   ['TCP with PSH and URG', 'a', fromA(remote, ack('PAU'))],
   ['TCP with TTL 2', 'a', fromA(remote, ack(), { ttl: 2 })],
@@ -193,6 +215,20 @@ const straightRows: Row[] = [
 ]
 
 const stageRows: Row[] = [
+  ['TCP with SNAT, IPv6', 'a', fromA6(to.external[6], ack())],
+  ['TCP to itself, IPv6', 'a', fromA6(devices.a.v6, ack())],
+  ['TCP to a pod without a known MAC, IPv6', 'a', fromA6(devices.c.v6, ack())],
+  ['an echo to a pod, IPv6', 'a', fromA6(devices.b.v6, echo({ id: 5 }))],
+  ['a forged source, IPv6', 'a', ipv6({ source: devices.c.v6, destination: devices.b.v6 }, ack())],
+  ['no source, IPv6', 'a', ipv6({ source: '::', destination: devices.b.v6 }, ack())],
+  ['hop limit 1, IPv6', 'a', fromA6(devices.b.v6, ack(), { hopLimit: 1 })],
+  ['a fragment to a pod, IPv6', 'a', fromA6(devices.b.v6, ack(), { extensions: [fragmentHeader(9, 0, true)] })],
+  ['options, IPv6', 'a', fromA6(devices.b.v6, ack(), { extensions: [optionsHeader(Protocol.destination)] })],
+  ['no payload length, IPv6', 'a', fromA6(devices.b.v6, ack(), { payloadLength: 0 })],
+  ['a payload length beyond the frame, IPv6', 'a', fromA6(devices.b.v6, ack(), { payloadLength: 900 })],
+  ['another version, IPv6', 'a', fromA6(devices.b.v6, ack(), { version: 5 })],
+  ['too large for the pod, IPv6', 'a', fromA6(devices.b.v6, ack('A', large))],
+  ['a marked packet to a pod, IPv6', 'a', fromA6(devices.b.v6, ack()), { mark: 3 }],
   ['TCP to itself', 'a', fromA(devices.a.v4, ack())],
   ['TCP to a pod without a known MAC', 'a', fromA(devices.c.v4, ack())],
   ['another address of the pod', 'a', ipv4({ source: secondary[4], destination: devices.b.v4 }, ack())],
@@ -259,7 +295,9 @@ t.test('[S4] a UDP checksum that becomes 0 is sent as 0xffff', async (t) => {
 t.test(
   'nothing goes straight while somebody monitors, when switched off, after the lease, or with a policy',
   async (t) => {
-    const rows = straightRows.filter(([name]) => /^(TCP to a pod|TCP with SNAT|an answer to SNAT, TCP)$/.test(name))
+    const rows = straightRows.filter(([name]) =>
+      /^(TCP to a pod(, IPv6)?|TCP with SNAT|an answer to SNAT, TCP)$/.test(name)
+    )
     const none = (words: string) => {
       for (const [name, device, network] of rows)
         t.notOk(compare(t, name, device, frameFor(device, network)), `${words}: ${name}`)
@@ -271,8 +309,12 @@ t.test(
     node.setControl({ flags: Control.on | Control.snat, lease: 1n })
     none('lease')
     node.setControl({ lease: 0x7fffffffffffffffn })
-    for (const device of ['a', 'up0'] as const) node.setDevice(device, { flags: 1 })
+    for (const device of ['a', 'up0'] as const) node.setDevice(device, { flags: 3 })
     none('policy')
+    node.setDevice('a', { flags: 12 })
+    for (const [name, device, network] of rows.filter(([name]) => name.startsWith('TCP to a pod'))) {
+      t.notOk(compare(t, name, device, frameFor(device, network)), `ip rules for the device: ${name}`)
+    }
     for (const device of ['a', 'up0'] as const) node.setDevice(device)
   }
 )
@@ -320,7 +362,9 @@ t.test('while older connections may live, TCP from where SNAT is due is for the 
 })
 
 t.test('[S4] the sum over a CHECKSUM_COMPLETE packet stays right on both ways', async (t) => {
-  const rows = straightRows.filter(([, , network, options]) => !options && network.bytes[9] !== Protocol.gre)
+  const rows = straightRows.filter(
+    ([, , network, options]) => !options && network.etherType === EtherType.ipv4 && network.bytes[9] !== Protocol.gre
+  )
   for (const [name, device, network] of rows) {
     const frame = frameFor(device, network)
     const udpWithout = name === 'UDP without checksum'
