@@ -54,12 +54,14 @@ export class Programs {
   private constructor(
     readonly object: BpfObject,
     readonly writer: Writer,
+    control: ControlBlock,
     /** What went wrong beside the packets. */
     readonly complaints: string[]
   ) {
     this.#sync = startSync({
       onChanges: (changes) => {
         const change = this.#planner.update(this.#sync.state, changes)
+        control.leaveMarks(this.#planner.plan.marks)
         this.complaints.push(...writer.apply(this.#planner.plan, change).warnings)
         this.#applied = this.#markerOf(this.#marker)
       },
@@ -84,7 +86,7 @@ export class Programs {
     control.setPortCount(PORTS)
     control.renewLease(null)
     control.switchOn(true)
-    return new Programs(object, createWriter(object), [])
+    return new Programs(object, createWriter(object), control, [])
   }
 
   async close(): Promise<void> {

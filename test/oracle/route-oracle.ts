@@ -51,7 +51,6 @@ interface Fault {
 
 /** Known differences and why they stay. A fault that one of them covers is counted, not reported. */
 export const EXCEPTIONS: Record<string, string> = {
-  mark: 'a packet that comes with a mark already: rules by fwmark take the mark for 0',
   linkdown:
     'a leg whose carrier is gone gets no flow, though the kernel goes on using it (ignore_routes_with_linkdown 0)',
   'leg-mtu': 'IPv6 legs that joined a route one by one have an MTU each, and netlink tells of one only'
@@ -139,7 +138,7 @@ async function judgeTable(node: RouteNode, random: Random, totals: RouteTotals):
     if (verdict.kind === 'forward') totals.forwarded++
     const at = asked.findIndex((each) => each[0] === lookup)
     const text = await compare(lookup, verdict, answer, legs[at] ?? [], node)
-    const exception = text === null ? undefined : exceptionFor(lookup, text)
+    const exception = text === null ? undefined : exceptionFor(text)
     if (exception) except(totals, exception)
     // the hash of an echo has no ports: all of them take one leg
     if (text === 'another leg') {
@@ -249,8 +248,7 @@ function except(totals: RouteTotals, name: string): void {
   totals.exceptions.set(name, (totals.exceptions.get(name) ?? 0) + 1)
 }
 
-function exceptionFor({ question }: Lookup, text: string): string | undefined {
-  if (question.mark !== 0 && text !== 'another leg') return 'mark'
+function exceptionFor(text: string): string | undefined {
   return text.endsWith(LEG_MTU) ? 'leg-mtu' : undefined
 }
 
@@ -259,7 +257,7 @@ async function faultOf(node: RouteNode, lookup: Lookup, totals: RouteTotals): Pr
   const [answer] = await askKernel([lookup.question])
   const [legs] = await askLegs([lookup.question])
   const text = await compare(lookup, node.programs.run(lookup.question, lookup.length), answer!, legs!, node)
-  if (text === null || exceptionFor(lookup, text)) return null
+  if (text === null || exceptionFor(text)) return null
   if (text !== 'another leg') return text
   return lookup.question.protocol === 'icmp' ? null : ((await judgeWeights(node, lookup, totals))?.text ?? null)
 }
