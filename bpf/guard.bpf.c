@@ -9,20 +9,21 @@
  *               it the programs attach and are never called
  *   fmod_ret/…  the same places, without that condition
  *   cgroup/…    setsockopt only; what iptables-nft writes is kept away by
- *               tables that user space owns
+ *               tables that user space owns, and a witness names who wrote
  */
 #include "guard_maps.h"
+
+#include <linux/ptrace.h>
 
 #include <bpf/bpf_tracing.h>
 
 #include "guard_caller.h"
 #include "guard_legacy.h"
 #include "guard_nftables.h"
+#include "guard_witness.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
-#define NETFILTER_PROTOCOL 12
-#define IO_WORKER 0x10 /* task_struct.flags */
 #define SETSOCKOPT_X86 54
 #define SETSOCKOPT_ARM64 208
 
@@ -53,7 +54,7 @@ static __always_inline bool refuse_netlink(struct sock *sk, struct sk_buff *skb,
 {
 	struct message_attributes names = {};
 	struct attempt attempt = { .kind = GUARD_NFTABLES };
-	struct batch_walk walk = {};
+	struct batch_walk walk = { .found = unknown_zero(), .attributes = unknown_zero(), .done = unknown_zero() };
 	bool probe;
 
 	if (BPF_CORE_READ(sk, sk_protocol) != NETFILTER_PROTOCOL)
@@ -187,4 +188,47 @@ int guard_cgroup_option(struct bpf_sockopt *ctx)
 	source.start = (void *)(long)ctx->optval;
 	source.available = length < 0 ? 0 : length > 4096 ? 4096 : length;
 	return !refuse_replace(kind, ctx->optname, &source, GUARD_CGROUP, probe);
+}
+
+SEC("kprobe/nfnetlink_rcv")
+int BPF_KPROBE(guard_witness_kprobe, struct sk_buff *skb)
+{
+	struct witness_walk walk = {};
+	bool probe;
+
+	if (!watched(BPF_CORE_READ(skb, sk, __sk_common.skc_net.net, net_cookie), GUARD_CGROUP, &probe))
+		return 0;
+	walk.data = BPF_CORE_READ(skb, data);
+	walk.length = BPF_CORE_READ(skb, len);
+	testify(&walk, probe);
+	return 0;
+}
+
+/* Called for each check of a capability: what is not CAP_NET_ADMIN goes at once. */
+SEC("raw_tp/cap_capable")
+int BPF_PROG(guard_witness_capable, const void *cred, const void *target, const void *owner, int capability, int result)
+{
+	struct witness_walk walk = {};
+	struct send_call call = {};
+	struct task_struct *task;
+	struct sock *sk;
+	bool probe;
+
+	if (capability != NET_ADMIN)
+		return 0;
+	task = (void *)bpf_get_current_task_btf();
+	if (BPF_CORE_READ(task, flags) & IO_WORKER)
+		return 0;
+	read_call(&call, task);
+	if (call.kind == SEND_NONE)
+		return 0;
+	sk = socket_of(task, call.fd);
+	if (!sk || BPF_CORE_READ(sk, __sk_common.skc_family) != NETLINK_FAMILY ||
+	    BPF_CORE_READ(sk, sk_protocol) != NETFILTER_PROTOCOL)
+		return 0;
+	if (!watched(BPF_CORE_READ(sk, __sk_common.skc_net.net, net_cookie), GUARD_CGROUP, &probe) ||
+	    !find_data(&walk, &call) || !all_checked(&call, !result))
+		return 0;
+	testify(&walk, probe);
+	return 0;
 }

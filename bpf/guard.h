@@ -8,7 +8,7 @@
 
 #include <linux/types.h>
 
-#define GUARD_LAYOUT 0x67000001
+#define GUARD_LAYOUT 0x67000002
 
 enum guard_mode {
 	GUARD_OFF = 0,
@@ -34,6 +34,7 @@ enum guard_verdict {
 	GUARD_REFUSED = 1,
 	GUARD_AUDITED = 2, /* would have been refused */
 	GUARD_EXEMPT = 3,  /* allowed by unit, cgroup or executable */
+	GUARD_SEEN = 4,    /* by the witness, which cannot refuse: user space undoes it */
 };
 
 enum guard_reason {
@@ -51,6 +52,8 @@ struct guard_control {
 	__u32 exempt_cgroups;     /* rows of allowed_cgroups */
 	__u32 exempt_executables; /* rows of allowed_executables */
 	__u32 probe_backend;      /* enum guard_backend: who refuses there; programs of an earlier daemon's do not */
+	__u32 probe_seen;         /* the witness sets it when something is written there */
+	__u32 zero;               /* see unknown_zero() */
 	__u32 pad;
 };
 
@@ -69,6 +72,12 @@ struct guard_executable {
 /* Key of legacy_policies: chains whose policy is not ACCEPT by right, because it was so before. */
 struct guard_table {
 	__u32 kind; /* enum guard_kind */
+	char name[32];
+};
+
+/* Key of owned_tables. */
+struct guard_owned_table {
+	__u32 family; /* NFPROTO_* */
 	char name[32];
 };
 

@@ -52,7 +52,7 @@ static long look_at_ancestor(__u32 level, void *context)
 
 static __always_inline bool caller_is_exempt(void)
 {
-	struct ancestor_search search = {};
+	struct ancestor_search search = { .found = unknown_zero() };
 
 	if (control.exempt_cgroups) {
 		bpf_loop(CGROUP_DEPTH, look_at_ancestor, &search, 0);
@@ -107,7 +107,7 @@ static __always_inline void name_executable(struct guard_event *event)
 {
 	struct file *file = caller_file();
 	struct vfsmount *mnt = BPF_CORE_READ(file, f_path.mnt);
-	struct path_walk walk = { .event = event };
+	struct path_walk walk = { .event = event, .part = unknown_zero() };
 
 	event->inode = BPF_CORE_READ(file, f_inode, i_ino);
 	event->device = BPF_CORE_READ(file, f_inode, i_sb, s_dev);
@@ -144,20 +144,27 @@ struct attempt {
 	__u32 position;
 	__u32 entries;
 	__u32 before;
-	const void *table; /* in kernel memory; 0: none */
+	const void *table; /* 0: none */
 	const void *chain;
+	bool user;         /* both are the caller's memory */
 	__u32 table_length;
 	__u32 chain_length;
 	const char *table_name; /* on the stack, 32 bytes; instead of table */
 };
 
-static __always_inline void copy_name(char *to, const void *from, __u32 length)
+static __always_inline void copy_name(char *to, const void *from, __u32 length, bool user)
 {
 	if (!from || !length)
 		return;
-	if (length > GUARD_NAME)
-		length = GUARD_NAME;
-	bpf_probe_read_kernel_str(to, length, from);
+	if (user)
+		bpf_probe_read_user_str(to, GUARD_NAME, from);
+	else
+		bpf_probe_read_kernel_str(to, GUARD_NAME, from);
+	/* A name need not end with NUL. The mask is for verifiers that forget a bound once it is spilled. */
+	if (length < GUARD_NAME) {
+		barrier_var(length);
+		to[length & (GUARD_NAME - 1)] = '\0';
+	}
 }
 
 static __always_inline void report(const struct attempt *attempt, __u32 backend, __u32 verdict)
@@ -189,8 +196,8 @@ static __always_inline void report(const struct attempt *attempt, __u32 backend,
 	if (attempt->table_name)
 		__builtin_memcpy(event->table, attempt->table_name, 32);
 	else
-		copy_name(event->table, attempt->table, attempt->table_length);
-	copy_name(event->chain, attempt->chain, attempt->chain_length);
+		copy_name(event->table, attempt->table, attempt->table_length, attempt->user);
+	copy_name(event->chain, attempt->chain, attempt->chain_length, attempt->user);
 	name_executable(event);
 	name_arguments(event);
 	bpf_ringbuf_submit(event, 0);

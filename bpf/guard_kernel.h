@@ -20,6 +20,7 @@ typedef struct {
 } possible_net_t;
 
 struct sock_common {
+	unsigned short skc_family;
 	possible_net_t skc_net;
 };
 
@@ -33,6 +34,7 @@ struct socket {
 };
 
 struct sk_buff {
+	struct sock *sk;
 	unsigned int len;
 	unsigned char *data;
 };
@@ -42,6 +44,7 @@ struct super_block {
 };
 
 struct inode {
+	unsigned short i_mode;
 	unsigned long i_ino;
 	struct super_block *i_sb;
 };
@@ -73,6 +76,16 @@ struct path {
 struct file {
 	struct path f_path;
 	struct inode *f_inode;
+	void *private_data;
+};
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+
+struct files_struct {
+	struct fdtable *fdt;
 };
 
 struct mm_struct {
@@ -83,18 +96,24 @@ struct mm_struct {
 
 struct task_struct {
 	struct mm_struct *mm;
+	struct files_struct *files;
 	unsigned int flags;
 };
 
 /* A system call's arguments: x86 by name, arm64 by number. */
 struct pt_regs___x86 {
 	unsigned long orig_ax;
+	unsigned long di;
+	unsigned long si;
+	unsigned long dx;
 	unsigned long r10;
 	unsigned long r8;
+	unsigned long r9;
 };
 
 struct pt_regs___arm64 {
 	__u64 regs[31];
+	__u64 orig_x0;
 	int syscallno;
 };
 

@@ -13,6 +13,17 @@
 /* Written by the daemon, read by the programs. */
 volatile struct guard_control control SEC(".data.control") = { .layout = GUARD_LAYOUT };
 
+/*
+ * 0, which the verifier does not know. Before 6.7 it follows the callback of a
+ * bpf_loop for one turn only: what it takes for a constant then stays one for
+ * it, and branches that only a later turn takes are removed from the program.
+ * So whatever a callback changes and anybody compares begins with this.
+ */
+static __always_inline __u32 unknown_zero(void)
+{
+	return control.zero;
+}
+
 /* cgroup id → allowance: the daemon writes, the programs count. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -35,6 +46,22 @@ struct {
 	__type(key, struct guard_table);
 	__type(value, __u32);
 } legacy_policies SEC(".maps");
+
+/* Tables of nf_tables that the daemon owns: the kernel refuses everybody else's changes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__type(key, struct guard_owned_table);
+	__type(value, __u32);
+} owned_tables SEC(".maps");
+
+/* Thread → that the first of its two checks was passed; see guard_witness.h. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u32);
+} half_checked SEC(".maps");
 
 /* The programs write, the daemon reads. */
 struct {

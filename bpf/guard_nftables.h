@@ -47,6 +47,7 @@ struct batch_walk {
 /* Attributes of one message that matter. */
 struct message_attributes {
 	const unsigned char *data;
+	bool user; /* data is the caller's memory */
 	__u32 offset;
 	__u32 end;
 	__u32 chain_type; /* which attribute names the chain or set */
@@ -60,6 +61,11 @@ struct message_attributes {
 	bool done;
 };
 
+static __always_inline long read_memory(void *to, __u32 size, const void *from, bool user)
+{
+	return user ? bpf_probe_read_user(to, size, from) : bpf_probe_read_kernel(to, size, from);
+}
+
 static long walk_attribute(__u32 index, void *context)
 {
 	struct message_attributes *found = context;
@@ -70,7 +76,7 @@ static long walk_attribute(__u32 index, void *context)
 		found->done = true;
 		return 1;
 	}
-	if (bpf_probe_read_kernel(&attribute, sizeof(attribute), found->data + found->offset) ||
+	if (read_memory(&attribute, sizeof(attribute), found->data + found->offset, found->user) ||
 	    attribute.nla_len < sizeof(attribute) || attribute.nla_len > found->end - found->offset) {
 		found->broken = true;
 		return 1;
@@ -85,7 +91,7 @@ static long walk_attribute(__u32 index, void *context)
 	} else if (type == NFTA_CHAIN_POLICY && attribute.nla_len >= sizeof(attribute) + 4) {
 		__be32 policy = 0;
 
-		bpf_probe_read_kernel(&policy, sizeof(policy), found->data + found->offset + sizeof(attribute));
+		read_memory(&policy, sizeof(policy), found->data + found->offset + sizeof(attribute), found->user);
 		found->policy = bpf_ntohl(policy);
 	} else if (type == NFTA_CHAIN_COUNTERS) {
 		found->counters = true;
@@ -101,30 +107,27 @@ static __always_inline void read_attributes(struct message_attributes *found, co
 	found->offset = offset;
 	found->end = end;
 	found->chain_type = message == NFT_MSG_NEWCHAIN ? NFTA_CHAIN_NAME : 2;
-	found->policy = NF_ACCEPT;
+	found->policy = NF_ACCEPT + unknown_zero();
+	found->counters = found->broken = found->done = unknown_zero();
 	bpf_loop(MOST_ATTRIBUTES, walk_attribute, found, 0);
 }
 
-static __always_inline bool only_zeroes(const unsigned char *data, __u32 offset, __u32 end)
+/* Of a chain message. */
+static __always_inline bool only_zeroes(const struct message_attributes *found)
 {
-	struct message_attributes found = {};
-
-	read_attributes(&found, data, offset, end, NFT_MSG_NEWCHAIN);
-	return found.done && !found.broken && found.counters && found.policy == NF_ACCEPT;
+	return found->done && !found->broken && found->counters && found->policy == NF_ACCEPT;
 }
+
+/* As masks: the verifier would follow each case of a switch on its own. */
+#define MESSAGE(type) (1ULL << NFT_MSG_##type)
+#define ADDING_MESSAGES                                                                                                \
+	(MESSAGE(NEWTABLE) | MESSAGE(NEWCHAIN) | MESSAGE(NEWRULE) | MESSAGE(NEWSET) | MESSAGE(NEWSETELEM) |            \
+	 MESSAGE(NEWOBJ) | MESSAGE(NEWFLOWTABLE))
 
 static __always_inline __u32 judge_message(__u32 message)
 {
-	switch (message) {
-	case NFT_MSG_NEWTABLE:
-	case NFT_MSG_NEWCHAIN:
-	case NFT_MSG_NEWRULE:
-	case NFT_MSG_NEWSET:
-	case NFT_MSG_NEWSETELEM:
-	case NFT_MSG_NEWOBJ:
-	case NFT_MSG_NEWFLOWTABLE:
+	if (message < 64 && ADDING_MESSAGES >> message & 1)
 		return GUARD_WRITE;
-	}
 	/* A message from a newer kernel that nobody here knows. */
 	return message > MSG_GETSETELEM_RESET ? GUARD_UNINSPECTABLE : 0;
 }
@@ -155,8 +158,13 @@ static long walk_message(__u32 index, void *context)
 		walk->found = judge_message(message);
 		walk->attributes = walk->offset + sizeof(read);
 		walk->end = walk->offset + read.header.nlmsg_len;
-		if (walk->found && message == NFT_MSG_NEWCHAIN && only_zeroes(walk->data, walk->attributes, walk->end))
-			walk->found = 0;
+		if (walk->found && message == NFT_MSG_NEWCHAIN) {
+			struct message_attributes chain = {};
+
+			read_attributes(&chain, walk->data, walk->attributes, walk->end, message);
+			if (only_zeroes(&chain))
+				walk->found = 0;
+		}
 		if (walk->found) {
 			walk->message = message;
 			walk->family = read.nfgen.nfgen_family;

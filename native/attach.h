@@ -33,6 +33,12 @@ Result attachXdp(const Program &program, int ifindex, bool native, const std::st
                  Attachment &out);
 // LSM and tracing programs: the target is in the program.
 Result attachTrace(const Program &program, const std::string &pinPath, Attachment &out);
+// Entry of a kernel function, in a module too. ENOENT without kprobes.
+Result attachKprobe(const Program &program, const std::string &function, const std::string &pinPath,
+                    Attachment &out);
+// ENOENT where the kernel has no such tracepoint.
+Result attachRawTracepoint(const Program &program, const std::string &name, const std::string &pinPath,
+                           Attachment &out);
 Result attachCgroup(const Program &program, const std::string &cgroupPath, const std::string &pinPath,
                     Attachment &out);
 // EEXIST when another program than ours stands at this priority.

@@ -1,13 +1,16 @@
-// Links: TCX, netkit, XDP, LSM, tracing, cgroup.
+// Links: TCX, netkit, XDP, LSM, tracing, kprobe, cgroup.
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
 #include <linux/if_link.h>
+#include <linux/perf_event.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <fstream>
 #include <functional>
 
 #include "attach.h"
@@ -97,6 +100,21 @@ int created(int descriptor) {
   return descriptor < 0 ? -errno : descriptor;
 }
 
+// Links that take no other program: the pin is made anew, the new link before
+// the old one goes, so that there is no gap.
+Result attachAnew(const Program &program, const std::string &target, const std::function<int()> &create,
+                  const std::string &pinPath, Attachment &out) {
+  Descriptor before;
+  if (!pinPath.empty()) before = Descriptor(bpf_obj_get(pinPath.c_str()));
+  Result failure =
+      attachLink(program, {target, [](const LinkInfo &) { return false; }, create}, pinPath, out);
+  if (!failure)
+    out.replaced = static_cast<bool>(before);
+  else if (before)
+    bpf_obj_pin(before.get(), pinPath.c_str());
+  return failure;
+}
+
 uint32_t attachedXdpMode(int ifindex) {
   LIBBPF_OPTS(bpf_xdp_query_opts, query);
   return bpf_xdp_query(ifindex, 0, &query) ? 0U : query.attach_mode;
@@ -140,23 +158,35 @@ Result attachXdp(const Program &program, int ifindex, bool native, const std::st
 
 Result attachTrace(const Program &program, const std::string &pinPath, Attachment &out) {
   auto type = static_cast<bpf_attach_type>(program.expectedAttachType);
-  // Neither LSM nor tracing links take another program: the pin is made anew,
-  // the new link before the old one goes, so that there is no gap.
-  Target target{"its kernel function", [](const LinkInfo &) { return false; },
-                [&] {
-                  int link = bpf_link_create(program.descriptor, 0, type, nullptr);
-                  return created(link < 0 && errno == EINVAL
-                                     ? bpf_raw_tracepoint_open(nullptr, program.descriptor)
-                                     : link);
-                }};
-  Descriptor before;
-  if (!pinPath.empty()) before = Descriptor(bpf_obj_get(pinPath.c_str()));
-  Result failure = attachLink(program, target, pinPath, out);
-  if (!failure)
-    out.replaced = static_cast<bool>(before);
-  else if (before)
-    bpf_obj_pin(before.get(), pinPath.c_str());
-  return failure;
+  auto create = [&] {
+    int link = bpf_link_create(program.descriptor, 0, type, nullptr);
+    return created(link < 0 && errno == EINVAL ? bpf_raw_tracepoint_open(nullptr, program.descriptor) : link);
+  };
+  return attachAnew(program, "its kernel function", create, pinPath, out);
+}
+
+Result attachKprobe(const Program &program, const std::string &function, const std::string &pinPath,
+                    Attachment &out) {
+  uint32_t type = 0;
+  if (!(std::ifstream("/sys/bus/event_source/devices/kprobe/type") >> type))
+    return Failure{"this kernel has no kprobes", ENOENT, "perf_event_open"};
+  struct perf_event_attr event = {};
+  event.size = sizeof(event);
+  event.type = type;
+  event.kprobe_func = reinterpret_cast<uintptr_t>(function.c_str());
+  // Of all processes; the number of the CPU means nothing here.
+  Descriptor opened(static_cast<int>(syscall(SYS_perf_event_open, &event, -1, 0, -1, PERF_FLAG_FD_CLOEXEC)));
+  if (!opened) return Failure{"cannot probe " + function, errno, "perf_event_open"};
+  auto create = [&] {
+    return created(bpf_link_create(program.descriptor, opened.get(), BPF_PERF_EVENT, nullptr));
+  };
+  return attachAnew(program, function, create, pinPath, out);
+}
+
+Result attachRawTracepoint(const Program &program, const std::string &name, const std::string &pinPath,
+                           Attachment &out) {
+  auto create = [&] { return created(bpf_raw_tracepoint_open(name.c_str(), program.descriptor)); };
+  return attachAnew(program, "tracepoint " + name, create, pinPath, out);
 }
 
 Result attachCgroup(const Program &program, const std::string &cgroupPath, const std::string &pinPath,

@@ -90,6 +90,8 @@ Napi::Function BpfObject::define(Napi::Env env) {
        InstanceMethod<&BpfObject::attachClsact>("attachClsact"),
        InstanceMethod<&BpfObject::attachXdp>("attachXdp"),
        InstanceMethod<&BpfObject::attachTrace>("attachTrace"),
+       InstanceMethod<&BpfObject::attachKprobe>("attachKprobe"),
+       InstanceMethod<&BpfObject::attachRawTracepoint>("attachRawTracepoint"),
        InstanceMethod<&BpfObject::attachCgroup>("attachCgroup"), InstanceMethod<&BpfObject::close>("close")});
 }
 
@@ -321,6 +323,29 @@ Napi::Value BpfObject::attachTrace(const Napi::CallbackInfo &info) {
   Attachment attachment;
   Result failure = hostroute::attachTrace(chosen, pinPath, attachment);
   return attached(info.Env(), failure, attachment);
+}
+
+Napi::Value BpfObject::attachByName(const Napi::CallbackInfo &info, const char *method, const char *where,
+                                    Result (*attach)(const Program &, const std::string &,
+                                                     const std::string &, Attachment &)) {
+  Arguments arguments(info, method);
+  Program chosen;
+  std::string name;
+  std::string pinPath;
+  if (!program(info, method, chosen) || !arguments.string(1, where, name) ||
+      !arguments.optionalString(2, "pinPath", pinPath))
+    return {};
+  Attachment attachment;
+  Result failure = attach(chosen, name, pinPath, attachment);
+  return attached(info.Env(), failure, attachment);
+}
+
+Napi::Value BpfObject::attachKprobe(const Napi::CallbackInfo &info) {
+  return attachByName(info, "attachKprobe", "kernelFunction", hostroute::attachKprobe);
+}
+
+Napi::Value BpfObject::attachRawTracepoint(const Napi::CallbackInfo &info) {
+  return attachByName(info, "attachRawTracepoint", "tracepoint", hostroute::attachRawTracepoint);
 }
 
 Napi::Value BpfObject::attachCgroup(const Napi::CallbackInfo &info) {

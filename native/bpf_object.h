@@ -33,9 +33,15 @@ private:
   Napi::Value attachClsact(const Napi::CallbackInfo &info);
   Napi::Value attachXdp(const Napi::CallbackInfo &info);
   Napi::Value attachTrace(const Napi::CallbackInfo &info);
+  Napi::Value attachKprobe(const Napi::CallbackInfo &info);
+  Napi::Value attachRawTracepoint(const Napi::CallbackInfo &info);
   Napi::Value attachCgroup(const Napi::CallbackInfo &info);
   Napi::Value close(const Napi::CallbackInfo &info);
 
+  // Arguments: program, where, pin path.
+  Napi::Value attachByName(const Napi::CallbackInfo &info, const char *method, const char *where,
+                           Result (*attach)(const Program &, const std::string &, const std::string &,
+                                            Attachment &));
   bool isOpen(Napi::Env env) const;
   // The loaded program that argument 0 names.
   bool program(const Napi::CallbackInfo &info, const char *method, Program &out,

@@ -91,6 +91,10 @@ export interface BpfObject {
   attachNetkit(program: string, ifindex: number, peer: boolean, pinPath?: string): AttachResult
   /** LSM, fentry and fmod_ret programs. A pinned link of an earlier daemon goes when this one stands. */
   attachTrace(program: string, pinPath?: string): AttachResult
+  /** Entry of a kernel function. Throws ENOENT where the kernel has no kprobes. */
+  attachKprobe(program: string, kernelFunction: string, pinPath?: string): AttachResult
+  /** Throws ENOENT where the kernel has no such tracepoint. */
+  attachRawTracepoint(program: string, tracepoint: string, pinPath?: string): AttachResult
   attachCgroup(program: string, cgroupPath: string, pinPath?: string): AttachResult
   close(): void
 }

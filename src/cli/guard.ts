@@ -8,7 +8,8 @@ import type {
   GuardEventRow,
   GuardMode,
   GuardStatus,
-  GuardVerdict
+  GuardVerdict,
+  GuardWitness
 } from '../control/guard-api.js'
 import { exitStatus, type GlobalOptions, type Session } from './session.js'
 import { count, facts, type Paint, plural, section, since, span, table } from './text.js'
@@ -128,6 +129,7 @@ export function renderGuard(status: GuardStatus, paint: Paint, now: number): str
     ),
     section(paint, 'Backends', backends(status.backends, paint))
   ]
+  if (status.witness) parts.push(section(paint, 'Who writes to nf_tables', `  ${witnessWords(status.witness, paint)}`))
   if (status.tables.length > 0) parts.push(section(paint, 'Owned tables', tables(status)))
   if (status.allowances.length > 0) parts.push(section(paint, 'May write', allowances(status.allowances, paint, now)))
   if (status.present.length > 0) parts.push(section(paint, 'There before the guard', present(status)))
@@ -157,6 +159,11 @@ function backends(rows: GuardBackendRow[], paint: Paint): string {
   return rows
     .map((row) => `  ${row.name.padEnd(8)}  ${painted(row)}${row.why === null ? '' : `: ${row.why}`}`)
     .join('\n')
+}
+
+function witnessWords({ name, why }: GuardWitness, paint: Paint): string {
+  if (name !== null) return `is seen by ${name}${why === null ? '' : paint.dim(` (not by ${why})`)}`
+  return paint.warn(`is not seen: what iptables-nft tries is refused without a report (${why ?? ''})`)
 }
 
 function tables(status: GuardStatus): string {

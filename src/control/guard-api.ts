@@ -54,6 +54,19 @@ export interface GuardBackendRow {
   why: string | null
 }
 
+/**
+ * Backend cgroup: what sees who writes to nf_tables. kprobe: at the entry of
+ * nfnetlink. capability: where it checks CAP_NET_ADMIN.
+ */
+export type GuardWitnessName = 'kprobe' | 'capability'
+
+export interface GuardWitness {
+  /** null: none can be attached here; writes are refused or removed all the same. */
+  name: GuardWitnessName | null
+  /** Why a stronger one is not used. */
+  why: string | null
+}
+
 /** Backend cgroup: a table of iptables-nft's that the guard owns so that nobody else can write to it. */
 export interface GuardTableRow {
   family: string
@@ -88,6 +101,8 @@ export interface GuardStatus {
   /** One sentence when something is not as it should be. */
   why: string | null
   backends: GuardBackendRow[]
+  /** null: not the backend cgroup. */
+  witness: GuardWitness | null
   counts: {
     refused: number
     audited: number

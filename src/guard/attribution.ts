@@ -12,11 +12,10 @@ const remembered = new Map<bigint, string | null>()
 const mostRemembered = 1000
 
 /** offset: nanoseconds from CLOCK_BOOTTIME to 1970. */
-export function attribute(raw: RawEvent, offset: bigint): GuardEventRow {
+export function attribute(raw: RawEvent, offset: bigint): Omit<GuardEventRow, 'verdict'> {
   const cgroup = cgroupPath(raw)
   return {
     time: new Date(Number((raw.time + offset) / 1_000_000n)).toISOString(),
-    verdict: raw.verdict,
     reason: raw.reason,
     backend: raw.backend,
     system: raw.system,

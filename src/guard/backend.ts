@@ -10,11 +10,12 @@
 
 import { mkdirSync, readdirSync, readFileSync, rmdirSync, unlinkSync } from 'node:fs'
 import { join } from 'node:path'
-import type { GuardBackendName, GuardBackendRow } from '../control/guard-api.js'
+import type { GuardBackendName, GuardBackendRow, GuardWitness } from '../control/guard-api.js'
 import { type BpfObject, type NativeError, type NetfilterSocket, native } from '../native.js'
 import { cgroupRoot } from './cgroups.js'
 import { backendCode, controlOffset, u32, u64 } from './layout.js'
-import { attribute, batch, family, flag, message, name, nft, number } from './nfnetlink.js'
+import { probeTransaction } from './nfnetlink.js'
+import { chooseWitness, witnessPrograms } from './witness.js'
 
 export const backendNames: GuardBackendName[] = ['lsm', 'fmod_ret', 'cgroup']
 
@@ -24,7 +25,7 @@ const programs: Record<GuardBackendName, string[]> = {
   cgroup: ['guard_cgroup_option']
 }
 const weaker =
-  'legacy writes are refused and reported; those of iptables-nft are refused by owned tables without a report; other nf_tables writes are removed as soon as they are seen'
+  'iptables-legacy is refused by a hook, iptables-nft by tables that the guard owns; other nf_tables writes are removed as soon as they are seen'
 const linkPrefix = 'link_'
 
 export interface Chosen {
@@ -32,6 +33,8 @@ export interface Chosen {
   name: GuardBackendName | null
   object: BpfObject | null
   tried: GuardBackendRow[]
+  /** null: not the backend cgroup. */
+  witness: GuardWitness | null
 }
 
 /** Loads, attaches and proves backends in turn. What failed is detached again. */
@@ -45,16 +48,18 @@ export function chooseBackend(directory: string, candidates: GuardBackendName[])
     }
     const outcome = tryBackend(directory, name)
     if (typeof outcome !== 'string') {
-      detachLinks(directory, (link) => !programs[name].includes(link))
+      const witness = name === 'cgroup' ? chooseWitness(directory, outcome, (link) => pinOf(directory, link)) : null
+      const stays = witness ? [...programs.cgroup, ...witnessPrograms] : programs[name]
+      detachLinks(directory, (link) => !stays.includes(link))
       tried.push({ name, state: 'in use', why: name === 'cgroup' ? weaker : null })
       for (const rest of backendNames.slice(backendNames.indexOf(name) + 1))
         tried.push({ name: rest, state: 'untried', why: `${name} is stronger and works` })
-      return { name, object: outcome, tried }
+      return { name, object: outcome, tried, witness }
     }
     detachLinks(directory, (link) => programs[name].includes(link))
     tried.push({ name, state: 'failed', why: outcome })
   }
-  return { name: null, object: null, tried }
+  return { name: null, object: null, tried, witness: null }
 }
 
 /** Detaches everything and removes the directory. */
@@ -102,7 +107,7 @@ function load(directory: string, name: GuardBackendName): BpfObject {
 
 function attach(object: BpfObject, directory: string, name: GuardBackendName): void {
   for (const program of programs[name]) {
-    const pin = join(directory, linkPrefix + program)
+    const pin = pinOf(directory, program)
     if (name !== 'cgroup') {
       object.attachTrace(program, pin)
       continue
@@ -119,7 +124,7 @@ interface Attempt {
 }
 
 const attempts: Record<'netlink' | 'option', Attempt[]> = {
-  netlink: [{ what: 'an nf_tables rule', write: (socket) => void socket.request(probeBatch()) }],
+  netlink: [{ what: 'an nf_tables rule', write: (socket) => void socket.request(probeTransaction()) }],
   option: [{ what: 'a legacy table', write: (socket) => socket.setOption(0, 64, Buffer.alloc(96)) }]
 }
 
@@ -163,19 +168,8 @@ function refused(write: () => void): boolean {
   }
 }
 
-/** A table, a base chain and an empty rule, in one transaction. */
-function probeBatch(): Buffer {
-  const table = attribute(1, name('hostroute_probe'))
-  const hook = attribute(4, [
-    { type: 1, value: number(2) },
-    { type: 2, value: number(0) }
-  ])
-  const chain = attribute(3, name('forward'))
-  return batch([
-    message(nft.newTable, family.ip, flag.create, [table]),
-    message(nft.newChain, family.ip, flag.create, [table, chain, hook, attribute(7, name('filter'))]),
-    message(nft.newRule, family.ip, flag.create, [table, attribute(2, name('forward'))])
-  ])
+function pinOf(directory: string, program: string): string {
+  return join(directory, linkPrefix + program)
 }
 
 function detachLinks(directory: string, which: (program: string) => boolean): void {

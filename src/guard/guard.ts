@@ -18,8 +18,7 @@ import type {
   GuardEventRow,
   GuardMode,
   GuardPresentRow,
-  GuardStatus,
-  GuardSystem
+  GuardStatus
 } from '../control/guard-api.js'
 import { type BpfObject, type NetfilterSocket, native } from '../native.js'
 import { attribute as attributeEvent, executableOf } from './attribution.js'
@@ -39,6 +38,7 @@ import {
   type TransactionWatch,
   watchTransactions
 } from './watch.js'
+import { Sightings } from './witness.js'
 
 export interface GuardOptions {
   /** On a bpffs; the guard keeps to guard/ in it. */
@@ -66,8 +66,9 @@ export class Guard implements GuardControl {
   readonly #tables: OwnedTables
   readonly #present: GuardPresentRow[]
   readonly #standing: Standing
-  /** Processes whose writes a hook has reported or let through, by pid, until when; and legacy tables likewise. */
+  /** Threads whose writes a hook has reported or let through, until when; and legacy tables likewise. */
   readonly #reported = new Map<string, number>()
+  readonly #sightings = new Sightings()
   readonly #closers: (() => void)[] = []
   #mode: GuardMode
   #appeared = 0
@@ -114,6 +115,7 @@ export class Guard implements GuardControl {
       backend: this.#chosen.name,
       why: this.#why(),
       backends: this.#chosen.tried,
+      witness: this.#chosen.witness,
       counts: { ...counts, appeared: this.#appeared },
       tables: this.#tables.rows(),
       allowances: this.#exemptions?.rows() ?? [],
@@ -126,6 +128,7 @@ export class Guard implements GuardControl {
   setMode(mode: GuardMode): void {
     if (mode === this.#mode) return
     this.#mode = mode
+    this.#sightings.forget()
     this.#arm()
     this.#options.log.info(`the guard's mode is ${mode} now`)
   }
@@ -137,6 +140,7 @@ export class Guard implements GuardControl {
   }
 
   deny(request: GuardAllowRequest): boolean {
+    this.#sightings.forget()
     return this.#exemptions?.deny(request) ?? false
   }
 
@@ -171,8 +175,13 @@ export class Guard implements GuardControl {
     object.writeControl(controlOffset.mode, u32(modeCode[this.#mode]))
     object.writeControl(controlOffset.namespaceCookie, u64(this.#socket.cookie))
     if (this.#chosen.name !== 'cgroup') return
+    const known = object.map('owned_tables')
+    // What take() writes is refused where an earlier daemon's socket owns the table: nobody's attempt.
+    const { keys, count } = known.dump()
+    if (count > 0) known.deleteBatch(keys, count)
     if (this.#mode === 'enforce') this.#tables.take()
     else this.#tables.release()
+    for (const key of this.#tables.keys()) known.update(key, u32(1))
   }
 
   /** Also tells the programs which legacy policies stood before. */
@@ -235,18 +244,21 @@ export class Guard implements GuardControl {
   }
 
   #receive(records: Buffer[]): void {
-    const offset = BigInt(Date.now()) * 1_000_000n - bootTimeNow()
+    const offset = timeOffset()
     for (const record of records) {
       const raw = decodeEvent(record)
-      if (!raw) continue
-      if (raw.verdict !== 'refused') this.#remember(raw)
-      this.#journal.add(attributeEvent(raw, offset))
+      if (!raw || raw.pid === process.pid) continue
+      if (raw.backend === 'cgroup' && raw.system === 'nftables') this.#sightings.add(raw)
+      const { verdict } = raw
+      if (verdict === 'seen') continue
+      if (verdict !== 'refused') this.#remember(raw)
+      this.#journal.add({ ...attributeEvent(raw, offset), verdict })
     }
   }
 
   #remember(raw: RawEvent): void {
     const until = Date.now() + rememberedTime
-    this.#reported.set(raw.system === 'nftables' ? `pid ${raw.pid}` : `${raw.system} ${raw.table}`, until)
+    this.#reported.set(raw.system === 'nftables' ? `thread ${raw.thread}` : `${raw.system} ${raw.table}`, until)
   }
 
   #wasReported(key: string): boolean {
@@ -257,80 +269,67 @@ export class Guard implements GuardControl {
   #look(): void {
     const now = Date.now()
     for (const [key, until] of this.#reported) if (until < now) this.#reported.delete(key)
+    this.#sightings.forgetOld()
     this.#exemptions?.refresh()
     for (const { table, rows } of this.#legacy.added()) {
       if (this.#mode === 'off' || this.#wasReported(`${table.system} ${table.table}`)) continue
-      this.#appear(
-        table.system,
-        { ...nobody, family: table.family, table: table.table, message: 'REPLACE' },
-        false,
-        rows
-      )
+      const { system, family, table: name } = table
+      this.#appear({ verdict: 'appeared', system, family, table: name, message: 'REPLACE', repeated: rows })
     }
   }
 
   #settle(appearances: Appearance[]): void {
-    if (this.#mode === 'off' || appearances.every(({ pid }) => pid === process.pid)) return
-    const { pid } = appearances[0] ?? nobody
+    const [first] = appearances
+    if (!first || this.#mode === 'off' || first.pid === process.pid) return
     // Now, while it may still be alive.
-    const cgroup = cgroupOfProcess(pid)
-    const executable = executableOf(pid)
-    if (this.#chosen.name === 'cgroup') return this.#judge(appearances, cgroup, executable)
+    const writer = {
+      command: first.command,
+      pid: first.pid,
+      cgroup: cgroupOfProcess(first.pid),
+      executable: executableOf(first.pid)
+    }
+    if (this.#chosen.name === 'cgroup') {
+      if (this.#chosen.witness?.name == null) this.#judge(appearances, writer)
+      else this.#sightings.find(first.pid, (sighting) => this.#judge(appearances, writer, sighting))
+      return
+    }
     setTimeout(() => {
-      if (!this.#wasReported(`pid ${pid}`)) this.#report(appearances, [], cgroup, executable)
+      if (!this.#wasReported(`thread ${first.pid}`)) this.#report(appearances, [], writer)
     }, settleTime).unref()
   }
 
-  /** Backend cgroup: no hook has seen it. */
-  #judge(appearances: Appearance[], cgroup: string | null, executable: string | null): void {
-    if (this.#exemptions?.covers(cgroup, executable)) return this.#report(appearances, [], cgroup, executable, 'exempt')
-    if (this.#mode === 'audit') return this.#report(appearances, [], cgroup, executable, 'audited')
-    this.#report(appearances, remove(this.#socket, appearances, this.#standing), cgroup, executable)
+  /** Backend cgroup: nothing has refused it. sighting: who it was, and whether the witness has reported it itself. */
+  #judge(appearances: Appearance[], living: Writer, sighting: RawEvent | null = null): void {
+    if (sighting?.verdict === 'exempt' || sighting?.verdict === 'audited') return
+    const writer = sighting ? attributeEvent(sighting, timeOffset()) : living
+    const { cgroup = null, executable = null } = living
+    if (!sighting && this.#exemptions?.covers(cgroup, executable))
+      return this.#report(appearances, [], writer, 'exempt')
+    if (this.#mode === 'audit') return this.#report(appearances, [], writer, 'audited')
+    this.#report(appearances, remove(this.#socket, appearances, this.#standing), writer)
   }
 
   /** One event per transaction: of its first rule, or of whatever came first; removed only if all of it went. */
-  #report(
-    appearances: Appearance[],
-    removed: boolean[],
-    cgroup: string | null,
-    executable: string | null,
-    verdict?: 'exempt' | 'audited'
-  ): void {
+  #report(appearances: Appearance[], removed: boolean[], writer: Writer, verdict?: 'exempt' | 'audited'): void {
     const first = appearances.find(({ message }) => message === 'NEWRULE') ?? appearances[0]
     if (!first) return
+    const { family, table, chain, message } = first
     const gone = removed.length > 0 && removed.every((one) => one)
-    this.#appear('nftables', first, gone, 1, { cgroup, executable, verdict })
+    this.#appear({
+      ...writer,
+      verdict: verdict ?? (gone ? 'removed' : 'appeared'),
+      system: 'nftables',
+      family,
+      table,
+      chain,
+      message
+    })
   }
 
-  #appear(
-    system: GuardSystem,
-    one: Omit<Appearance, 'received'>,
-    removed: boolean,
-    repeated: number,
-    more: { cgroup?: string | null; executable?: string | null; verdict?: 'exempt' | 'audited' | undefined } = {}
-  ): void {
-    if (!more.verdict) this.#appeared += repeated
-    const cgroup = more.cgroup ?? null
-    this.#journal.add({
-      time: new Date().toISOString(),
-      verdict: more.verdict ?? (removed ? 'removed' : 'appeared'),
-      reason: 'write',
-      backend: null,
-      system,
-      family: one.family,
-      table: one.table,
-      chain: one.chain,
-      message: one.message,
-      position: 0,
-      pid: one.pid,
-      uid: null,
-      command: one.command,
-      arguments: null,
-      executable: more.executable ?? null,
-      cgroup,
-      unit: unitOf(cgroup),
-      repeated
-    })
+  #appear(event: Writer & Pick<GuardEventRow, 'verdict' | 'system' | 'family' | 'table' | 'message'>): void {
+    const row = { ...nobody, ...event, time: new Date().toISOString(), position: 0, unit: unitOf(event.cgroup ?? null) }
+    if (row.verdict === 'appeared' || row.verdict === 'removed') this.#appeared += row.repeated
+    this.#journal.add(row)
   }
 
   #counts(): Omit<GuardStatus['counts'], 'appeared'> {
@@ -371,4 +370,23 @@ export class Guard implements GuardControl {
   }
 }
 
-const nobody = { family: '', table: '', chain: null, message: '', pid: 0, command: '' }
+/** Who and what, as far as it is known. */
+type Writer = Partial<Omit<GuardEventRow, 'verdict'>>
+
+const nobody = {
+  reason: 'write',
+  backend: null,
+  chain: null,
+  pid: 0,
+  uid: null,
+  command: '',
+  arguments: null,
+  executable: null,
+  cgroup: null,
+  repeated: 1
+} as const
+
+/** Nanoseconds from CLOCK_BOOTTIME to 1970. */
+function timeOffset(): bigint {
+  return BigInt(Date.now()) * 1_000_000n - bootTimeNow()
+}

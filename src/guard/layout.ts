@@ -10,7 +10,8 @@ export const controlOffset = {
   probeCookie: 16,
   cgroups: 24,
   executables: 28,
-  probeBackend: 32
+  probeBackend: 32,
+  probeSeen: 36
 }
 export const backendCode: Record<GuardBackendName, number> = { lsm: 1, fmod_ret: 2, cgroup: 3 }
 export const modeCode: Record<GuardMode, number> = { off: 0, audit: 1, enforce: 2 }
@@ -23,6 +24,7 @@ export const eventOffset = {
   inode: 16,
   device: 24,
   pid: 28,
+  thread: 32,
   uid: 36,
   verdict: 40,
   reason: 44,
@@ -42,7 +44,7 @@ const parts = 12
 const partSize = 48
 const nameSize = 64
 
-const verdicts: Record<number, GuardVerdict> = { 1: 'refused', 2: 'audited', 3: 'exempt' }
+const verdicts: Record<number, RawEvent['verdict']> = { 1: 'refused', 2: 'audited', 3: 'exempt', 4: 'seen' }
 const reasons: Record<number, GuardReason> = { 1: 'write', 2: 'uninspectable', 3: 'policy' }
 const backends: Record<number, GuardBackendName> = { 1: 'lsm', 2: 'fmod_ret', 3: 'cgroup' }
 const systems: Record<number, GuardSystem> = {
@@ -108,8 +110,10 @@ export interface RawEvent {
   inode: bigint
   device: number
   pid: number
+  thread: number
   uid: number
-  verdict: GuardVerdict
+  /** seen: by the witness, for what will be removed. */
+  verdict: GuardVerdict | 'seen'
   reason: GuardReason
   backend: GuardBackendName
   system: GuardSystem
@@ -138,6 +142,7 @@ export function decodeEvent(record: Buffer): RawEvent | null {
     inode: record.readBigUInt64LE(eventOffset.inode),
     device: code(eventOffset.device),
     pid: code(eventOffset.pid),
+    thread: code(eventOffset.thread),
     uid: code(eventOffset.uid),
     verdict,
     reason,

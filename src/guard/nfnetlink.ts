@@ -71,6 +71,21 @@ export function batch(messages: Buffer[]): Buffer {
   return Buffer.concat([edge(batchBegin), ...messages, edge(batchEnd)])
 }
 
+/** A table, a base chain and an empty rule, in one transaction. */
+export function probeTransaction(): Buffer {
+  const table = attribute(1, name('hostroute_probe'))
+  const hook = attribute(4, [
+    { type: 1, value: number(2) },
+    { type: 2, value: number(0) }
+  ])
+  const chain = attribute(3, name('forward'))
+  return batch([
+    message(nft.newTable, family.ip, flag.create, [table]),
+    message(nft.newChain, family.ip, flag.create, [table, chain, hook, attribute(7, name('filter'))]),
+    message(nft.newRule, family.ip, flag.create, [table, attribute(2, name('forward'))])
+  ])
+}
+
 function raw(
   type: number,
   of: number,

@@ -46,8 +46,14 @@ export class OwnedTables {
     return this.#rows
   }
 
-  owns(of: string, table: string): boolean {
-    return this.#rows.some((row) => row.owned && row.family === of && row.table === table)
+  /** Keys of the map owned_tables. */
+  keys(): Buffer[] {
+    return wanted.flatMap(([of, table], index) => {
+      const key = Buffer.alloc(36)
+      key.writeUInt32LE(family[of])
+      key.write(table, 4)
+      return this.#rows[index]?.owned ? [key] : []
+    })
   }
 
   /** Makes what is missing and has it kept. */

@@ -55,16 +55,6 @@ t.test('[G11] what appears in other tables is removed within a second and report
   t.notMatch(node.run('nft', 'list', 'tables').output, /shell/, 'nft -i: gone')
 })
 
-t.test('[G7] an exempt executable may write where no hook stands', async (t) => {
-  const node = new GuardedNode(t)
-  await node.start({ backend: 'cgroup', allow: { units: [], executables: ['/usr/sbin/nft'] } })
-  // Kept alive until the kernel has told: who is gone cannot be looked up.
-  t.equal(node.shell('(echo add table inet mine; sleep 0.5) | nft -i').status, 0)
-  await sleep(300)
-  t.match(node.run('nft', 'list', 'tables').output, /inet mine/)
-  t.ok(await node.event(({ verdict, table }) => verdict === 'exempt' && table === 'mine'))
-})
-
 t.test('a table that somebody has made already is named, and watched', async (t) => {
   const node = new GuardedNode(t)
   node.shell('iptables-nft -A INPUT -j ACCEPT')

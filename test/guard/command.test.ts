@@ -43,6 +43,7 @@ function fakeGuard(change: Partial<GuardStatus> = {}) {
         { name: 'lsm', state: 'failed', why: 'refuses nothing' },
         { name: 'cgroup', state: 'in use', why: null }
       ],
+      witness: { name: 'capability', why: 'kprobe: this kernel has no kprobes' },
       counts: { refused: 1234, audited: 0, exempt: 2, removals: 0, lost: 0, appeared: 1 },
       tables: [
         { family: 'ip', table: 'filter', owned: true, why: null },
@@ -70,6 +71,7 @@ t.test('status says in words how writes are refused, and why not otherwise', asy
     '1,234',
     'lsm       failed: refuses nothing',
     'not ip nat: somebody has made it',
+    'is seen by capability',
     'kube-proxy.service',
     '1 rule in ip nat',
     'by "iptables -A FORWARD -j DROP" (pid 7'
@@ -81,6 +83,13 @@ t.test('status says in words how writes are refused, and why not otherwise', asy
 t.test('a guard that guards nothing is unhealthy', async (t) => {
   const { ask } = await start(t, { guard: fakeGuard({ backend: null, why: 'no backend refuses' }).guard })
   t.match(await ask('guard', 'status'), { code: 2, out: /Nothing is guarded/ })
+})
+
+t.test('that nobody is named is said', async (t) => {
+  const { ask } = await start(t, {
+    guard: fakeGuard({ witness: { name: null, why: 'kprobe: no; capability: no' } }).guard
+  })
+  t.match((await ask('guard', 'status')).out, /not seen: .*without a report/)
 })
 
 t.test('events are a table', async (t) => {

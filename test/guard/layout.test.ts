@@ -28,7 +28,7 @@ const offset = (of: string, members: Record<string, number>) =>
 
 t.test('events and the control section are where the programs have them', async (t) => {
   const { argumentsLength, ...same } = eventOffset
-  const { namespaceCookie, probeCookie, probeBackend, cgroups, executables, ...head } = controlOffset
+  const { namespaceCookie, probeCookie, probeBackend, probeSeen, cgroups, executables, ...head } = controlOffset
   const assertions = [
     `sizeof(struct guard_event) == ${eventSize}`,
     ...offset('guard_event', { ...same, arguments_length: argumentsLength }),
@@ -37,13 +37,15 @@ t.test('events and the control section are where the programs have them', async 
       namespace_cookie: namespaceCookie,
       probe_cookie: probeCookie,
       probe_backend: probeBackend,
+      probe_seen: probeSeen,
       exempt_cgroups: cgroups,
       exempt_executables: executables
     }),
-    'sizeof(struct guard_control) == 40',
+    'sizeof(struct guard_control) == 48',
     'sizeof(struct guard_allowance) == 16',
     'sizeof(struct guard_executable) == 16',
     'sizeof(struct guard_table) == 36',
+    'sizeof(struct guard_owned_table) == 36',
     ...Object.entries(countRow).map(
       ([name, row]) => `GUARD_COUNT_${name === 'removals' ? 'REMOVED' : name.toUpperCase()} == ${row}`
     )

@@ -142,10 +142,13 @@ export class GuardedNode {
 
   #answer(failure: string): Promise<GuardStatus> {
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => reject(new Error(failure + this.log)), 60_000)
-      this.#child?.once('exit', () => reject(new Error(`${failure}${this.log}`)))
+      const child = this.#child
+      const fail = () => reject(new Error(failure + this.log))
+      const timer = setTimeout(fail, 60_000)
+      child?.once('exit', fail)
       this.#status = (status) => {
         clearTimeout(timer)
+        child?.off('exit', fail)
         resolve(status)
       }
     })

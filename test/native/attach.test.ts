@@ -213,3 +213,22 @@ t.test('a cgroup program attaches only with a path that is a cgroup', async (t) 
   )
   t.match(result, /ENOENT cannot open the cgroup \/nonexistent/)
 })
+
+t.test('a kprobe or a tracepoint that the kernel does not have is ENOENT', async (t) => {
+  const result = await childJson<string[]>(
+    t,
+    `const guard = native.loadObject({ object: 'guard', programs: ['guard_witness_kprobe', 'guard_witness_capable'] })
+    console.log(JSON.stringify([
+      () => guard.attachKprobe('guard_witness_kprobe', 'no_such_function'),
+      () => guard.attachRawTracepoint('guard_witness_capable', 'no_such_tracepoint'),
+      () => guard.attachKprobe('guard_lsm_netlink', 'nfnetlink_rcv'), () => guard.attachRawTracepoint('guard_witness_capable', 5)
+    ].map(attempt)))`
+  )
+  const expected = [
+    /ENOENT (cannot probe no_such_function|this kernel has no kprobes)/,
+    /ENOENT cannot attach guard_witness_capable to tracepoint no_such_tracepoint/,
+    /guard_lsm_netlink/,
+    /TypeError .*tracepoint/
+  ]
+  for (const [i, pattern] of expected.entries()) t.match(result[i], pattern)
+})

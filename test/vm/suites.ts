@@ -83,7 +83,7 @@ export const suites: VmSuite[] = [
   {
     name: 'guard by fmod_ret',
     kernels: ['6.1', '6.8'],
-    files: ['test/guard/hooks.ts'],
+    files: ['test/guard/hooks.ts', 'test/guard/witness.test.ts'],
     lsm: 'landlock,yama,apparmor',
     timeoutSeconds: 400
   },
