@@ -2,16 +2,19 @@
 // labels and order depend on the snapshot alone.
 
 import type { Counts, DropRow, Fill, Status } from './api.js'
+import type { GuardStatus } from './guard-api.js'
 
 export interface Snapshot {
   status: Status
   drops: DropRow[]
+  /** null: nothing is guarded. */
+  guard: GuardStatus | null
 }
 
 type Labels = Record<string, string | number>
 type Sample = [labels: Labels, value: number]
 
-export function renderMetrics({ status, drops }: Snapshot): string {
+export function renderMetrics({ status, drops, guard }: Snapshot): string {
   const { sync, counts } = status
   const fills = Object.entries(counts).filter((entry): entry is [keyof Counts, Fill] => typeof entry[1] === 'object')
   const flag = (value: boolean) => (value ? 1 : 0)
@@ -90,6 +93,7 @@ export function renderMetrics({ status, drops }: Snapshot): string {
     family('hostroute_lease_seconds', 'gauge', 'How long the programs go on without the daemon; 0: for ever.', [
       [{}, status.lease.duration ?? 0]
     ]),
+    ...(guard ? guardFamilies(guard) : []),
     family(
       'hostroute_configuration_error',
       'gauge',
@@ -97,6 +101,25 @@ export function renderMetrics({ status, drops }: Snapshot): string {
       [[{}, flag(status.configuration.error !== null)]]
     )
   ].join('')
+}
+
+function guardFamilies({ mode, backend, counts }: GuardStatus): string[] {
+  const { lost, removals, ...verdicts } = counts
+  return [
+    family('hostroute_guard_refuses', 'gauge', '1: iptables writes are refused on this node.', [
+      [{}, mode === 'enforce' && backend !== null ? 1 : 0]
+    ]),
+    family(
+      'hostroute_guard_attempts_total',
+      'counter',
+      'Attempts to write iptables or nf_tables rules; appeared: found in the kernel all the same.',
+      Object.entries(verdicts).map(([verdict, value]) => [{ verdict }, value])
+    ),
+    family('hostroute_guard_removals_total', 'counter', 'Replacements of legacy tables that only removed.', [
+      [{}, removals]
+    ]),
+    family('hostroute_guard_events_lost_total', 'counter', 'Attempts counted but not recorded.', [[{}, lost]])
+  ]
 }
 
 /** HELP, TYPE and samples; nothing when there are no samples. */

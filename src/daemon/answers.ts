@@ -226,7 +226,8 @@ export class Answers implements NodeControl {
   }
 
   async metrics(): Promise<string> {
-    return renderMetrics({ status: await this.status(), drops: await this.drops() })
+    const guard = this.node.guard?.status() ?? null
+    return renderMetrics({ status: await this.status(), drops: await this.drops(), guard })
   }
 
   enable(options: EnableOptions): Promise<EnableResult> {

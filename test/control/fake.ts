@@ -327,7 +327,7 @@ export function fakeNode(change: Partial<NodeControl> = {}, status: () => Status
         repaired: repair,
         duration: 0.012
       }),
-    metrics: () => renderMetrics({ status: status(), drops: fakeDrops }),
+    metrics: () => renderMetrics({ status: status(), drops: fakeDrops, guard: null }),
     enable: async (options) =>
       note(`enable ${JSON.stringify(options)}`, {
         done: true,

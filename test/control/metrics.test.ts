@@ -1,8 +1,21 @@
 import t from 'tap'
+import type { GuardStatus } from '../../src/control/guard-api.js'
 import { renderMetrics } from '../../src/control/metrics.js'
 import { fakeDrops, fakeStatus } from './fake.js'
 
-const text = renderMetrics({ status: fakeStatus(), drops: fakeDrops })
+const guard: GuardStatus = {
+  mode: 'enforce',
+  backend: 'lsm',
+  why: null,
+  backends: [],
+  witness: null,
+  counts: { refused: 7, audited: 0, exempt: 2, removals: 1, lost: 0, appeared: 3 },
+  tables: [],
+  allowances: [],
+  present: [],
+  last: null
+}
+const text = renderMetrics({ status: fakeStatus(), drops: fakeDrops, guard })
 const lines = text.split('\n')
 
 t.test('counters carry device, class and reason', async (t) => {
@@ -12,6 +25,16 @@ t.test('counters carry device, class and reason', async (t) => {
   t.ok(lines.includes('hostroute_mode{mode="enabled"} 1'))
   t.ok(lines.includes('hostroute_mode{mode="degraded"} 0'))
   t.ok(lines.includes('hostroute_masquerade_file_error{path="/etc/config/ip-masq-more"} 1'))
+})
+
+t.test('[G9] attempts that the guard saw, by verdict; nothing without a guard', async (t) => {
+  t.ok(lines.includes('hostroute_guard_refuses 1'))
+  t.ok(lines.includes('hostroute_guard_attempts_total{verdict="refused"} 7'))
+  t.ok(lines.includes('hostroute_guard_attempts_total{verdict="appeared"} 3'))
+  t.ok(lines.includes('hostroute_guard_removals_total 1'))
+  t.notMatch(renderMetrics({ status: fakeStatus(), drops: [], guard: null }), /guard/)
+  const audit = renderMetrics({ status: fakeStatus(), drops: [], guard: { ...guard, mode: 'audit' } })
+  t.match(audit, 'hostroute_guard_refuses 0')
 })
 
 t.test(
@@ -42,5 +65,8 @@ t.test(
 
 t.test('labels are escaped', async (t) => {
   const status = fakeStatus({ stack: [{ family: 4, devices: ['a"b\\c\nd'], destinations: null, rule: null, why: '' }] })
-  t.match(renderMetrics({ status, drops: [] }), 'hostroute_stack_only{family="4",device="a\\"b\\\\c\\nd"} 1')
+  t.match(
+    renderMetrics({ status, drops: [], guard: null }),
+    'hostroute_stack_only{family="4",device="a\\"b\\\\c\\nd"} 1'
+  )
 })
