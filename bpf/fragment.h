@@ -111,9 +111,9 @@ static __always_inline bool read_note(const struct packet *p, struct fragment_sc
 	return true;
 }
 
-/* Address, TTL and, in the first, port and checksum. Not 0: the packet must be dropped. */
+/* Address, TTL less by `hops` and, in the first, port and checksum. Not 0: the packet must be dropped. */
 static __always_inline int rewrite_fragment(struct packet *p, const struct address *address, __be16 port, bool source,
-					    bool six)
+					    __u8 hops, bool six)
 {
 	const struct address *old = source ? &p->source : &p->destination;
 	const __be16 old_port = source ? p->source_port : p->destination_port;
@@ -136,7 +136,7 @@ static __always_inline int rewrite_fragment(struct packet *p, const struct addre
 		}
 		error |= store(p, p->l4 + (is_echo(p, six) ? 4 : source ? 0 : 2), &port, 2);
 	}
-	return error | store_ip(p, old, address, source, six);
+	return error | store_ip(p, old, address, source, hops, six);
 }
 
 /* Away from the node with `new`; by the neighbour entry, which knows all that the maps know. */
@@ -144,7 +144,7 @@ static __always_inline int send_translated(struct packet *p, struct nexthop *nex
 {
 	if (p->trace)
 		return trace_sent(p, nexthop->ifindex, NULL, NULL, &new->address, new->port, REASON_TO_NEIGHBOUR);
-	if (rewrite_fragment(p, &new->address, new->port, true, six))
+	if (rewrite_fragment(p, &new->address, new->port, true, 1, six))
 		return REASON_DROP_MALFORMED;
 	p->skb->mark = 0;
 	p->out = nexthop->ifindex;
@@ -205,7 +205,7 @@ static __always_inline int leave_later(struct packet *p, struct rewrite *new, bo
 		return REASON_ROUTE;
 	trace_nexthop(p, index);
 	if (too_big(p, nexthop->mtu, six))
-		return REASON_MTU;
+		return !six && scratch->note.verdict == FLOW_SNAT ? too_big_to_leave4(p) : REASON_MTU;
 	if (scratch->note.verdict != FLOW_SNAT)
 		return send_to_uplink(p, nexthop, new, six);
 	__builtin_memcpy(&new->address, scratch->note.address, 16);
@@ -237,13 +237,11 @@ static __always_inline int fragment_to_pod(struct packet *p, struct rewrite *new
 		if (!pod || pod->id != scratch->note.pod_id)
 			return REASON_FRAGMENT;
 	}
-	if (p->ttl <= 1)
-		return REASON_TTL;
-	if (too_big(p, pod->mtu, six))
-		return REASON_MTU;
+	if (p->ttl <= 1 || too_big(p, pod->mtu, six))
+		return six ? undeliverable6(p, pod, new) : undeliverable4(p, pod, new);
 	if (p->trace)
 		return trace_to_pod(p, pod, &new->address, new->port);
-	if (rewrite_fragment(p, &new->address, new->port, false, six) || store_macs(p, pod))
+	if (rewrite_fragment(p, &new->address, new->port, false, 1, six) || store_macs(p, pod))
 		return REASON_DROP_MALFORMED;
 	return hand_over(p, pod, &new->address, six);
 }

@@ -26,7 +26,8 @@ static __always_inline int leave_untracked(struct packet *p, struct rewrite *new
 	reason = choose_nexthop(p, six, 0, &index);
 	if (reason != GO_ON)
 		return reason;
-	if (trace_masquerade(p, masquerade_due(&p->destination)))
+	/* an error about a flow without SNAT has none either */
+	if (!p->related && trace_masquerade(p, masquerade_due(&p->destination)))
 		return control.flags & CONTROL_DROP_PROTOCOLS ? REASON_DROP_PROTOCOL : REASON_PROTOCOL;
 	nexthop = nexthop_at(index);
 	if (!nexthop)
@@ -116,7 +117,7 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 	if (!nexthop)
 		return REASON_ROUTE;
 	if (too_big(p, nexthop->mtu, six))
-		return REASON_MTU;
+		return !six && flow && flow->verdict == FLOW_SNAT ? too_big_to_leave4(p) : REASON_MTU;
 	if (flow && flow->verdict == FLOW_SNAT) {
 		new->what = NAT_SOURCE;
 		__builtin_memcpy(&new->address, flow->nat_address, 16);

@@ -50,6 +50,7 @@
 #include "from_pod.h"
 #include "from_uplink.h"
 #include "fragment.h"
+#include "undeliverable.h"
 #include "uplink_filter.h"
 #include "expire.h"
 

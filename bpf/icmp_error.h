@@ -105,9 +105,9 @@ static __always_inline int store_macs(struct packet *p, const struct pod *pod)
 	return bpf_skb_store_bytes(p->skb, 0, macs, sizeof(macs), 0);
 }
 
-/* The IP header with `address` in place of `old`, TTL one less, and its checksum. */
+/* The IP header with `address` in place of `old`, TTL less by `hops`, and its checksum. */
 static __always_inline int store_ip(struct packet *p, const struct address *old, const struct address *address,
-				    bool source, bool six)
+				    bool source, __u8 hops, bool six)
 {
 	int error;
 
@@ -115,7 +115,7 @@ static __always_inline int store_ip(struct packet *p, const struct address *old,
 		struct ipv6hdr ip;
 
 		error = bpf_skb_load_bytes(p->skb, ETH, &ip, sizeof(ip));
-		ip.hop_limit--;
+		ip.hop_limit -= hops;
 		__builtin_memcpy(source ? &ip.saddr : &ip.daddr, address, 16);
 		error |= store(p, ETH, &ip, sizeof(ip));
 	} else {
@@ -125,7 +125,7 @@ static __always_inline int store_ip(struct packet *p, const struct address *old,
 
 		error = bpf_skb_load_bytes(p->skb, ETH, &ip, sizeof(ip));
 		old_word = *word;
-		ip.ttl--;
+		ip.ttl -= hops;
 		ip.check = checksum_after(ip.check, difference2(old_word, *word) + difference4(PLAIN(*old), plain));
 		if (source)
 			ip.saddr = plain;
@@ -193,7 +193,7 @@ static __always_inline int rewrite_error(struct packet *p, const struct inner *i
 			ip.daddr = plain;
 		error |= store(p, inner->ip, &ip, sizeof(ip));
 	}
-	error |= store_ip(p, outer_old, address, !source, six);
+	error |= store_ip(p, outer_old, address, !source, 1, six);
 	error |= bpf_skb_load_bytes(p->skb, p->l4 + offsetof(struct icmp_header, checksum), &old_check, 2);
 	check = checksum_after(old_check, fold(icmp_difference));
 	error |= store(p, p->l4 + offsetof(struct icmp_header, checksum), &check, 2);
@@ -227,9 +227,9 @@ static __always_inline int error_to_pod(struct packet *p, bool six)
 		return REASON_NODE;
 	trace(p, TRACE_REVERSE, trace_pod(p, pod, 0));
 	if (p->ttl <= 1)
-		return REASON_TTL;
+		return REASON_DROP_TTL; /* nobody is told of an error's end */
 	if (too_big(p, pod->mtu, six))
-		return REASON_MTU;
+		return REASON_DROP_MTU;
 	if (p->trace)
 		return trace_to_pod(p, pod, &address, reverse->pod_port);
 	if (rewrite_error(p, &inner, &address, reverse->pod_port, six))
@@ -260,9 +260,15 @@ static __always_inline int error_from_pod(struct packet *p, bool six)
 		return GO_ON;
 	tuple_of_inner(&tuple, &inner, six);
 	flow = flow_of(&tuple, six);
-	if (!flow || flow->pod_id != p->device->pod_id || flow->verdict != FLOW_SNAT || !usable(p, &flow->life))
+	if (!flow || flow->pod_id != p->device->pod_id || !usable(p, &flow->life))
 		return GO_ON;
 	trace_flow(p, flow, TRACE_FLOW | TRACE_ICMP_ERROR, 0);
+	if (flow->verdict == FLOW_STACK)
+		return REASON_OLDER_FLOW;
+	if (flow->verdict != FLOW_SNAT) {
+		p->related = 1;
+		return GO_ON;
+	}
 	reason = choose_nexthop(p, six, (__u32)flow->route, &index);
 	if (reason != GO_ON)
 		return reason;

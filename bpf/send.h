@@ -18,6 +18,11 @@ struct rewrite {
 	const __u8 *from;
 };
 
+/* undeliverable.h */
+static int too_big_to_leave4(struct packet *p);
+static int undeliverable4(struct packet *p, struct pod *pod, struct rewrite *new);
+static int undeliverable6(struct packet *p, struct pod *pod, struct rewrite *new);
+
 /* Between a map's value and a packet. Not memcpy: clang would copy single bytes. */
 static __always_inline void copy_mac(__u8 *to, const __u8 *from)
 {
@@ -133,6 +138,8 @@ static __always_inline int send_to_pod(struct packet *p, struct pod *pod, struct
 {
 	const bool ready = pod->flags & POD_READY;
 
+	if (new->what != NAT_NONE && (p->ttl <= 1 || too_big(p, pod->mtu, six)))
+		return six ? undeliverable6(p, pod, new) : undeliverable4(p, pod, new);
 	if (p->ttl <= 1)
 		return trace_pod(p, pod, REASON_TTL);
 	if (!ready && new->what == NAT_NONE)

@@ -59,6 +59,7 @@ enum reason {
 	REASON_NO_SOURCE,      /* SNAT is due, no source address on the device */
 	REASON_NODE,           /* from an uplink, for the node or beyond it */
 	REASON_UNRESOLVED,     /* the next hop's MAC is not known: the kernel asks, and tells if nobody answers */
+	REASON_TRANSLATED,     /* an answer, with the pod's address by now: the kernel cuts it into fragments */
 
 	REASON_DROP_SPOOF,     /* source address is not the pod's */
 	REASON_DROP_PORTS,     /* no free SNAT port towards this remote */
@@ -67,6 +68,8 @@ enum reason {
 	REASON_DROP_MALFORMED, /* XDP: header no stack would take */
 	REASON_DROP_MARTIAN,   /* XDP: source that cannot be on the wire */
 	REASON_DROP_FRAGMENT,  /* SNAT is due, the datagram's first fragment was not seen */
+	REASON_DROP_TTL,       /* TTL of an answer to a SNATed flow; its sender is told */
+	REASON_DROP_MTU,       /* such an answer is larger than the pod takes; its sender is told */
 	REASON_MAX = 64,       /* room to grow; fixes the counters' row length */
 };
 #define REASON_FIRST_STACK REASON_OFF

@@ -44,8 +44,9 @@ struct packet {
 	__be16 source_port; /* echo: identifier in both */
 	__be16 destination_port;
 	__be16 nat_port;
-	__u32 out;  /* ifindex, 0 unknown */
-	int action; /* TC_ACT_* if the reason is a forwarding one */
+	__u8 related; /* 1: ICMP error of a pod about a flow that leaves as it is */
+	__u32 out;    /* ifindex, 0 unknown */
+	int action;   /* TC_ACT_* if the reason is a forwarding one, or the dropped packet became an ICMP error */
 };
 
 static __always_inline void count(const struct device *device, __u32 reason, __u32 bytes)
@@ -136,7 +137,7 @@ static __always_inline int conclude(struct packet *p, int reason, bool six)
 	count(p->device, reason, p->skb->len);
 	if (reason >= REASON_FIRST_DROP) {
 		tell(p, EVENT_PACKET, reason, six, NULL);
-		return TC_ACT_SHOT;
+		return p->action ? p->action : TC_ACT_SHOT;
 	}
 	if (control.flags & CONTROL_MONITOR)
 		tell(p, EVENT_PACKET, reason, six, NULL);

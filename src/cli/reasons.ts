@@ -72,6 +72,10 @@ const reasons: Record<string, ReasonWords> = {
     words: "the next hop's MAC is not known: the kernel asks for it, or says that the host is unreachable",
     remedy: 'normal for first packets; if it goes on the host is not there: ip neigh show ADDRESS'
   },
+  translated: {
+    words: 'answer for a pod, larger than its device takes: translated, then cut into fragments by the kernel',
+    remedy: "if many: compare the pods' MTU with the uplink's"
+  },
 
   'drop-spoof': {
     words: "the source address is not the pod's own",
@@ -102,6 +106,14 @@ const reasons: Record<string, ReasonWords> = {
   'drop-fragment': {
     words: 'SNAT is due, and the first fragment of the datagram, which has the ports, has not been seen',
     remedy: 'if many: a pod sends its fragments out of order, or too many at once; lower its datagrams or raise the MTU'
+  },
+  'drop-ttl': {
+    words: 'TTL or hop limit of an answer for a pod is used up; its sender is told',
+    remedy: 'if many: look for a routing loop'
+  },
+  'drop-mtu': {
+    words: 'answer for a pod, larger than its device takes and not to be fragmented; its sender is told',
+    remedy: "if many: compare the pods' MTU with the uplink's"
   }
 }
 

@@ -46,7 +46,8 @@ const stack = list('stack', forwarded.length, [
   ['older-flow', 'connection from before hostroute: conntrack has it'],
   ['no-source', 'SNAT is due and the device has no source address'],
   ['node', 'from an uplink, for the node or beyond it'],
-  ['unresolved', 'the MAC address of the next hop is not known yet']
+  ['unresolved', 'the MAC address of the next hop is not known yet'],
+  ['translated', 'an answer for a pod, translated, that the kernel has to cut into fragments']
 ])
 
 const drop = list('drop', forwarded.length + stack.length, [
@@ -56,7 +57,9 @@ const drop = list('drop', forwarded.length + stack.length, [
   ['drop-protocol', 'SNAT is due, the protocol has no ports, and it is configured to be dropped'],
   ['drop-malformed', 'a header no stack would take'],
   ['drop-martian', 'a source address that cannot be on the wire'],
-  ['drop-fragment', 'SNAT is due, and the first fragment of the datagram has not been seen']
+  ['drop-fragment', 'SNAT is due, and the first fragment of the datagram has not been seen'],
+  ['drop-ttl', 'TTL or hop limit of an answer for a pod used up; its sender is told'],
+  ['drop-mtu', 'an answer for a pod is larger than the pod takes; its sender is told']
 ])
 
 /** By code. */

@@ -137,12 +137,27 @@ for (const family of [4, 6] as const) {
     node.close()
   })
 
-  t.test(`[P1] an IPv${family} error with TTL 1 is the kernel's, unchanged`, async (t) => {
+  t.test(`[P1] an IPv${family} error with TTL 1 ends here, and nobody is told of it`, async (t) => {
     const node = testNode()
     const { left } = open(node, family, flows[1]![1](4000))
     const error = icmpError(errors[family][2]![1], left)
     const packet = ip({ source: router[family], destination: devices.up0[`v${family}`], ttl: 1 }, error)
-    t.equal(node.send('up0', packet).reason, 'ttl')
+    t.match(node.send('up0', packet), { reason: 'drop-ttl', told: false })
+    node.close()
+  })
+
+  t.test(`[S5] a pod's error about an inbound IPv${family} flow leaves as it is, though SNAT is due`, async (t) => {
+    const node = testNode()
+    const question = (destinationPort: number) =>
+      ip({ source: to.external[family], destination: source }, udp({ sourcePort: 53, destinationPort }, 'x'))
+    const answer = (port: number) =>
+      ip({ source, destination: to.external[family] }, icmpError(errors[family][0]![1], question(port)))
+    t.equal(node.send('up0', question(4000)).reason, 'to-pod')
+    const result = node.send('a', answer(4000))
+    t.equal(result.reason, 'to-uplink')
+    const expected = { source, destination: to.external[family], ttl: 63 }
+    t.same(result.frame.subarray(14), ip(expected, icmpError(errors[family][0]![1], question(4000))).bytes)
+    t.equal(node.send('a', answer(4001)).reason, 'protocol', 'about a flow that nobody knows')
     node.close()
   })
 
