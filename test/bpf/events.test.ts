@@ -1,6 +1,7 @@
 // What the ring buffer tells: the device a packet goes out by (BPF_PROG_TEST_RUN
 // shows the packet only), drops always, everything when monitored, within a rate.
 import './namespace.js'
+import { execFileSync } from 'node:child_process'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { native } from '../../src/native.js'
@@ -112,12 +113,13 @@ t.test('events beyond the rate are counted, not sent, and packets go on', async 
   const send = (count: number) => () => {
     for (let sent = 0; sent < count; sent++) node.send('a', packet)
   }
+  // The rate and what is lost are a CPU's own: all runs on one.
+  execFileSync('taskset', ['-acp', '0', `${process.pid}`])
   const events = await eventsOf(node, send(200))
-  // two CPUs, and the run may cross the end of a second
-  t.ok(events.length >= 5 && events.length <= 20, `${events.length} of 200`)
+  t.ok(events.length >= 5 && events.length <= 10, `${events.length} of 200: the run may cross the end of a second`)
   await sleep(1000)
   const later = await eventsOf(node, send(20))
   const lost = [...events, ...later].reduce((sum, event) => sum + event.lost, 0)
-  t.ok(lost > 100, `${lost} said to be lost`)
+  t.ok(lost >= 190 && lost <= 195 + 15, `${lost} said to be lost`)
   node.close()
 })
