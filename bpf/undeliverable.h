@@ -76,7 +76,16 @@ static __always_inline bool unfinished(struct packet *p, bool six)
 	return check == fold(sum);
 }
 
-/* Turns the packet into the ICMP error about it and sends that. false: as it was, or lost. */
+/* For the way back, and once more for the event that tells of the packet. */
+static __always_inline void swap_ends(struct packet *p)
+{
+	struct address source = p->source;
+
+	p->source = p->destination;
+	p->destination = source;
+}
+
+/* Turns the packet, its ends swapped, into the ICMP error about it and sends that. false: as it was, or lost. */
 static __always_inline bool tell_sender(struct packet *p, __u8 type, __u8 code, __u32 rest, bool six)
 {
 	const __u32 header = six ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
@@ -84,15 +93,12 @@ static __always_inline bool tell_sender(struct packet *p, __u8 type, __u8 code, 
 	struct icmp_answer *answer = bpf_map_lookup_elem(&icmp_answers, &(__u32){ 0 });
 	__u64 quoted = p->end - ETH;
 	__u32 index = 0;
-	struct address remote = p->source;
 	struct icmp_header *icmp;
 	struct nexthop *nexthop;
 	__u64 sum = 0;
 
 	if (!answer || p->fragment == PLACE_LATER || unfinished(p, six))
 		return false;
-	p->source = p->destination;
-	p->destination = remote;
 	if (choose_nexthop(p, six, 0, &index) != GO_ON)
 		return false;
 	nexthop = nexthop_at(index);
@@ -100,10 +106,12 @@ static __always_inline bool tell_sender(struct packet *p, __u8 type, __u8 code, 
 		return false;
 	if (quoted > QUOTE)
 		quoted = QUOTE;
-	/* in one register from here on: Linux 6.1 does not carry a bound over to copies */
+	if (quoted < sizeof(struct iphdr))
+		return false;
+	/* in one register from here on, and within 1 and 2 * QUOTE: Linux 6.1 carries no bound over to copies */
 	asm volatile("" : "+r"(quoted));
-	quoted &= 2 * QUOTE - 1;
-	if (quoted < sizeof(struct iphdr) || bpf_skb_load_bytes(p->skb, ETH, answer->bytes + before, quoted))
+	quoted = ((quoted - 1) & (2 * QUOTE - 1)) + 1;
+	if (bpf_skb_load_bytes(p->skb, ETH, answer->bytes + before, quoted))
 		return false;
 	/* the last word that the sum takes */
 	__builtin_memset(answer->bytes + before + quoted, 0, 4);
@@ -186,20 +194,18 @@ static __always_inline int undeliverable(struct packet *p, struct pod *pod, stru
 {
 	const bool expired = p->ttl <= 1;
 	int reason = expired ? REASON_DROP_TTL : REASON_DROP_MTU;
-	struct address source = p->source, destination = p->destination;
 
 	if (!six && !expired && may_be_cut(p))
 		return translate(p, new);
 	if (p->trace)
 		return reason;
+	swap_ends(p);
 	if (!tell_sender(p,
 			 expired ? (six ? ICMPV6_TIME_EXCEED : ICMP_TIME_EXCEEDED) :
 				   (six ? ICMPV6_PKT_TOOBIG : ICMP_DEST_UNREACH),
 			 !six && !expired ? 4 : 0, expired ? 0 : pod->mtu, six))
 		p->action = TC_ACT_SHOT;
-	/* for the event that tells of the drop */
-	p->source = source;
-	p->destination = destination;
+	swap_ends(p);
 	return reason;
 }
 

@@ -1,5 +1,5 @@
 // hostrouted as a system service, from installation to removal. Runs inside a
-// test machine (systemd.test.ts starts it) and changes that machine's own first
+// test machine (its row in test/vm/suites.ts) and changes that machine's own first
 // network namespace: never run it anywhere else.
 
 import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
@@ -22,7 +22,7 @@ import {
 } from './service.js'
 
 if (!process.env['HOSTROUTE_VM'])
-  throw new Error('this changes the machine it runs on: run test/systemd/systemd.test.ts')
+  throw new Error('this changes the machine it runs on: run scripts/test vm/suites')
 
 const tree = fileURLToPath(new URL('../../../../', import.meta.url))
 const untimed = { timeout: 0, bail: false }
@@ -56,21 +56,6 @@ async function traffic(action: () => Promise<unknown>) {
 }
 
 const nothingLost = { lost: [], flow: { unanswered: 0, error: null } }
-
-t.test(
-  '[L7] without rights, or beside a running daemon, it refuses in one sentence and with status 2',
-  untimed,
-  async (t) => {
-    const daemon = [process.execPath, `${tree}build/js/src/daemon/main.js`]
-    const user = ['setpriv', '--reuid', '4242', '--regid', '4242', '--clear-groups', '--']
-    const outcome = await exec([...user, ...daemon, '--run-directory', '/tmp/run'], { timeout: patience })
-    t.equal(outcome.status, 2)
-    t.match(
-      outcome.stdout + outcome.stderr,
-      /lacks CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON: start it as root or by its systemd unit/
-    )
-  }
-)
 
 t.test('install --now: files, group, unit, and the service runs', untimed, async (t) => {
   const outcome = await script('install', '--now')
@@ -157,6 +142,16 @@ t.test('the socket: the group reads, root changes, nobody else comes in', untime
   const stranger = await hostrouteAs([], 'status')
   t.equal(stranger.status, 1)
   t.match(stranger.stderr, /permission denied on \/run\/hostroute\/control.sock: use sudo, or join the group hostroute/)
+})
+
+t.test('[L7] without rights it refuses in one sentence and with status 2', untimed, async (t) => {
+  const user = ['setpriv', '--reuid', '4242', '--regid', '4242', '--clear-groups', '--']
+  const outcome = await exec([...user, 'hostrouted', '--run-directory', '/tmp/run'], { timeout: patience })
+  t.equal(outcome.status, 2)
+  t.match(
+    outcome.stdout + outcome.stderr,
+    /lacks CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON: start it as root or by its systemd unit/
+  )
 })
 
 t.test('[L7] a second daemon is refused with status 2, and the first goes on', untimed, async (t) => {

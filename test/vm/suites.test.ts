@@ -35,7 +35,8 @@ const started = inTurn(
 )
 for (const [index, machine] of machines.entries()) {
   const lsm = machine.lsm === undefined ? '' : `, lsm=${machine.lsm}`
-  t.test(`kernel ${machine.kernel}${lsm}`, { timeout: 0 }, async (t) => {
+  const init = machine.init === undefined ? '' : `, ${machine.init}`
+  t.test(`kernel ${machine.kernel}${lsm}${init}`, { timeout: 0 }, async (t) => {
     const reports = (await started[index]) as Reports
     t.comment(reports.summary)
     if (reports.failure !== null) t.fail(reports.failure)
@@ -83,7 +84,7 @@ async function runFiles(machine: VmMachine): Promise<Reports> {
     const result = await runInVm({
       kernel: machine.kernel,
       command: guestScript(machine),
-      processors: 1,
+      ...(machine.init === undefined ? { processors: 1 } : { init: machine.init }),
       modules: [...new Set(machine.suites.flatMap((suite) => suite.modules ?? []))],
       timeoutSeconds: 60 + limitOf(machine),
       ...(machine.lsm === undefined ? {} : { lsm: machine.lsm })
@@ -97,12 +98,19 @@ async function runFiles(machine: VmMachine): Promise<Reports> {
   }
 }
 
+const LIGHT_TAP = `
+export HOSTROUTE_TEST_NAMESPACE=1
+mount -t tmpfs tap node_modules/tap
+echo '{"name": "tap", "type": "module", "exports": "./index.js"}' > node_modules/tap/package.json
+echo "export { default } from '$PWD/build/js/test/vm/light-tap.js'" > node_modules/tap/index.js
+`
+
 /**
- * Each file in a network namespace of its own, with the light stand-in for tap,
- * and with what is left of its row's time. No source maps: reading them costs
- * an emulated processor seconds.
+ * Each file with what is left of its row's time; but under systemd in a network
+ * namespace of its own and with the light stand-in for tap. No source maps:
+ * reading them costs an emulated processor seconds.
  */
-function guestScript({ suites }: VmMachine): string {
+function guestScript({ suites, init }: VmMachine): string {
   const rows = suites.map((suite, row) => {
     const runs = testFilesOf(suite).map((file, index) => {
       const compiled = `build/js/${file.replace(/\.ts$/, '.js')}`
@@ -112,13 +120,11 @@ function guestScript({ suites }: VmMachine): string {
   })
   return `
 out=$HOSTROUTE_VM_OUT
-export HOSTROUTE_TEST_NAMESPACE=1 TAP_TIMEOUT=0
-mount -t tmpfs tap node_modules/tap
-echo '{"name": "tap", "type": "module", "exports": "./index.js"}' > node_modules/tap/package.json
-echo "export { default } from '$PWD/build/js/test/vm/light-tap.js'" > node_modules/tap/index.js
+export TAP=1 TAP_TIMEOUT=0
+${init === undefined ? LIGHT_TAP : ''}
 run() {
   local started=$SECONDS left=$((end - SECONDS))
-  timeout -k 5 $((left > 1 ? left : 1)) unshare --net '${process.execPath}' "$3" > "$out/$1.tap" 2> "$out/$1.err"
+  timeout -k 5 $((left > 1 ? left : 1)) ${init === undefined ? 'unshare --net' : ''} '${process.execPath}' "$3" > "$out/$1.tap" 2> "$out/$1.err"
   echo $? > "$out/$1.status"
   echo "$2 $((SECONDS - started)) s" >> "$out/times"
 }

@@ -1,6 +1,7 @@
 // Which test files run on which kernels. Rows that want the same kernel and the
 // same security modules, or do not care which, share a machine; their files run
 // one after another in it, in this order, each in a network namespace of its own.
+// A row that wants systemd has a machine, and its first namespace, for itself.
 
 import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
@@ -14,6 +15,7 @@ export interface VmSuite {
   files: string[]
   lsm?: string
   modules?: string[]
+  init?: 'systemd'
   /** For all files of the row together. */
   timeoutSeconds: number
 }
@@ -22,6 +24,7 @@ export interface VmSuite {
 export interface VmMachine {
   kernel: KernelName
   lsm?: string
+  init?: 'systemd'
   suites: VmSuite[]
 }
 
@@ -93,13 +96,21 @@ export const suites: VmSuite[] = [
     files: ['test/guard/all-tools.ts', 'test/guard/all-modes.ts'],
     lsm: 'landlock,yama,apparmor',
     timeoutSeconds: 600
+  },
+  {
+    name: 'hostrouted as a system service',
+    kernels: ['6.8', '6.12'],
+    files: ['test/systemd/life.ts'],
+    init: 'systemd',
+    timeoutSeconds: 1400
   }
 ]
 
 /** As few boots as the rows need on the kernels which this distribution offers; the longest first. */
 export function machinesOf(rows: readonly VmSuite[]): VmMachine[] {
   const machines = offeredKernels().flatMap((kernel) => {
-    const wanted = rows.filter((row) => row.kernels.includes(kernel))
+    const offered = rows.filter((row) => row.kernels.includes(kernel))
+    const wanted = offered.filter((row) => row.init === undefined)
     const lists = new Set(wanted.flatMap((row) => row.lsm ?? []))
     const machines: VmMachine[] = [...lists].map((lsm) => ({
       kernel,
@@ -110,7 +121,8 @@ export function machinesOf(rows: readonly VmSuite[]): VmMachine[] {
     const [least] = machines.sort((one, other) => limitOf(one) - limitOf(other))
     if (least) least.suites.unshift(...anywhere)
     else if (anywhere.length > 0) machines.push({ kernel, suites: anywhere })
-    return machines
+    const alone = offered.filter((row) => row.init !== undefined)
+    return [...machines, ...alone.map((row): VmMachine => ({ kernel, init: 'systemd', suites: [row] }))]
   })
   return machines.sort((one, other) => limitOf(other) - limitOf(one))
 }
