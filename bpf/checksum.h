@@ -16,10 +16,33 @@ static __always_inline __u32 difference4(__u32 old, __u32 new)
 	return difference2(old & 0xffff, new & 0xffff) + difference2(old >> 16, new >> 16);
 }
 
+/* A header's sum with the TTL one less: the first byte of a word in memory. */
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define TTL_LESS 0xfffeU
+#else
+#define TTL_LESS 0xfeffU
+#endif
+
+/* Of two words only: one step is enough. */
+static __always_inline __u16 fold2(__u32 sum)
+{
+	return sum + (sum >> 16);
+}
+
 static __always_inline __u16 fold(__u32 sum)
 {
 	sum = (sum & 0xffff) + (sum >> 16);
 	return (sum & 0xffff) + (sum >> 16);
+}
+
+static __always_inline struct snat_difference snat_differences(__be32 old, __be32 new, __be16 old_port, __be16 new_port)
+{
+	const __u32 address = difference4(old, new);
+
+	return (struct snat_difference){
+		.header = fold(address + TTL_LESS),
+		.transport = fold(address + difference2(old_port, new_port)),
+	};
 }
 
 /* A stored checksum after its covered words changed by `difference`. */
@@ -34,9 +57,14 @@ static __always_inline void decrease_ttl4(struct iphdr *ip)
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 	/* TTL, protocol and checksum in one word: 1 off the lowest byte, 1 and a carry to the upper half */
 	__u32 *word = (__u32 *)&ip->ttl;
-	__u32 old = *word;
+	__u32 old = *word, new = old + 0xffff;
 
-	*word = old + (old >= 0xfffe0000 ? 0x1ffff : 0xffff);
+	if (old >= 0xfffe0000) {
+		/* a jump that is hardly ever taken; clang would compute both */
+		asm volatile("" : "+r"(new));
+		new += 0x10000;
+	}
+	*word = new;
 #else
 	__u32 check = ip->check + bpf_htons(0x0100);
 
@@ -66,15 +94,26 @@ struct bpf_iter_num___since_6_4 {
 
 extern void *bpf_cast_to_kern_ctx(void *context) __ksym __weak;
 
-/* What the transport checksum field holds. Costs five instructions: the verifier resolves the call. */
+/* Of all packets of this kernel: a constant by the time the program is loaded. */
+static __always_inline bool tells_checksum_state(void)
+{
+	return bpf_core_type_exists(struct bpf_iter_num___since_6_4);
+}
+
+/*
+ * What the transport checksum field holds. Costs few instructions: the verifier
+ * resolves the call, libbpf the offset and the shifts of a field within a byte.
+ */
 static __always_inline int checksum_state(struct __sk_buff *skb)
 {
-	struct sk_buff *kernel_skb;
+	const __u8 *kernel_skb;
 
-	if (!bpf_core_type_exists(struct bpf_iter_num___since_6_4))
+	if (!tells_checksum_state())
 		return CHECKSUM_UNKNOWN;
 	kernel_skb = bpf_cast_to_kern_ctx(skb);
-	return BPF_CORE_READ_BITFIELD(kernel_skb, ip_summed);
+	return (__u64)kernel_skb[__CORE_RELO((struct sk_buff *)0, ip_summed, BYTE_OFFSET)]
+		       << __CORE_RELO((struct sk_buff *)0, ip_summed, LSHIFT_U64) >>
+	       __CORE_RELO((struct sk_buff *)0, ip_summed, RSHIFT_U64);
 }
 
 static __always_inline __u32 difference16(const struct address *old, const struct address *new)

@@ -152,12 +152,13 @@ static __always_inline bool join(struct packet *p, struct flow *flow)
 	return true;
 }
 
-static __always_inline bool masquerade_due(const struct address *remote)
+/* Not inlined: once a flow, and it needs stack. */
+static __attribute__((noinline)) int masquerade_due(const struct address *remote)
 {
 	struct masquerade_key key = { .prefix_length = 160, .epoch = control.masquerade_epoch };
 	struct masquerade *masquerade_entry;
 
-	if (!(control.flags & CONTROL_SNAT))
+	if (!remote || !(control.flags & CONTROL_SNAT))
 		return false;
 	__builtin_memcpy(key.address, remote, 16);
 	masquerade_entry = bpf_map_lookup_elem(&masquerade, &key);

@@ -64,13 +64,22 @@ static __always_inline bool outdated(const struct packet *p, const union tuple *
 	struct reverse *reverse;
 	union tuple key;
 
-	if (!opens(p))
-		return false;
 	if (flow->verdict != FLOW_SNAT)
 		return true;
 	tuple_of_nat(&key, tuple, flow, six);
 	reverse = reverse_of(&key, six);
 	return !reverse || ((flow->tcp | reverse->tcp) & (SEEN_FIN | SEEN_RST));
+}
+
+/* Off the hot path, and it needs stack. */
+static __attribute__((noinline)) int outdated4(struct packet *p, const union tuple *tuple, struct flow *flow)
+{
+	return flow && outdated(p, tuple, flow, false);
+}
+
+static __attribute__((noinline)) int outdated6(struct packet *p, const union tuple *tuple, struct flow *flow)
+{
+	return flow && outdated(p, tuple, flow, true);
 }
 
 static __always_inline int leave_node(struct packet *p, struct rewrite *new, bool six)
@@ -92,7 +101,9 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 
 	tuple_out(&tuple, p, six);
 	flow = flow_of(&tuple, six);
-	if (flow && (flow->pod_id != p->device->pod_id || outdated(p, &tuple, flow, six)) &&
+	if (flow &&
+	    (flow->pod_id != p->device->pod_id ||
+	     (opens(p) && (six ? outdated6(p, &tuple, flow) : outdated4(p, &tuple, flow)))) &&
 	    replace(p, &tuple, flow, six))
 		flow = NULL;
 	if (!flow) {
@@ -155,20 +166,29 @@ static __always_inline int route_from_pod(struct packet *p, bool six)
 	return send_to_pod(p, pod, &new, six);
 }
 
-/* Inlined: as a subprogram its calls would not have stack enough on 6.1. */
-static __always_inline int stages_from_pod(struct __sk_buff *skb, struct device *device)
+static __always_inline int stages_from_pod(struct __sk_buff *skb, struct device *device, bool six)
 {
-	bool six = skb->protocol == bpf_htons(ETH_P_IPV6);
 	struct packet p = { .skb = skb, .device = device };
 	int reason;
 
+	if (!device)
+		return TC_ACT_UNSPEC;
 	p.trace = trace_of(skb);
 	reason = judge_outside(skb);
 	if (reason == GO_ON)
-		reason = six                                  ? route_from_pod(&p, true) :
-			 skb->protocol == bpf_htons(ETH_P_IP) ? route_from_pod(&p, false) :
-								REASON_NOT_IP;
+		reason = six || skb->protocol == bpf_htons(ETH_P_IP) ? route_from_pod(&p, six) : REASON_NOT_IP;
 	return conclude(&p, reason, six);
+}
+
+/* Not inlined, so that the straight path has the registers for itself; and two, for each has less on its stack. */
+static __attribute__((noinline)) int stages_from_pod4(struct __sk_buff *skb, struct device *device)
+{
+	return stages_from_pod(skb, device, false);
+}
+
+static __attribute__((noinline)) int stages_from_pod6(struct __sk_buff *skb, struct device *device)
+{
+	return stages_from_pod(skb, device, true);
 }
 
 SEC("tc")
@@ -179,8 +199,9 @@ int from_pod(struct __sk_buff *skb)
 
 	if (!device)
 		return TC_ACT_UNSPEC;
-	action = straight_from_pod(skb, device);
-	return action == GO_ON ? stages_from_pod(skb, device) : action;
+	if (straight_from_pod(skb, device, &action))
+		return action;
+	return skb->protocol == bpf_htons(ETH_P_IPV6) ? stages_from_pod6(skb, device) : stages_from_pod4(skb, device);
 }
 
 #endif

@@ -149,10 +149,8 @@ static __always_inline int route_from_uplink(struct packet *p, bool six)
 	return REASON_NODE;
 }
 
-/* Not inlined, so that the straight path has the registers for itself. */
-static __attribute__((noinline)) int stages_from_uplink(struct __sk_buff *skb, struct device *device)
+static __always_inline int stages_from_uplink(struct __sk_buff *skb, struct device *device, bool six)
 {
-	bool six = skb->protocol == bpf_htons(ETH_P_IPV6);
 	struct packet p = { .skb = skb, .device = device };
 	int reason;
 
@@ -161,10 +159,19 @@ static __attribute__((noinline)) int stages_from_uplink(struct __sk_buff *skb, s
 	p.trace = trace_of(skb);
 	reason = judge_outside(skb);
 	if (reason == GO_ON)
-		reason = six                                  ? route_from_uplink(&p, true) :
-			 skb->protocol == bpf_htons(ETH_P_IP) ? route_from_uplink(&p, false) :
-								REASON_NOT_IP;
+		reason = six || skb->protocol == bpf_htons(ETH_P_IP) ? route_from_uplink(&p, six) : REASON_NOT_IP;
 	return conclude(&p, reason, six);
+}
+
+/* As stages_from_pod4. */
+static __attribute__((noinline)) int stages_from_uplink4(struct __sk_buff *skb, struct device *device)
+{
+	return stages_from_uplink(skb, device, false);
+}
+
+static __attribute__((noinline)) int stages_from_uplink6(struct __sk_buff *skb, struct device *device)
+{
+	return stages_from_uplink(skb, device, true);
 }
 
 SEC("tc")
@@ -175,8 +182,10 @@ int from_uplink(struct __sk_buff *skb)
 
 	if (!device)
 		return TC_ACT_UNSPEC;
-	action = straight_from_uplink(skb, device);
-	return action == GO_ON ? stages_from_uplink(skb, device) : action;
+	if (straight_from_uplink(skb, device, &action))
+		return action;
+	return skb->protocol == bpf_htons(ETH_P_IPV6) ? stages_from_uplink6(skb, device) :
+							stages_from_uplink4(skb, device);
 }
 
 #endif

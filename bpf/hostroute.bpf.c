@@ -9,7 +9,8 @@
  * each a list of stages: parse.h -> source check -> pods.h -> flow.h and
  * snat.h -> route.h -> send.h. A stage returns a reason or GO_ON; verdict.h
  * turns the reason into an action and counts it. fragment.h and icmp_error.h
- * do the same for what carries no ports of its own. expire.h ends old flows.
+ * do the same for what carries no ports of its own. expire.h ends old flows,
+ * lease.h the straight path when the daemon is gone for long.
  * Before the stages a straight path (straight.h) takes what is most plain.
  * trace.h: what a stage finds out about a packet that the daemon asks about.
  *
@@ -53,6 +54,7 @@
 #include "undeliverable.h"
 #include "uplink_filter.h"
 #include "expire.h"
+#include "lease.h"
 
 /* GPL: bpf_redirect_neigh, bpf_skc_lookup_tcp and others ask for it. */
 char LICENSE[] SEC("license") = "GPL";

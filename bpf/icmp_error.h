@@ -112,12 +112,15 @@ static __always_inline int store_ip(struct packet *p, const struct address *old,
 	int error;
 
 	if (six) {
-		struct ipv6hdr ip;
+		/* two words, not the header: there is not stack enough for it. From an even place on, for the sum's
+		 * sake. */
+		__u8 next_and_hops[2];
 
-		error = bpf_skb_load_bytes(p->skb, ETH, &ip, sizeof(ip));
-		ip.hop_limit -= hops;
-		__builtin_memcpy(source ? &ip.saddr : &ip.daddr, address, 16);
-		error |= store(p, ETH, &ip, sizeof(ip));
+		error = bpf_skb_load_bytes(p->skb, ETH + offsetof(struct ipv6hdr, nexthdr), next_and_hops, 2);
+		next_and_hops[1] -= hops;
+		error |= store(p, ETH + offsetof(struct ipv6hdr, nexthdr), next_and_hops, 2);
+		error |= store(p, ETH + (source ? offsetof(struct ipv6hdr, saddr) : offsetof(struct ipv6hdr, daddr)),
+			       address, 16);
 	} else {
 		struct iphdr ip;
 		__u16 *word = (__u16 *)&ip.ttl, old_word;
@@ -247,7 +250,7 @@ static __always_inline int error_from_pod(struct packet *p, bool six)
 {
 	struct inner inner = {};
 	struct nexthop *nexthop;
-	struct address address;
+	const struct address *address;
 	union tuple tuple;
 	struct flow *flow;
 	__u32 index = 0;
@@ -277,10 +280,10 @@ static __always_inline int error_from_pod(struct packet *p, bool six)
 		return REASON_ROUTE;
 	if (too_big(p, nexthop->mtu, six))
 		return REASON_MTU;
-	__builtin_memcpy(&address, flow->nat_address, 16);
+	address = (void *)flow->nat_address;
 	if (p->trace)
-		return trace_sent(p, nexthop->ifindex, NULL, NULL, &address, flow->nat_port, REASON_TO_NEIGHBOUR);
-	if (rewrite_error(p, &inner, &address, flow->nat_port, six))
+		return trace_sent(p, nexthop->ifindex, NULL, NULL, address, flow->nat_port, REASON_TO_NEIGHBOUR);
+	if (rewrite_error(p, &inner, address, flow->nat_port, six))
 		return REASON_DROP_MALFORMED;
 	p->skb->mark = 0;
 	p->out = nexthop->ifindex;

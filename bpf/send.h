@@ -14,8 +14,6 @@ struct rewrite {
 	enum nat what;
 	struct address address;
 	__be16 port;
-	const __u8 *to; /* MACs; NULL: leave the Ethernet header */
-	const __u8 *from;
 };
 
 /* undeliverable.h */
@@ -87,11 +85,18 @@ static __always_inline bool rewrite(struct packet *p, const struct rewrite *new,
 	}
 	if (new->what != NAT_NONE)
 		write_port(p, (void *)eth + l4, new->port, source);
-	if (new->to) {
-		copy_mac(eth->h_dest, new->to);
-		copy_mac(eth->h_source, new->from);
-	}
 	return true;
+}
+
+/* After rewrite(): the header is in reach. */
+static __always_inline void write_macs(struct packet *p, const __u8 *to, const __u8 *from)
+{
+	struct ethhdr *eth = DATA(p->skb);
+
+	if ((void *)(eth + 1) > END(p->skb))
+		return;
+	copy_mac(eth->h_dest, to);
+	copy_mac(eth->h_source, from);
 }
 
 /* The last step into a pod with `address`; its MACs are written if the pod's is known. */
@@ -146,12 +151,12 @@ static __always_inline int send_to_pod(struct packet *p, struct pod *pod, struct
 		return trace_pod(p, pod, REASON_POD_NOT_READY);
 	if (too_big(p, pod->mtu, six))
 		return trace_pod(p, pod, REASON_MTU);
-	new->to = ready ? pod->mac : NULL;
-	new->from = pod->host_mac;
 	if (p->trace)
 		return trace_to_pod(p, pod, new->what == NAT_NONE ? NULL : &new->address, new->port);
 	if (!rewrite(p, new, six))
 		return REASON_MALFORMED;
+	if (ready)
+		write_macs(p, pod->mac, pod->host_mac);
 	return hand_over(p, pod, &new->address, six);
 }
 
@@ -182,6 +187,27 @@ static __always_inline int send_to_neighbour(struct packet *p, struct nexthop *n
 	return REASON_TO_NEIGHBOUR;
 }
 
+/* Not inlined where the hot stages would pay for it with stack. */
+static __attribute__((noinline)) int by_neighbour4(struct packet *p, struct nexthop *nexthop)
+{
+	return nexthop ? send_to_neighbour(p, nexthop, false) : REASON_ROUTE;
+}
+
+static __attribute__((noinline)) int by_neighbour6(struct packet *p, struct nexthop *nexthop)
+{
+	return nexthop ? send_to_neighbour(p, nexthop, true) : REASON_ROUTE;
+}
+
+static __attribute__((noinline)) struct neighbour *neighbour_of(__u32 ifindex, const struct address *address)
+{
+	struct neighbour_key key = { .ifindex = ifindex };
+
+	if (!address)
+		return NULL;
+	__builtin_memcpy(key.address, address, 16);
+	return bpf_map_lookup_elem(&neighbours, &key);
+}
+
 /*
  * What conntrack takes for the beginning of a flow, or does not follow. Of the
  * rest it would say "invalid" in the stack, unless it has seen the beginning.
@@ -206,37 +232,34 @@ static __always_inline bool may_begin(const struct packet *p, bool six)
  */
 static __always_inline int send_to_uplink(struct packet *p, struct nexthop *nexthop, struct rewrite *new, bool six)
 {
+	const __u8 *to = NULL;
 	bool resolved = true;
 
-	new->to = NULL;
-	new->from = nexthop->source_mac;
 	if (nexthop->flags & NEXTHOP_GATEWAY) {
 		if (nexthop->mac_known)
-			new->to = nexthop->mac;
+			to = nexthop->mac;
 		else
 			resolved = !no_mac(nexthop->mac);
 	} else {
-		struct neighbour_key key = { .ifindex = nexthop->ifindex };
-		struct neighbour *neighbour;
+		struct neighbour *neighbour = neighbour_of(nexthop->ifindex, &p->destination);
 
-		__builtin_memcpy(key.address, &p->destination, 16);
-		neighbour = bpf_map_lookup_elem(&neighbours, &key);
 		if (neighbour && neighbour->known)
-			new->to = neighbour->mac;
+			to = neighbour->mac;
 		resolved = neighbour; /* only with a MAC are they in the map */
 	}
 	if (!resolved && new->what == NAT_NONE && may_begin(p, six))
 		return REASON_UNRESOLVED;
 	if (p->trace)
-		return trace_sent(p, nexthop->ifindex, new->to, new->to ? new->from : NULL,
+		return trace_sent(p, nexthop->ifindex, to, to ? nexthop->source_mac : NULL,
 				  new->what == NAT_NONE ? NULL : &new->address, new->port,
-				  new->to ? REASON_TO_UPLINK : REASON_TO_NEIGHBOUR);
+				  to ? REASON_TO_UPLINK : REASON_TO_NEIGHBOUR);
 	if (!rewrite(p, new, six))
 		return REASON_MALFORMED;
 	p->skb->mark = 0;
 	p->out = nexthop->ifindex;
-	if (!new->to)
-		return send_to_neighbour(p, nexthop, six);
+	if (!to)
+		return six ? by_neighbour6(p, nexthop) : by_neighbour4(p, nexthop);
+	write_macs(p, to, nexthop->source_mac);
 	p->action = bpf_redirect(nexthop->ifindex, 0);
 	return REASON_TO_UPLINK;
 }

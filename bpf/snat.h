@@ -30,7 +30,7 @@ struct {
 
 struct port_search {
 	struct __sk_buff *skb;
-	const struct reverse *reverse;
+	struct reverse *reverse;
 	union tuple tuple; /* of the reverse entry */
 	__u32 next;        /* row of snat_ports */
 	__u32 step;
@@ -87,6 +87,10 @@ static __always_inline long try_port(struct port_search *search, bool six)
 	*local_port = bpf_htons(*port);
 	if (node_uses(search->skb, &search->tuple, six))
 		return 0;
+	if (!six)
+		search->reverse->difference =
+			snat_differences(search->tuple.four.local, *(__be32 *)(search->reverse->pod + 12), *local_port,
+					 search->reverse->pod_port);
 	error = six ? bpf_map_update_elem(&reverse6, &search->tuple.six, search->reverse, BPF_NOEXIST) :
 		      bpf_map_update_elem(&reverse4, &search->tuple.four, search->reverse, BPF_NOEXIST);
 	if (error == -17 /* EEXIST */)
@@ -131,6 +135,9 @@ static __always_inline int take_port(struct packet *p, const union tuple *tuple,
 	else
 		bpf_loop(PORT_TRIES, try_port4, search, 0);
 	new->flow.nat_port = six ? search->tuple.six.local_port : search->tuple.four.local_port;
+	if (!six)
+		new->flow.difference = snat_differences(tuple->four.local, search->tuple.four.local,
+							tuple->four.local_port, new->flow.nat_port);
 	return search->result;
 }
 
@@ -149,11 +156,22 @@ static __always_inline bool forget(const union tuple *tuple, struct flow *flow, 
 	return true;
 }
 
+/* Off the hot path, and it needs stack. */
+static __attribute__((noinline)) int forget4(const union tuple *tuple, struct flow *flow)
+{
+	return flow && forget(tuple, flow, false);
+}
+
+static __attribute__((noinline)) int forget6(const union tuple *tuple, struct flow *flow)
+{
+	return flow && forget(tuple, flow, true);
+}
+
 /* forget() for this packet; a traced one only says that it would. */
 static __always_inline bool replace(struct packet *p, const union tuple *tuple, struct flow *flow, bool six)
 {
 	if (!p->trace)
-		return forget(tuple, flow, six);
+		return six ? forget6(tuple, flow) : forget4(tuple, flow);
 	trace_flow(p, flow, TRACE_FLOW_OUTDATED, 0);
 	return flow->life != FLOW_DEAD;
 }

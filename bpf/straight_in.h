@@ -3,15 +3,22 @@
 #ifndef HOSTROUTE_STRAIGHT_IN_H
 #define HOSTROUTE_STRAIGHT_IN_H
 
-/* note_inbound() for what is in the middle of a flow. false: there is more to it. */
-static __always_inline bool known_inbound4(const struct pod *pod, const struct tuple4 *tuple, bool tcp)
+/*
+ * note_inbound() for what is in the middle of a flow: UDP, and TCP that may be
+ * from before hostroute. false: there is more to it. Not inlined: few packets
+ * are asked about, and it would need stack.
+ */
+static __attribute__((noinline)) int is_known_inbound4(const struct pod *pod, const struct tuple4 *tuple)
 {
-	struct address remote = { .high = 0, .low = MAPPED(tuple->remote) };
+	struct address remote = {};
 	struct flow *flow;
 	__u32 now;
 
-	if (tcp)
-		return bpf_jiffies64() >= control.older_until || !masquerade_due(&remote);
+	if (!pod || !tuple)
+		return false;
+	remote.low = MAPPED(tuple->remote);
+	if (tuple->protocol == IPPROTO_TCP)
+		return !masquerade_due(&remote);
 	flow = bpf_map_lookup_elem(&flows4, tuple);
 	if (!flow || flow->pod_id != pod->id || flow->life != FLOW_LIVE)
 		return false;
@@ -21,87 +28,70 @@ static __always_inline bool known_inbound4(const struct pod *pod, const struct t
 	return true;
 }
 
-static __always_inline int straight_to_pod4(struct __sk_buff *skb, const struct device *device, bool tcp)
+static __always_inline bool straight_in4(struct __sk_buff *skb, const struct device *device, bool tcp, int *action)
 {
 	struct ethhdr *eth = DATA(skb);
 	struct iphdr *ip = (void *)(eth + 1);
-	void *l4 = ip + 1;
-	__be16 *port = l4;
+	__be16 *port = (void *)(ip + 1);
 	struct tuple4 tuple = {};
-	struct reverse *reverse = NULL;
+	struct reverse *reverse;
 	struct pod_slot *slot;
-	struct address to;
-	__u32 index, now;
-	__u8 acks;
+	__u32 length, now;
+	__be32 address;
 
-	if ((void *)(ip + 1) > END(skb) || (device->flags & DEVICE_STACK4) || !plain_header4(skb, ip) ||
-	    (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET)) ||
-	    !plain_l4(skb, l4, bpf_ntohs(ip->tot_len) - sizeof(*ip), &acks, tcp) || special4(ip->saddr))
-		return GO_ON;
+	if ((void *)(ip + 1) > END(skb))
+		return false;
+	/* Ethernet pads small ones */
+	length = skb->len - ETH;
+	if (bpf_ntohs(ip->tot_len) > length ||
+	    bpf_ntohs(ip->tot_len) < sizeof(*ip) + (tcp ? sizeof(struct tcphdr) : sizeof(struct udphdr)) ||
+	    !plain_header4(ip) || !plain_l4(skb, ip, tcp))
+		return false;
 	tuple.local = ip->daddr;
 	tuple.remote = ip->saddr;
 	tuple.local_port = port[1];
 	tuple.remote_port = port[0];
 	tuple.protocol = tcp ? IPPROTO_TCP : IPPROTO_UDP;
-	to.high = 0;
-	to.low = MAPPED(ip->daddr);
-	index = bpf_ntohl(ip->daddr) & (POD_SLOTS - 1);
-	slot = bpf_map_lookup_elem(&pod_slots, &index);
+	slot = slot_of4(ip->daddr);
 	if (!slot)
-		return GO_ON;
-	if (!same_address(&to, slot->address)) {
-		if (slot->more)
-			return GO_ON;
-		reverse = bpf_map_lookup_elem(&reverse4, &tuple);
-		if (!reverse || reverse->life != FLOW_LIVE || !reverse->replied || (acks & ~reverse->tcp))
-			return GO_ON;
-		__builtin_memcpy(&to, reverse->pod, 16);
-		index = pod_slot_index(&to, false);
-		slot = bpf_map_lookup_elem(&pod_slots, &index);
-		if (!slot || !same_address(&to, slot->address) || slot->pod.id != reverse->pod_id)
-			return GO_ON;
+		return false;
+	if (slot->address4 == ip->daddr) {
+		if (special4(ip->saddr) || !fits4(skb, skb->len - ETH, slot->pod.mtu) ||
+		    ((!tcp || bpf_jiffies64() < control.older_until) && !is_known_inbound4(&slot->pod, &tuple)))
+			return false;
+		decrease_ttl4(ip);
+		return deliver(skb, device, &slot->pod, eth, action);
 	}
-	if (!(slot->pod.flags & POD_READY) || !fits(skb, l4, tuple.protocol, sizeof(*ip), slot->pod.mtu))
-		return GO_ON;
-	if (reverse) {
-		__be32 address = PLAIN(to);
-		__u32 difference = difference4(ip->daddr, address);
-
-		if (!fix_l4_directly(skb, l4, difference, port[1], reverse->pod_port, tcp))
-			return GO_ON;
-		port[1] = reverse->pod_port;
-		ip->daddr = address;
-		ip->check = checksum_after(ip->check, difference);
-		now = bpf_jiffies64();
-		if (reverse->seen != now)
-			reverse->seen = now;
-	} else if (!known_inbound4(&slot->pod, &tuple, tcp)) {
-		return GO_ON;
-	}
-	decrease_ttl4(ip);
-	return deliver(skb, device, &slot->pod, eth);
+	if (slot->more)
+		return false;
+	/* an answer: that its remote is not special was asked when the flow began */
+	reverse = bpf_map_lookup_elem(&reverse4, &tuple);
+	if (!reverse || reverse->life != FLOW_LIVE || !reverse->replied || (tcp && !(reverse->tcp & SEEN_ACK)))
+		return false;
+	address = *(__be32 *)(reverse->pod + 12);
+	slot = slot_of4(address);
+	if (!slot || slot->pod.id != reverse->pod_id || !fits4(skb, skb->len - ETH, slot->pod.mtu) ||
+	    !tells_checksum_state())
+		return false;
+	fix_checksums4(skb, ip, &reverse->difference, tcp);
+	port[1] = reverse->pod_port;
+	ip->daddr = address;
+	now = bpf_jiffies64();
+	if (reverse->seen != now)
+		reverse->seen = now;
+	return deliver(skb, device, &slot->pod, eth, action);
 }
 
-/* Subprograms: inlined, their stack would be on top of the stages'. */
-static __attribute__((noinline)) int straight_tcp4_in(struct __sk_buff *skb, struct device *device)
-{
-	return device ? straight_to_pod4(skb, device, true) : GO_ON;
-}
-
-static __attribute__((noinline)) int straight_udp4_in(struct __sk_buff *skb, struct device *device)
-{
-	return device ? straight_to_pod4(skb, device, false) : GO_ON;
-}
-
-static __always_inline int straight_from_uplink(struct __sk_buff *skb, struct device *device)
+static __always_inline bool straight_from_uplink(struct __sk_buff *skb, struct device *device, int *action)
 {
 	const struct iphdr *ip = DATA(skb) + ETH;
 
-	if (skb->protocol != bpf_htons(ETH_P_IP) || !may_go_straight(skb) || (void *)(ip + 1) > END(skb))
-		return GO_ON;
-	return ip->protocol == IPPROTO_TCP ? straight_tcp4_in(skb, device) :
-	       ip->protocol == IPPROTO_UDP ? straight_udp4_in(skb, device) :
-					     GO_ON;
+	if (skb->protocol != bpf_htons(ETH_P_IP) || !may_go_straight(skb) || (void *)(ip + 1) > END(skb) ||
+	    (device->flags & DEVICE_STACK4))
+		return false;
+	return ip->protocol == IPPROTO_TCP ? straight_in4(skb, device, true, action) :
+	       ip->protocol == IPPROTO_UDP ? straight_in4(skb, device, false, action) :
+					     false;
 }
 
 #endif

@@ -3,121 +3,112 @@
 #ifndef HOSTROUTE_STRAIGHT_OUT_H
 #define HOSTROUTE_STRAIGHT_OUT_H
 
-/* MAC of the one to send to; NULL: the kernel has to be asked. */
-static __always_inline const __u8 *mac_towards4(const struct nexthop *nexthop, __be32 destination)
+/* MAC of an on-link destination; NULL: the kernel has to be asked. */
+static __attribute__((noinline)) const __u8 *known_mac4(__u32 ifindex, __be32 destination)
 {
-	struct neighbour_key key = {};
-	struct neighbour *neighbour;
+	struct address address = { .low = MAPPED(destination) };
+	struct neighbour *neighbour = neighbour_of(ifindex, &address);
 
-	if (nexthop->flags & NEXTHOP_GATEWAY)
-		return nexthop->mac_known ? nexthop->mac : NULL;
-	key.ifindex = nexthop->ifindex;
-	*(__u16 *)(key.address + 10) = 0xffff;
-	__builtin_memcpy(key.address + 12, &destination, 4);
-	neighbour = bpf_map_lookup_elem(&neighbours, &key);
 	return neighbour && neighbour->known ? neighbour->mac : NULL;
 }
 
-static __always_inline int straight_to_uplink4(struct __sk_buff *skb, const struct device *device, bool tcp)
+static __always_inline bool straight_to_uplink4(struct __sk_buff *skb, const struct device *device, struct ethhdr *eth,
+						bool tcp, int *action)
 {
-	struct ethhdr *eth = DATA(skb);
 	struct iphdr *ip = (void *)(eth + 1);
-	void *l4 = ip + 1;
-	__be16 *port = l4;
+	__be16 *port = (void *)(ip + 1);
 	struct tuple4 tuple = {};
 	struct nexthop *nexthop;
 	struct flow *flow;
 	const __u8 *mac;
 	__u64 route;
-	__u32 now;
-	__u8 acks;
+	__u32 now, ifindex;
 
-	if ((void *)(ip + 1) > END(skb) || (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET)) ||
-	    !plain_l4(skb, l4, bpf_ntohs(ip->tot_len) - sizeof(*ip), &acks, tcp))
-		return GO_ON;
+	/* What the caller has read is read again where it is needed: kept, it would be spilled, for packets to pods,
+	 * too. */
+	asm volatile("" : : : "memory");
+	/* the length is the packet's own: with the header in reach it is long enough */
+	if (!plain_l4(skb, ip, tcp))
+		return false;
 	tuple.local = ip->saddr;
 	tuple.remote = ip->daddr;
 	tuple.local_port = port[0];
 	tuple.remote_port = port[1];
 	tuple.protocol = tcp ? IPPROTO_TCP : IPPROTO_UDP;
 	flow = bpf_map_lookup_elem(&flows4, &tuple);
-	if (!flow || flow->pod_id != device->pod_id || flow->life != FLOW_LIVE || flow->verdict == FLOW_STACK ||
-	    (acks & ~flow->tcp))
-		return GO_ON;
+	if (!flow || flow->pod_id != device->pod_id || flow->life != FLOW_LIVE || (tcp && !(flow->tcp & SEEN_ACK)) ||
+	    flow->verdict == FLOW_STACK || (flow->verdict == FLOW_SNAT && !tells_checksum_state()))
+		return false;
 	route = flow->route;
 	if (route >> 32 != control.route_generation)
-		return GO_ON;
+		return false;
 	nexthop = nexthop_at(route);
-	if (!nexthop || !fits(skb, l4, tuple.protocol, sizeof(*ip), nexthop->mtu))
-		return GO_ON;
-	mac = mac_towards4(nexthop, ip->daddr);
-	if (!mac)
-		return GO_ON;
-	if (flow->verdict == FLOW_SNAT) {
-		__be32 address = *(__be32 *)(flow->nat_address + 12);
-		__u32 difference = difference4(ip->saddr, address);
-
-		if (!fix_l4_directly(skb, l4, difference, port[0], flow->nat_port, tcp))
-			return GO_ON;
-		port[0] = flow->nat_port;
-		ip->saddr = address;
-		ip->check = checksum_after(ip->check, difference);
+	if (!nexthop || !fits4(skb, skb->len - ETH, nexthop->mtu))
+		return false;
+	mac = nexthop->mac;
+	if (!nexthop->mac_known) { /* nor is it where there is no gateway */
+		if (nexthop->flags & NEXTHOP_GATEWAY)
+			return false;
+		mac = known_mac4(nexthop->ifindex, ip->daddr);
+		if (!mac)
+			return false;
 	}
-	decrease_ttl4(ip);
 	copy_mac(eth->h_dest, mac);
 	copy_mac(eth->h_source, nexthop->source_mac);
+	ifindex = nexthop->ifindex;
+	if (flow->verdict == FLOW_SNAT) {
+		fix_checksums4(skb, ip, &flow->difference, tcp);
+		port[0] = flow->nat_port;
+		ip->saddr = *(__be32 *)(flow->nat_address + 12);
+	} else {
+		decrease_ttl4(ip);
+	}
 	now = bpf_jiffies64();
 	if (flow->seen != now)
 		flow->seen = now;
 	count(device, REASON_TO_UPLINK, skb->len);
-	return bpf_redirect(nexthop->ifindex, 0);
+	*action = bpf_redirect(ifindex, 0);
+	return true;
 }
 
-/* Subprograms: inlined, their stack would be on top of the stages'. */
-static __attribute__((noinline)) int straight_tcp4(struct __sk_buff *skb, struct device *device)
-{
-	return device ? straight_to_uplink4(skb, device, true) : GO_ON;
-}
-
-static __attribute__((noinline)) int straight_udp4(struct __sk_buff *skb, struct device *device)
-{
-	return device ? straight_to_uplink4(skb, device, false) : GO_ON;
-}
-
-static __always_inline int straight_from_pod4(struct __sk_buff *skb, struct device *device)
+/*
+ * The slot is looked up first: what was read before it would have to be read
+ * again after it. A padded packet is for the stages, pods send none.
+ */
+static __always_inline bool straight_from_pod4(struct __sk_buff *skb, struct device *device, int *action)
 {
 	struct ethhdr *eth = DATA(skb);
 	struct iphdr *ip = (void *)(eth + 1);
 	struct pod_slot *slot;
-	struct address to;
-	__u32 index;
+	__u32 length;
 
 	if ((void *)(ip + 1) > END(skb))
-		return GO_ON;
-	if (ip->saddr != device->address4 || !ip->saddr || !plain_header4(skb, ip))
-		return GO_ON;
-	index = bpf_ntohl(ip->daddr) & (POD_SLOTS - 1);
-	slot = bpf_map_lookup_elem(&pod_slots, &index);
+		return false;
+	slot = slot_of4(ip->daddr);
 	if (!slot)
-		return GO_ON;
-	to.high = 0;
-	to.low = MAPPED(ip->daddr);
-	if (!same_address(&to, slot->address))
-		return slot->more || (device->flags & DEVICE_STACK4) ? GO_ON :
-		       ip->protocol == IPPROTO_TCP                   ? straight_tcp4(skb, device) :
-		       ip->protocol == IPPROTO_UDP                   ? straight_udp4(skb, device) :
-								       GO_ON;
-	/* special4() is not asked: both ends have host routes, so the kernel would forward, too; 0 is "none" */
-	if (slot->pod.ifindex == device->ifindex || !(slot->pod.flags & POD_READY) ||
-	    (device->flags & (DEVICE_STACK4 | DEVICE_CLASS4)) /* its class may know another way */ ||
-	    !fits(skb, ip + 1, ip->protocol, sizeof(*ip), slot->pod.mtu))
-		return GO_ON;
+		return false;
+	length = skb->len - ETH;
+	if (ip->saddr != device->address4 || bpf_ntohs(ip->tot_len) != length || !plain_header4(ip))
+		return false;
+	if (slot->address4 != ip->daddr)
+		return slot->more || (device->flags & DEVICE_STACK4) ? false :
+		       ip->protocol == IPPROTO_TCP ? straight_to_uplink4(skb, device, eth, true, action) :
+		       ip->protocol == IPPROTO_UDP ? straight_to_uplink4(skb, device, eth, false, action) :
+						     false;
+	/*
+	 * special4() is not asked: both ends have host routes, so the kernel would
+	 * forward, too; and 0 is nobody's: nothing fits into an empty slot's MTU. A
+	 * class may know another way.
+	 */
+	if (slot->pod.ifindex == device->ifindex || (device->flags & (DEVICE_STACK4 | DEVICE_CLASS4)) ||
+	    !fits4(skb, length, slot->pod.mtu))
+		return false;
 	decrease_ttl4(ip);
-	return deliver(skb, device, &slot->pod, eth);
+	return deliver(skb, device, &slot->pod, eth, action);
 }
 
 /* Only to another pod, and without headers before the transport's. */
-static __always_inline int straight_from_pod6(struct __sk_buff *skb, struct device *device)
+static __always_inline bool straight_from_pod6(struct __sk_buff *skb, struct device *device, int *action)
 {
 	struct ethhdr *eth = DATA(skb);
 	struct ipv6hdr *ip = (void *)(eth + 1);
@@ -130,23 +121,23 @@ static __always_inline int straight_from_pod6(struct __sk_buff *skb, struct devi
 	    (ip->nexthdr != IPPROTO_TCP && ip->nexthdr != IPPROTO_UDP) ||
 	    (device->flags & (DEVICE_STACK6 | DEVICE_CLASS6)) || !same_address(source, device->address6) ||
 	    special6(source) || special6(destination))
-		return GO_ON;
+		return false;
 	index = pod_slot_index(destination, true);
 	slot = bpf_map_lookup_elem(&pod_slots, &index);
 	if (!slot || !same_address(destination, slot->address) || slot->pod.ifindex == device->ifindex ||
-	    !(slot->pod.flags & POD_READY) || !fits(skb, ip + 1, ip->nexthdr, sizeof(*ip), slot->pod.mtu))
-		return GO_ON;
+	    (skb->len - ETH > slot->pod.mtu && !segments_fit6(skb, slot->pod.mtu)))
+		return false;
 	ip->hop_limit--;
-	return deliver(skb, device, &slot->pod, eth);
+	return deliver(skb, device, &slot->pod, eth, action);
 }
 
-static __always_inline int straight_from_pod(struct __sk_buff *skb, struct device *device)
+static __always_inline bool straight_from_pod(struct __sk_buff *skb, struct device *device, int *action)
 {
 	if (!may_go_straight(skb))
-		return GO_ON;
-	return skb->protocol == bpf_htons(ETH_P_IP)   ? straight_from_pod4(skb, device) :
-	       skb->protocol == bpf_htons(ETH_P_IPV6) ? straight_from_pod6(skb, device) :
-							GO_ON;
+		return false;
+	if (__builtin_expect(skb->protocol == bpf_htons(ETH_P_IP), 1))
+		return straight_from_pod4(skb, device, action);
+	return skb->protocol == bpf_htons(ETH_P_IPV6) ? straight_from_pod6(skb, device, action) : false;
 }
 
 #endif

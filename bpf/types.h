@@ -18,7 +18,7 @@
 
 #include <linux/types.h>
 
-#define HR_LAYOUT 2
+#define HR_LAYOUT 3
 
 /* Table sizes that index arithmetic relies on: powers of two. */
 #define DEVICE_SLOTS 16384 /* devices: ifindex & (DEVICE_SLOTS - 1) */
@@ -82,7 +82,7 @@ enum device_kind {
 };
 
 /* device.flags */
-#define DEVICE_STACK4 (1U << 0) /* all IPv4 from here goes to the stack (policy) */
+#define DEVICE_STACK4 (1U << 0) /* all IPv4 from here goes to the stack (policy); or a pod without IPv4 address */
 #define DEVICE_STACK6 (1U << 1)
 #define DEVICE_CLASS4 (1U << 2) /* class4 is set: ip rules route its IPv4 by tables of their own */
 #define DEVICE_CLASS6 (1U << 3)
@@ -100,7 +100,9 @@ struct device {
 	__u16 class6;
 	__u8 address6[16]; /* DEVICE_POD: first IPv6 address, :: none */
 	__u8 mac[6];       /* the device's own */
-	__u8 pad1[10];
+	__u8 pad1[2];
+	__u32 counters;    /* row * REASON_MAX: its first row there */
+	__u32 pad2;
 }; /* 64 */
 
 /* pod.flags */
@@ -117,12 +119,17 @@ struct pod {
 	__u8 host_mac[6]; /* of the host-side device */
 }; /* 28 */
 
-/* Direct-mapped front of `pods`: one array look-up instead of a hash. */
+/*
+ * Direct-mapped front of `pods`: one array look-up instead of a hash. Holds
+ * addresses of pods that are ready only. Written in three steps, so that nobody
+ * meets an address with another pod's row: addresses away, the pod, addresses.
+ */
 struct pod_slot {
 	__u8 address[16]; /* v4-mapped; all zero: empty */
-	struct pod pod;
-	__u32 more;       /* other addresses share this slot: on mismatch ask `pods` */
-}; /* 48 */
+	struct pod pod;   /* all zero if the slot is empty */
+	__u32 more;       /* `pods` has other addresses for this slot: on mismatch ask there */
+	__be32 address4;  /* plain; 0: empty, or an IPv6 address */
+}; /* 52 */
 
 enum route_action {
 	ROUTE_STACK = 0,   /* route.reason says why */
@@ -170,7 +177,7 @@ struct nexthop {
 	__u32 flags;   /* NEXTHOP_* */
 	/* The eight bytes that a MAC change writes, aligned together. */
 	__u8 mac[6];        /* gateway's */
-	__u8 mac_known;     /* 1: mac may be used without asking the kernel */
+	__u8 mac_known;     /* 1: mac may be used without asking the kernel; never without a gateway */
 	__u8 pad0;
 	__u8 source_mac[6]; /* the device's */
 	__u8 pad1[2];
@@ -250,28 +257,39 @@ enum flow_life {
 #define SEEN_RST (1U << 2)
 #define SEEN_ACK (1U << 3)
 
+/*
+ * What SNAT of an IPv4 flow adds to its packets' checksums, as one's complement
+ * sums: to the header's by the address and the TTL, to the transport's by the
+ * address and the port.
+ */
+struct snat_difference {
+	__u16 header;
+	__u16 transport;
+};
+
 struct flow {
-	__u64 route;          /* control.route_generation << 32 | index of nexthops */
-	__u32 seen;           /* jiffies (low 32 bits) of the pod's last packet */
+	__u64 route;                       /* control.route_generation << 32 | index of nexthops */
+	__u32 seen;                        /* jiffies (low 32 bits) of the pod's last packet */
 	__u32 pod_id;
-	__u32 life;           /* enum flow_life, changed by compare-and-exchange */
-	__u8 verdict;         /* enum flow_verdict */
-	__u8 tcp;             /* SEEN_* */
+	__u32 life;                        /* enum flow_life, changed by compare-and-exchange */
+	__u8 verdict;                      /* enum flow_verdict */
+	__u8 tcp;                          /* SEEN_* */
 	__be16 nat_port;
-	__u8 nat_address[16]; /* v4-mapped or IPv6 */
-	__u32 created;        /* jiffies, low 32 bits */
-	__u32 pad;
+	__u8 nat_address[16];              /* v4-mapped or IPv6 */
+	__u32 created;                     /* jiffies, low 32 bits */
+	struct snat_difference difference; /* FLOW_SNAT, IPv4 */
 }; /* 48 */
 
 struct reverse {
-	__u8 pod[16]; /* v4-mapped or IPv6 */
+	__u8 pod[16];                      /* v4-mapped or IPv6 */
 	__be16 pod_port;
-	__u8 tcp;     /* SEEN_* from the remote */
-	__u8 replied; /* 1: the remote has answered */
-	__u32 seen;   /* jiffies of the remote's last packet, valid if replied */
+	__u8 tcp;                          /* SEEN_* from the remote */
+	__u8 replied;                      /* 1: the remote has answered */
+	__u32 seen;                        /* jiffies of the remote's last packet, valid if replied */
 	__u32 pod_id;
-	__u32 life;   /* enum flow_life */
-}; /* 32 */
+	__u32 life;                        /* enum flow_life */
+	struct snat_difference difference; /* IPv4 */
+}; /* 36 */
 
 /* Fragments of one datagram, as in the kernel's own reassembly. */
 struct fragment_key {
@@ -328,7 +346,9 @@ struct control {
 	__u32 timeout[TIMEOUT_MAX];
 	__u32 jiffies_per_second;
 	__u32 trace_mark; /* a packet with this mark is traced, not forwarded; 0: none */
-}; /* 80 */
+	__u32 straight;   /* 1: on, not monitored, and the lease not over; lease.h takes it away */
+	__u32 pad;
+}; /* 88 */
 
 enum event_type {
 	EVENT_PACKET = 1, /* a packet and its reason (drops always, all if monitored) */

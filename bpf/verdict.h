@@ -51,7 +51,7 @@ struct packet {
 
 static __always_inline void count(const struct device *device, __u32 reason, __u32 bytes)
 {
-	__u32 row = device->row * REASON_MAX + reason;
+	__u32 row = device->counters + reason;
 	struct counter *counter = bpf_map_lookup_elem(&counters, &row);
 
 	if (!counter)

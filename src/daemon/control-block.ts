@@ -15,6 +15,9 @@ const eventsPerSecond = 1000
 type Settings = Pick<Config, 'snat' | 'lease'>
 
 export class ControlBlock {
+  /** The timer that ends the straight path with the lease runs. */
+  private armed = false
+
   constructor(
     private readonly object: BpfObject,
     readonly jiffiesPerSecond: number
@@ -67,6 +70,8 @@ export class ControlBlock {
   renewLease(milliseconds: number | null): void {
     const until = milliseconds === null ? forEver : this.now() + BigInt(this.jiffies(milliseconds))
     this.write64(offset.lease, until)
+    this.armed = this.object.testRun('arm_lease', {}).retval === 0
+    this.steer()
   }
 
   /**
@@ -93,6 +98,13 @@ export class ControlBlock {
     const flags = this.flags
     const next = on ? flags | flag : flags & ~flag
     if (next !== flags) this.write32(offset.flags, next)
+    this.steer()
+  }
+
+  /** The straight path is for packets that nobody watches, and only while a timer guards its lease. */
+  private steer(): void {
+    const plain = (this.flags & (CODES.CONTROL_ON | CODES.CONTROL_MONITOR)) === CODES.CONTROL_ON
+    if (!plain || this.armed) this.write32(offset.straight, plain ? 1 : 0)
   }
 
   private write32(at: number, value: number): void {

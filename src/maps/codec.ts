@@ -7,7 +7,7 @@ import { formatAddress, formatMac, toMapped } from '../address.js'
 import { splitPrefix } from '../plan/options.js'
 import type { Address, Mac } from '../state/types.js'
 import { CODES, GROUP_LEGS, STRUCTS } from './layout.js'
-import { reasonName } from './reasons.js'
+import { REASON_MAX, reasonName } from './reasons.js'
 
 const {
   device,
@@ -72,6 +72,7 @@ export function encodeDevice(row: DeviceRow): Buffer {
   bytes.writeUInt16LE(row.class6, at.class6)
   if (row.address6) bytes.write(row.address6, at.address6, 'hex')
   bytes.write(row.mac, at.mac, 'hex')
+  bytes.writeUInt32LE(row.row * REASON_MAX, at.counters)
   return bytes
 }
 
@@ -125,12 +126,13 @@ export function decodePod(bytes: Buffer): PodRow {
   }
 }
 
-/** address null: nobody's, `pod` is ignored. */
+/** address null: nobody's, whatever `podBytes` says. */
 export function encodePodSlot(address: Address | null, podBytes: Buffer | null, more: boolean): Buffer {
   const bytes = Buffer.alloc(pod_slot.size)
   const at = pod_slot.offset
   if (address !== null) bytes.write(toMapped(address), at.address, 'hex')
-  if (address !== null && podBytes) podBytes.copy(bytes, at.pod)
+  if (address?.length === 8) bytes.write(address, at.address4, 'hex')
+  if (podBytes) podBytes.copy(bytes, at.pod)
   bytes.writeUInt32LE(more ? 1 : 0, at.more)
   return bytes
 }

@@ -110,17 +110,20 @@ export function createDeviceRows(access: MapAccess): DeviceRows {
         rows.set(device.ifindex, row)
       }
       const before = mirror.rows.get(key)
+      const address4 = device.addresses.find((address) => address.length === 8) ?? null
       const bytes = encodeDevice({
         ifindex: device.ifindex,
         row,
         kind: device.role === 'pod' ? CODES.DEVICE_POD : CODES.DEVICE_UPLINK,
         flags:
           flagsOf([...stack, ...device.stack.map((entry) => entry.family)]) |
+          // without an address there is none that its packets could be compared with
+          (device.role === 'pod' && address4 === null ? CODES.DEVICE_STACK4 : 0) |
           (device.class4 === null ? 0 : CODES.DEVICE_CLASS4) |
           (device.class6 === null ? 0 : CODES.DEVICE_CLASS6),
         podId: device.role === 'pod' ? (lives.get(device.ifindex)?.id ?? 0) : 0,
         mtu: device.mtu,
-        address4: device.addresses.find((address) => address.length === 8) ?? null,
+        address4,
         address6: device.addresses.find((address) => address.length === 32) ?? null,
         class4: device.class4 === null ? 0 : classId(device.class4),
         class6: device.class6 === null ? 0 : classId(device.class6),

@@ -4,7 +4,7 @@
 // Multi-byte fields are little endian: the kernels hostroute is built for
 // (x86-64, arm64) are. Addresses are written as the bytes they are.
 
-export const LAYOUT = 2
+export const LAYOUT = 3
 export const DEVICE_SLOTS = 16384
 export const POD_SLOTS = 16384
 export const MAX_NEXTHOPS = 16384
@@ -31,11 +31,12 @@ export const STRUCTS = {
       class4: 28,
       class6: 30,
       address6: 32,
-      mac: 48
+      mac: 48,
+      counters: 56
     }
   },
   pod: { size: 28, offset: { ifindex: 0, id: 4, mtu: 8, flags: 12, mac: 16, host_mac: 22 } },
-  pod_slot: { size: 48, offset: { address: 0, pod: 16, more: 44 } },
+  pod_slot: { size: 52, offset: { address: 0, pod: 16, more: 44, address4: 48 } },
   route4_key: { size: 8, offset: { prefix_length: 0, address: 4 } },
   route6_key: { size: 20, offset: { prefix_length: 0, address: 4 } },
   class_route4_key: { size: 12, offset: { prefix_length: 0, route_class: 4, address: 8 } },
@@ -63,15 +64,20 @@ export const STRUCTS = {
       tcp: 21,
       nat_port: 22,
       nat_address: 24,
-      created: 40
+      created: 40,
+      difference: 44
     }
   },
-  reverse: { size: 32, offset: { pod: 0, pod_port: 16, tcp: 18, replied: 19, seen: 20, pod_id: 24, life: 28 } },
+  snat_difference: { size: 4, offset: { header: 0, transport: 2 } },
+  reverse: {
+    size: 36,
+    offset: { pod: 0, pod_port: 16, tcp: 18, replied: 19, seen: 20, pod_id: 24, life: 28, difference: 32 }
+  },
   fragment_key: { size: 40, offset: { source: 0, destination: 16, id: 32, protocol: 36 } },
   fragment: { size: 40, offset: { route: 0, address: 8, seen: 24, pod_id: 28, verdict: 32 } },
   counter: { size: 16, offset: { packets: 0, bytes: 8 } },
   control: {
-    size: 80,
+    size: 88,
     offset: {
       layout: 0,
       flags: 4,
@@ -83,7 +89,8 @@ export const STRUCTS = {
       event_rate: 36,
       timeout: 40,
       jiffies_per_second: 72,
-      trace_mark: 76
+      trace_mark: 76,
+      straight: 80
     }
   },
   event: {

@@ -1,9 +1,9 @@
 // `pods` and its direct-mapped front `pod_slots`. bpf/pods.h computes the same
 // index.
 //
-// A slot is larger than a word and is not written in one step. So that a
-// program in between never sends to a pod with another's MAC, a slot changes
-// its pod in two writes, of which the first is not ready.
+// A slot is larger than a word and is not written in one step. So that no program
+// meets an address with another pod's row, a slot changes its pod in three
+// writes: its address goes, the row changes, the new address comes.
 
 import type { WantedPod } from '../plan/types.js'
 import type { Address } from '../state/types.js'
@@ -13,6 +13,7 @@ import { CODES, POD_SLOTS, STRUCTS } from './layout.js'
 import { createMirror, indexKey, type Mirror } from './mirror.js'
 
 const noMac = '000000000000'
+const podAt = STRUCTS.pod_slot.offset.pod
 
 /** Row of pod_slots for an address. IPv4: the low bits. IPv6: the four words folded and multiplied. */
 export function podSlotIndex(address: Address): number {
@@ -51,13 +52,15 @@ export function createPodRows(access: MapAccess): PodRows {
       slots.remove(key)
       return
     }
-    const pod = rowOf(first) ?? null
+    const pod = rowOf(first)
+    if (!pod || !isReady(pod)) {
+      slots.put(key, encodePodSlot(null, null, true))
+      return
+    }
     const after = encodePodSlot(first, pod, others.length > 0)
-    if (pod && !(before && samePod(before, after))) {
-      const notReady = Buffer.from(pod)
-      notReady.writeUInt32LE(0, STRUCTS.pod.offset.flags)
-      if (before) slots.put(key, encodePodSlot(null, null, true))
-      slots.put(key, encodePodSlot(first, notReady, true))
+    if (!(before && samePod(before, after))) {
+      if (before) slots.put(key, encodePodSlot(null, before.subarray(podAt, podAt + pod.length), true))
+      slots.put(key, encodePodSlot(null, pod, true))
     }
     slots.put(key, after)
   }
@@ -116,6 +119,10 @@ export function createPodRows(access: MapAccess): PodRows {
       pods.remove(keyOf(address))
     }
   }
+}
+
+function isReady(row: Buffer): boolean {
+  return (decodePod(row).flags & CODES.POD_READY) !== 0
 }
 
 function keyOf(address: Address): string {

@@ -105,8 +105,11 @@ function addRoutes(node: TestNode): void {
 const empty = emptyDuration()
 const node = testNode({ sizes: { routes4: 2 * ROUTES } })
 const plain = testNode({ flags: 1 })
-// Its second address shares the first one's slot there: rare, and 180 instructions dearer.
-for (const each of [node, plain]) each.setPod('a', devices.a.v4)
+// There they share slots with other addresses: rare, and 180 instructions dearer.
+for (const each of [node, plain]) {
+  each.setPod('a', devices.a.v4)
+  each.setPod('b', devices.b.v6)
+}
 for (const family of [4, 6] as const) {
   const external = to.external[family]
   measure(`IPv${family} pod to pod`, node, fromPod(family, 'b', ack))

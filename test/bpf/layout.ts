@@ -57,7 +57,7 @@ export function encodeDevice(device: DeviceRow): Buffer {
       device.ifindex,
       device.row,
       device.kind === 'pod' ? 1 : 2,
-      device.flags ?? 0,
+      (device.flags ?? 0) | (device.kind === 'pod' && !device.address4 ? 1 : 0),
       device.podId ?? 0,
       device.mtu ?? 1500
     ),
@@ -65,7 +65,8 @@ export function encodeDevice(device: DeviceRow): Buffer {
     u16(device.class4 ?? 0, device.class6 ?? 0),
     device.address6 ? addressBytes(device.address6) : zeros(16),
     macBytes(device.mac),
-    zeros(10)
+    zeros(2),
+    u32(device.row * 64, 0)
   ])
 }
 
@@ -87,8 +88,11 @@ export function encodePod(pod: PodRow): Buffer {
   ])
 }
 
+/** A pod that is not ready has no slot: then the hash is asked. */
 export function encodePodSlot(address: string, pod: PodRow, more: boolean): Buffer {
-  return Buffer.concat([mapped(address), encodePod(pod), u32(more ? 1 : 0)])
+  if ((pod.flags ?? 1) === 0) return Buffer.concat([zeros(44), u32(1), zeros(4)])
+  const plain = address.includes(':') ? zeros(4) : addressBytes(address)
+  return Buffer.concat([mapped(address), encodePod(pod), u32(more ? 1 : 0), plain])
 }
 
 export function encodePrefix(prefix: string): Buffer {
@@ -132,7 +136,7 @@ export function encodeNexthop(nexthop: NexthopRow): Buffer {
   const flags = (nexthop.gateway ? 1 : 0) | (nexthop.snat4 ? 2 : 0) | (nexthop.snat6 ? 4 : 0)
   return Buffer.concat([
     u32(nexthop.ifindex, flags),
-    nexthop.mac ? macAndKnown(nexthop.mac, nexthop.known) : zeros(8),
+    nexthop.mac && nexthop.gateway ? macAndKnown(nexthop.mac, nexthop.known) : zeros(8),
     macBytes(nexthop.sourceMac),
     zeros(2),
     nexthop.gateway ? mapped(nexthop.gateway) : zeros(16),
@@ -172,11 +176,13 @@ export function encodeControl(control: ControlValues): Buffer {
   const times = zeros(16)
   times.writeBigUInt64LE(control.lease, 0)
   times.writeBigUInt64LE(control.olderUntil, 8)
+  const { on, monitor } = Control
+  const straight = (control.flags & (on | monitor)) === on && control.lease > 1_000_000n ? 1 : 0
   const timeouts = Array.from({ length: 8 }, (_, index) => control.timeouts[index] ?? 0)
   return Buffer.concat([
-    u32(2, control.flags),
+    u32(3, control.flags),
     times,
-    u32(control.routeGeneration, control.epoch, control.portCount, control.eventRate, ...timeouts, 250, 0)
+    u32(control.routeGeneration, control.epoch, control.portCount, control.eventRate, ...timeouts, 250, 0, straight, 0)
   ])
 }
 

@@ -21,8 +21,7 @@ import {
   systemctl
 } from './service.js'
 
-if (!process.env['HOSTROUTE_VM'])
-  throw new Error('this changes the machine it runs on: run scripts/test vm/suites')
+if (!process.env['HOSTROUTE_VM']) throw new Error('this changes the machine it runs on: run scripts/test vm/suites')
 
 const tree = fileURLToPath(new URL('../../../../', import.meta.url))
 const untimed = { timeout: 0, bail: false }
