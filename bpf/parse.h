@@ -92,6 +92,12 @@ static __always_inline bool header_checksum_ok(const struct iphdr *ip)
 	return -(sum * inverse) <= inverse;
 }
 
+/* Offset of the transport header: of IPv6 only BIG TCP has anything before it here. */
+static __always_inline __u32 l4_of(const struct packet *p, bool six)
+{
+	return six ? p->l4 & 127 /* for the verifier */ : ETH + sizeof(struct iphdr);
+}
+
 static __always_inline int parse4(struct packet *p)
 {
 	struct __sk_buff *skb = p->skb;
@@ -128,6 +134,42 @@ static __always_inline int parse4(struct packet *p)
 	return GO_ON;
 }
 
+/* Of an IPv6 packet with payload length 0, before BIG TCP has it cut: a jumbo payload option, and no other (RFC 2675).
+ */
+struct jumbo_header {
+	__u8 next;
+	__u8 length;
+	__be16 option; /* its type and length */
+	__be32 payload;
+};
+#define JUMBO_OPTION 0xc204
+
+/*
+ * BIG TCP (Linux 5.19): a GSO packet of more than 64 KiB. Whoever cuts it takes
+ * the option off, so it is not for the stack to judge as options on the wire are.
+ * false: a jumbogram from elsewhere, or nonsense.
+ */
+static __always_inline bool parse_big_tcp6(struct packet *p)
+{
+	struct __sk_buff *skb = p->skb;
+	struct jumbo_header *jumbo;
+
+	if (!skb->gso_size)
+		return false;
+	p->end = skb->len;
+	if (p->protocol == IPPROTO_TCP) /* without the option, as IPv4 has it */
+		return true;
+	if (p->protocol != IPPROTO_HOPOPTS || !pull(skb, ETH + sizeof(struct ipv6hdr) + sizeof(*jumbo)))
+		return false;
+	jumbo = DATA(skb) + ETH + sizeof(struct ipv6hdr);
+	if ((void *)(jumbo + 1) > END(skb) || jumbo->next != IPPROTO_TCP || jumbo->length ||
+	    jumbo->option != bpf_htons(JUMBO_OPTION))
+		return false;
+	p->protocol = IPPROTO_TCP;
+	p->l4 += sizeof(*jumbo);
+	return true;
+}
+
 static __always_inline int parse6(struct packet *p)
 {
 	struct __sk_buff *skb = p->skb;
@@ -138,18 +180,20 @@ static __always_inline int parse6(struct packet *p)
 	ip = DATA(skb) + ETH;
 	if ((void *)(ip + 1) > END(skb) || ip->version != 6)
 		return REASON_MALFORMED;
-	/* payload length 0 belongs to jumbograms and BIG TCP: the kernel judges */
-	if (!ip->payload_len || bpf_ntohs(ip->payload_len) + sizeof(*ip) > skb->len - ETH)
-		return REASON_MALFORMED;
-	p->end = ETH + sizeof(*ip) + bpf_ntohs(ip->payload_len);
 	__builtin_memcpy(&p->source, &ip->saddr, 16);
 	__builtin_memcpy(&p->destination, &ip->daddr, 16);
 	p->protocol = ip->nexthdr;
 	p->ttl = ip->hop_limit;
 	p->l4 = ETH + sizeof(*ip);
+	if (ip->payload_len)
+		p->end = ETH + sizeof(*ip) + bpf_ntohs(ip->payload_len);
+	else if (!parse_big_tcp6(p))
+		return REASON_MALFORMED;
+	if (p->end > skb->len)
+		return REASON_MALFORMED;
 	if (special6(&p->destination) || special6(&p->source))
 		return REASON_LINK_LOCAL;
-	switch (ip->nexthdr) {
+	switch (p->protocol) {
 	case IPPROTO_HOPOPTS:
 	case IPPROTO_ROUTING:
 	case IPPROTO_DSTOPTS:
@@ -202,7 +246,7 @@ static __always_inline __u8 tcp_flags(const struct tcphdr *tcp)
 static __always_inline int parse_l4(struct packet *p, bool six)
 {
 	struct __sk_buff *skb = p->skb;
-	const __u32 l4 = ETH + (six ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	const __u32 l4 = l4_of(p, six);
 
 	switch (p->protocol) {
 	case IPPROTO_TCP: {
@@ -263,8 +307,9 @@ static __always_inline int parse_l4(struct packet *p, bool six)
 static __always_inline bool too_big(struct packet *p, __u32 mtu, bool six)
 {
 	struct __sk_buff *skb = p->skb;
-	const __u32 l4 = ETH + (six ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
-	__u32 headers;
+	const __u32 l4 = l4_of(p, six);
+	/* without the jumbo option of BIG TCP, which no segment has */
+	__u32 headers = six ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 
 	if (skb->len - ETH <= mtu)
 		return false;
@@ -275,9 +320,9 @@ static __always_inline bool too_big(struct packet *p, __u32 mtu, bool six)
 
 		if ((void *)(tcp + 1) > END(skb))
 			return true;
-		headers = l4 - ETH + tcp->doff * 4;
+		headers += tcp->doff * 4;
 	} else if (p->protocol == IPPROTO_UDP) {
-		headers = l4 - ETH + sizeof(struct udphdr);
+		headers += sizeof(struct udphdr);
 	} else {
 		return true;
 	}

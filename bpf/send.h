@@ -48,15 +48,18 @@ static __always_inline void write_port(struct packet *p, void *l4, __be16 port, 
 static __always_inline bool rewrite(struct packet *p, const struct rewrite *new, bool six)
 {
 	struct __sk_buff *skb = p->skb;
-	const __u32 l4 = ETH + (six ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	const __u32 l4 = l4_of(p, six);
 	const bool source = new->what == NAT_SOURCE;
 	struct ethhdr *eth;
+	void *port;
 
 	if (new->what != NAT_NONE && fix_l4(p, source ? &p->source : &p->destination, &new->address,
 					    source ? p->source_port : p->destination_port, new->port, six))
 		return false;
 	eth = DATA(skb);
-	if (DATA(skb) + l4 + (new->what == NAT_NONE ? 0 : 8) > END(skb))
+	port = DATA(skb) + l4;
+	if ((void *)(eth + 1) + (six ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) > END(skb) ||
+	    (new->what != NAT_NONE &&port + 8 > END(skb)))
 		return false;
 	if (six) {
 		struct ipv6hdr *ip = (void *)(eth + 1);
@@ -84,7 +87,7 @@ static __always_inline bool rewrite(struct packet *p, const struct rewrite *new,
 		}
 	}
 	if (new->what != NAT_NONE)
-		write_port(p, (void *)eth + l4, new->port, source);
+		write_port(p, port, new->port, source);
 	return true;
 }
 

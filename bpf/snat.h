@@ -286,7 +286,7 @@ static __always_inline int fix_l4(struct packet *p, const struct address *old, c
 				  __be16 old_port, __be16 new_port, bool six)
 {
 	struct __sk_buff *skb = p->skb;
-	const __u32 l4 = ETH + (six ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	const __u32 l4 = l4_of(p, six);
 	__u32 difference;
 	__u64 mangled = 0;
 	__u32 offset;

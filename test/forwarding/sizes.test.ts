@@ -1,8 +1,10 @@
 // Packets larger than the wire: segments that the device cuts later, and
 // fragments.
 
+import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { OUTSIDE } from '../lab/addresses.js'
+import type { LabHost } from '../lab/host.js'
 import { captureAt, from } from './compare.js'
 import { counted, servedLab } from './served.js'
 
@@ -41,6 +43,40 @@ t.test('[P3] large segments pass the fast path whole, to pods and through SNAT',
       `iperf3 ${direction.join()}: ${Math.round(end.sum_received.bits_per_second / 1e6)} Mbit/s`
     )
   }
+})
+
+t.test('[P3] BIG TCP: packets of more than 64 KiB pass the fast path, to pods and through SNAT', async (t) => {
+  const lab = await servedLab(t, { pods: 2 })
+  const node = lab.node(0)
+  const pod = node.pod(0)
+  const near = node.pod(1)
+  await near.echo(7)
+  const devices: [LabHost, string][] = [
+    [pod, 'eth0'],
+    [near, 'eth0'],
+    [node, pod.hostDevice],
+    [node, near.hostDevice],
+    [node, 'up0'],
+    [lab.router, 'n1u0']
+  ]
+  const program = fileURLToPath(new URL('./big-tcp.js', import.meta.url))
+  for (const [host, device] of devices) await host.run([process.execPath, program, device, '180000'])
+  const before = await node.readCounters()
+  for (const family of families) {
+    for (const [name, address] of Object.entries({ near: near.address[family], outside: OUTSIDE[family] })) {
+      const forwarded = await counted(node, 'forwarded', pod.hostDevice)
+      const large = family === 'v4' ? 'ip and greater 65600' : 'ip6 and greater 65600'
+      const [sent = []] = await captureAt([[node, pod.hostDevice]], large, async () => {
+        // the window has to open first
+        const answer = await pod.ask({ protocol: 'tcp', address, port: 7, bytes: 8_000_000, timeout: 20_000 })
+        t.match(answer, { echoed: 8_000_000, error: null }, `${family}: 8 MB to ${name} and back`)
+      })
+      t.ok(from(sent, pod.address[family]).length > 0, `${family}: ${sent.length} packets of more than 64 KiB`)
+      t.ok((await counted(node, 'forwarded', pod.hostDevice)) > forwarded)
+    }
+  }
+  t.equal((await node.readCounters()).forward, before.forward, 'none went through the forward hook')
+  for (const reason of ['malformed', 'options', 'mtu']) t.equal(await counted(node, reason), 0, reason)
 })
 
 t.test('[P4] fragmented datagrams and echoes between pods arrive whole', async (t) => {
