@@ -3,7 +3,7 @@
 
 import { type Report, WAYS } from './figures.js'
 
-const COLOURS = { hostroute: '#1a7f5a', kernel: '#8a8f98', legacy: '#b3541e' } as const
+const COLOURS = { floor: '#a9c7bb', hostroute: '#1a7f5a', kernel: '#8a8f98', legacy: '#b3541e' } as const
 const [LEFT, WIDTH, BAR, GAP] = [300, 760, 20, 8]
 
 /** Throws when the report holds no traffic. */

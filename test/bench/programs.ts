@@ -25,7 +25,9 @@ type Family = 4 | 6
 type MakeFrame = (round: number) => { device: DeviceName; frame: Buffer }
 
 const root = fileURLToPath(new URL('../../../../', import.meta.url))
-const ROUTES = 100_000
+/** Tables as a small node, one with many networks, and one with a view of the Internet have them. */
+const ROUTES = [10, 1_000, 100_000]
+const PODS = 1_000
 const runs = Number(process.argv[2] ?? 300)
 const rows: ProgramCost[] = []
 
@@ -92,18 +94,18 @@ function measure(name: string, node: TestNode, make: MakeFrame): void {
   rows.push({ path: name, cost: duration(node, make, SHOT_OR_STACK.forward) - empty })
 }
 
-function addRoutes(node: TestNode): void {
+function addRoutes(node: TestNode, count: number): void {
   const keys: Buffer[] = []
-  for (let number = 0; number < ROUTES; number++) {
+  for (let number = 0; number < count; number++) {
     const [high, low] = [number >> 8, number & 255]
     keys.push(encodePrefix(`${8 + (high >> 8)}.${high & 255}.${low}.0/24`))
   }
   const value = encodeRoute({ nexthop: 0 })
-  node.map('routes4').updateBatch(Buffer.concat(keys), Buffer.alloc(value.length * ROUTES, value), ROUTES)
+  node.map('routes4').updateBatch(Buffer.concat(keys), Buffer.alloc(value.length * count, value), count)
 }
 
 const empty = emptyDuration()
-const node = testNode({ sizes: { routes4: 2 * ROUTES } })
+const node = testNode()
 const plain = testNode({ flags: 1 })
 // There they share slots with other addresses: rare, and 180 instructions dearer.
 for (const each of [node, plain]) {
@@ -125,8 +127,16 @@ for (const family of [4, 6] as const) {
 }
 measure('IPv4 pod to outside, SNAT, known UDP flow', node, fromPod(4, to.external[4], datagram))
 node.close()
-const large = testNode({ sizes: { routes4: 2 * ROUTES } })
-addRoutes(large)
-measure('IPv4 pod to outside, SNAT, known flow, 100,000 routes', large, fromPod(4, to.external[4], ack))
-measure('IPv4 pod to outside, SNAT, first packet, 100,000 routes', large, fromPod(4, to.external[4], syn))
+for (const routes of ROUTES) {
+  const node = testNode({ sizes: { routes4: 2 * Math.max(...ROUTES) } })
+  addRoutes(node, routes)
+  const name = `${routes.toLocaleString('en')} routes`
+  measure(`IPv4 pod to outside, SNAT, known flow, ${name}`, node, fromPod(4, to.external[4], ack))
+  measure(`IPv4 pod to outside, SNAT, first packet, ${name}`, node, fromPod(4, to.external[4], syn))
+  node.close()
+}
+const crowded = testNode()
+for (let pod = 0; pod < PODS; pod++) crowded.setPod('b', `10.1.${10 + (pod >> 8)}.${pod & 255}`)
+crowded.setPod('a', devices.a.v4)
+measure(`IPv4 pod to pod, ${PODS.toLocaleString('en')} pods`, crowded, fromPod(4, '10.1.12.34', ack))
 console.log(JSON.stringify(rows))
