@@ -48,7 +48,7 @@ function explainKept(story: Story, lab: Lab): void {
     [
       `  into a node       nsenter --net=/run/netns/${lab.node(0).namespace} bash`,
       `  into a pod        nsenter --net=/run/netns/${lab.node(0).pod(0).namespace} bash`,
-      `  hostroute there   build/js/src/cli/main.js --socket ${socket} status`,
+      `  hostroute there   ${process.execPath} build/js/src/cli/main.js --socket ${socket} status`,
       '  remove it         scripts/demo --clean\n'
     ].join('\n')
   )
