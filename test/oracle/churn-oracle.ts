@@ -5,7 +5,7 @@
 // commands of a step; where a packet went is read from the port it left by and
 // from its destination MAC, for every gateway has its own.
 
-import type { RouteAnswer, VerifyReport } from '../../src/control/api.js'
+import type { RouteList, VerifyReport } from '../../src/control/api.js'
 import { control } from '../forwarding/served.js'
 import { mac, routerAddress } from '../lab/addresses.js'
 import { compile } from '../lab/compile.js'
@@ -274,8 +274,8 @@ class ChurnLab {
     const address = `192.0.0.${this.#marks}`
     await this.#node.ip(`route replace unreachable ${address}/32`)
     const known = async () => {
-      const { value } = await control(this.#node).get<RouteAnswer>('/v1/routes/get', { address })
-      return value.route?.prefix === `${address}/32`
+      const { value } = await control(this.#node).get<RouteList>('/v1/routes', { within: `${address}/32` })
+      return value.routes.some(({ prefix }) => prefix === `${address}/32`)
     }
     await until('the maps are in step', known, 20_000, 10)
     await until(

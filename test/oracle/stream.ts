@@ -186,10 +186,12 @@ function plain(random: Random, way: Way, tag: Buffer): Shot {
   return shot(way, made.network, `${text}, TTL ${made.ttl}`)
 }
 
-/**
- * Around the MTU of the way, with and without DF. Where SNAT is due nothing too
- * big may be cut: hostroute has the pod cut it (forwarding/undeliverable.test.ts).
- */
+/** Where SNAT is due, nothing too big may be cut: hostroute has the pod cut it (forwarding/undeliverable.test.ts). */
+function mustStayWhole(way: Way, bytes: number): boolean {
+  return way.destination === SNATED[4] && bytes > way.mtu
+}
+
+/** Around the MTU of the way, with and without DF. */
 function sized(random: Random, way: Way, tag: Buffer): Shot {
   const header = (way.family === 4 ? 20 : 40) + 8
   const length = way.mtu - header - tag.length + pick(random, [-1, 0, 1, 2, 50])
@@ -199,7 +201,7 @@ function sized(random: Random, way: Way, tag: Buffer): Shot {
     ? echo({ id: random(20) }, body)
     : udp({ sourcePort: EPHEMERAL + random(40), destinationPort: 53 }, body)
   const bytes = body.length + header
-  const made = network(random, way, content, 64, way.destination === SNATED[4] && bytes > way.mtu)
+  const made = network(random, way, content, 64, mustStayWhole(way, bytes))
   return shot(way, made.network, `${bytes} bytes, MTU ${way.mtu}`)
 }
 
@@ -400,7 +402,8 @@ function segments(random: Random, way: Way, tag: Buffer): Shot {
   const content = tcpSegments
     ? tcp({ ...ports, flags: pick(random, ['A', 'PA']), sequence: random(1 << 30) }, body)
     : udp(ports, body)
-  const { network: made } = network(random, way, content, pick(random, [1, 64, 64, 64]))
+  const ttl = pick(random, [1, 64, 64, 64])
+  const { network: made } = network(random, way, content, ttl, mustStayWhole(way, l3 + l4 + size))
   const frame = ethernet(MACS[way.from], made)
   const at = 14 + l3 + (tcpSegments ? 16 : 6)
   const addressesAt = way.family === 4 ? 26 : 22
