@@ -142,6 +142,9 @@ async function prepare(lab: Lab): Promise<void> {
     })
   }
   await lab.router.ip(
+    // no route to "nowhere" would be told at a rate that no setting lifts, and so not the same in both labs
+    'route add blackhole 192.0.2.200/32',
+    'route add blackhole 2001:db8:dead::1/128',
     'link set outside address 02:04:00:00:01:00',
     'link set n1u0 address 02:04:00:00:01:01',
     `route add 10.244.1.0/24 via ${node.address.v4}`,
