@@ -207,7 +207,7 @@ export function testKinds(names: string[]): void {
     if (existsSync('/proc/sys/net/bridge')) await node.run(['sh', '-c', noBridgeNetfilter])
     for (const name of names) {
       const kind = kinds[name] as Kind
-      await t.test(`[F${kind.served ? '14' : '13'}] ${name}`, (t) => testKind(t, lab, node, kind))
+      await t.test(kind.served ? `[F14] ${name}` : `[F13] ${name}`, (t) => testKind(t, lab, node, kind))
     }
     const report = await node.hostroute(['verify'], 60_000)
     t.equal(report.status, 0, report.stdout)
