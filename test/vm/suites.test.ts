@@ -84,7 +84,8 @@ async function runFiles(machine: VmMachine): Promise<Reports> {
     const result = await runInVm({
       kernel: machine.kernel,
       command: guestScript(machine),
-      ...(machine.init === undefined ? { processors: 1 } : { init: machine.init }),
+      processors: 1,
+      ...(machine.init === undefined ? {} : { init: machine.init }),
       modules: [...new Set(machine.suites.flatMap((suite) => suite.modules ?? []))],
       timeoutSeconds: 60 + limitOf(machine),
       ...(machine.lsm === undefined ? {} : { lsm: machine.lsm })
