@@ -19,7 +19,7 @@ export interface ExpireResult {
 }
 
 /** Runs the `expire` program once. family 0 only reads the clock. */
-export function runExpire(object: BpfObject, family: 0 | 4 | 6, pressure = false): ExpireResult {
+export function runExpire(object: Pick<BpfObject, 'testRun'>, family: 0 | 4 | 6, pressure = false): ExpireResult {
   const context = Buffer.alloc(40)
   context.writeUInt32LE(family, 0)
   context.writeUInt32LE(pressure ? 1 : 0, 4)

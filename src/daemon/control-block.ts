@@ -15,12 +15,13 @@ const eventsPerSecond = 1000
 type Settings = Pick<Config, 'snat' | 'lease'>
 
 export class ControlBlock {
-  /** The timer that ends the straight path with the lease runs. */
-  private armed = false
+  /** The timer that ends the straight path with the lease runs; null: not tried yet, an earlier daemon's goes on. */
+  private armed: boolean | null = null
 
   constructor(
-    private readonly object: BpfObject,
-    readonly jiffiesPerSecond: number
+    private readonly object: Pick<BpfObject, 'readControl' | 'writeControl' | 'testRun'>,
+    readonly jiffiesPerSecond: number,
+    private readonly warn: (text: string) => void
   ) {
     this.write32(offset.layout, LAYOUT)
     this.write32(offset.jiffies_per_second, jiffiesPerSecond)
@@ -70,7 +71,12 @@ export class ControlBlock {
   renewLease(milliseconds: number | null): void {
     const until = milliseconds === null ? forEver : this.now() + BigInt(this.jiffies(milliseconds))
     this.write64(offset.lease, until)
-    this.armed = this.object.testRun('arm_lease', {}).retval === 0
+    const { retval } = this.object.testRun('arm_lease', {})
+    if (retval !== 0 && this.armed !== false)
+      this.warn(
+        `the kernel does not arm the timer of the lease (error ${-retval}): packets are forwarded all the same, by the slower of two paths; a later renewal tries again`
+      )
+    this.armed = retval === 0
     this.steer()
   }
 
@@ -104,7 +110,8 @@ export class ControlBlock {
   /** The straight path is for packets that nobody watches, and only while a timer guards its lease. */
   private steer(): void {
     const plain = (this.flags & (CODES.CONTROL_ON | CODES.CONTROL_MONITOR)) === CODES.CONTROL_ON
-    if (!plain || this.armed) this.write32(offset.straight, plain ? 1 : 0)
+    if (!plain || this.armed === false) this.write32(offset.straight, 0)
+    else if (this.armed) this.write32(offset.straight, 1)
   }
 
   private write32(at: number, value: number): void {

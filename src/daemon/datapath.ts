@@ -55,7 +55,7 @@ export class Datapath {
     const { config, pinDirectory, runDirectory, log } = options
     const object = load(config, pinDirectory)
     const takenOver = object.reused.includes('flows4')
-    const control = new ControlBlock(object, await measureJiffies(object))
+    const control = new ControlBlock(object, await measureJiffies(object), (text) => log.warn(text))
     if (!takenOver) control.expectOlderFlows(config.snat.timeouts.tcpEstablished)
     control.configure(config)
     control.monitor(false)

@@ -73,7 +73,7 @@ export class Programs {
 
   static async open(): Promise<Programs> {
     const object = native().loadObject({ sizes: { counters: 64 * REASON_MAX } })
-    const control = new ControlBlock(object, await measureJiffies(object))
+    const control = new ControlBlock(object, await measureJiffies(object), console.error)
     control.configure(parseConfig('', 'defaults'))
     const ports = object.map('snat_ports')
     const key = Buffer.alloc(4)
