@@ -3,8 +3,8 @@
 // the daemon cannot disagree.
 
 import { prefixKey } from '../address.js'
-import { readBridgeNetfilter } from '../config/bridge.js'
 import type { Config } from '../config/config.js'
+import { readKernelSettings } from '../config/kernel-settings.js'
 import { startSync } from '../netlink/sync.js'
 import { defaultPlanOptions, type PlanOptions } from '../plan/options.js'
 import { makePlan } from '../plan/planner.js'
@@ -51,7 +51,7 @@ function planOptions(config: Config): PlanOptions {
     ipv6: config.ipv6,
     snat: config.snat.enabled,
     stackPrefixes: config.stackPrefixes,
-    bridgeNetfilter: readBridgeNetfilter()
+    ...readKernelSettings()
   }
 }
 

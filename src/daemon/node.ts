@@ -10,8 +10,9 @@
 
 import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { readBridgeNetfilter } from '../config/bridge.js'
+import { isDeepStrictEqual } from 'node:util'
 import { type Config, ConfigError, formatProblem, loadConfig } from '../config/config.js'
+import { readKernelSettings } from '../config/kernel-settings.js'
 import { type MasqueradeWatch, watchMasquerade } from '../config/watch.js'
 import type { EnableOptions, EnableResult, ReloadResult } from '../control/api.js'
 import { type ControlServer, startControlServer } from '../control/server.js'
@@ -61,7 +62,7 @@ export class Node {
   planner!: Planner
   masquerade!: MasqueradeWatch
   private managed!: ManagedNeighbours
-  private bridgeNetfilter = readBridgeNetfilter()
+  private settings = readKernelSettings()
   private server: ControlServer | null = null
   private confirmTimer: NodeJS.Timeout | undefined
   readonly routine: Routine
@@ -178,10 +179,10 @@ export class Node {
     if (this.synced) this.onChanges({ all: true, prefixes: new Set(), neighbours: new Set() })
   }
 
-  /** Of a sysctl no event tells. */
-  lookAtBridges(): void {
-    if (this.bridgeNetfilter === readBridgeNetfilter()) return
-    this.bridgeNetfilter = !this.bridgeNetfilter
+  lookAtSettings(): void {
+    const settings = readKernelSettings()
+    if (isDeepStrictEqual(settings, this.settings)) return
+    this.settings = settings
     this.replan()
   }
 
@@ -199,7 +200,7 @@ export class Node {
       snat: snat.enabled,
       stackPrefixes,
       masquerade: this.masquerade.policy.wanted,
-      bridgeNetfilter: this.bridgeNetfilter
+      ...this.settings
     }
   }
 

@@ -35,7 +35,7 @@ export class Routine {
     this.every(config.verifyInterval, () => this.verify())
     this.every(portsEvery, () => this.node.datapath?.writePorts(config))
     this.every(tick, () => this.node.keepNeighbours())
-    this.every(tick, () => this.node.lookAtBridges())
+    this.every(tick, () => this.node.lookAtSettings())
     const watchdog = Number(process.env['WATCHDOG_USEC'] ?? 0) / 1000
     if (watchdog > 0) this.every(watchdog / 2, () => native().notify('WATCHDOG=1'))
     this.renewLease()

@@ -7,20 +7,23 @@ import type { Choice } from './routes.js'
 import type { StackReason, WantedClassRoute, WantedRoute } from './types.js'
 import type { World } from './world.js'
 
+/** user: the prefix or class that the row belongs to, as for Gateways. */
 export function forwardRoute(
   world: World,
   choice: Choice & { kind: 'forward' },
   six: boolean,
+  user: string,
   change: PlanChange
 ): WantedRoute {
   const links: Link[] = []
-  for (const leg of choice.legs) {
+  const usable = world.gateways.usable(choice, user)
+  for (const leg of usable) {
     const link = world.state.links.get(leg.ifindex)
     const refusal = refuseLeg(world, leg, link, six)
     if (refusal !== null || !link) return stackRoute(world, 'route', refusal ?? 'unknown device')
     links.push(link)
   }
-  const legs = choice.legs.map((leg, index) => ({
+  const legs = usable.map((leg, index) => ({
     nexthop: world.nexthops.keyOf(choice.route, leg, links[index] as Link),
     weight: leg.weight
   }))

@@ -17,6 +17,11 @@ const vouchedFor =
   NeighbourState.noarp
 const resolved = vouchedFor | NeighbourState.stale
 
+/** The kernel has asked for the neighbour and has no answer, or not yet. */
+export function isInvalid(neighbour: Neighbour | undefined): boolean {
+  return neighbour !== undefined && (neighbour.flags & PROXY) === 0 && (neighbour.state & resolved) === 0
+}
+
 export interface Resolution {
   mac: Mac | null
   /** The kernel vouches for it: it may be used without asking. Stale entries are for redirect_neigh, which refreshes them. */

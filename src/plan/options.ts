@@ -22,6 +22,8 @@ export interface PlanOptions {
   masquerade: WantedMasquerade[]
   /** The sysctls hand all bridges' frames to iptables. */
   bridgeNetfilter: boolean
+  /** The sysctl by which IPv4 multipath routes pass over a leg whose gateway is not there. */
+  multipathUseNeigh: boolean
 }
 
 export const defaultPlanOptions: PlanOptions = {
@@ -32,7 +34,8 @@ export const defaultPlanOptions: PlanOptions = {
   snat: true,
   stackPrefixes: [],
   masquerade: [],
-  bridgeNetfilter: false
+  bridgeNetfilter: false,
+  multipathUseNeigh: false
 }
 
 export function familyEnabled(options: PlanOptions, family: Family): boolean {

@@ -11,7 +11,7 @@
 import type { Changes, NodeState } from '../state/types.js'
 import { comparePlans, emptyChange, emptyPlan, type PlanChange } from './change.js'
 import { normalMasquerade, type PlanOptions, splitPrefix } from './options.js'
-import { isPlainNode, refreshTables, staleClasses } from './policy.js'
+import { isPlainNode, refreshTables, staleClass, staleClasses } from './policy.js'
 import { TABLE_LOCAL } from './routes.js'
 import type { Plan } from './types.js'
 import { createWorld, planDevices, planNeighbour, planPods, planPrefix, refreshRole, type World } from './world.js'
@@ -77,7 +77,14 @@ function updateWorld(world: World, changes: Changes): PlanChange {
   const prefixes = new Set(changes.prefixes)
   const moved = moveRoles(world, touched)
   if (moved.size > 0) staleClasses(world)
-  if (refreshTables(world, changes.prefixes) || (moved.size > 0 && !isPlainNode(world.policy)))
+  let diverted = moved.size > 0 && !isPlainNode(world.policy)
+  for (const key of changes.neighbours) {
+    for (const user of world.gateways.turned(key)) {
+      if (staleClass(world, user)) diverted = true
+      else prefixes.add(user)
+    }
+  }
+  if (refreshTables(world, changes.prefixes) || diverted)
     for (const ifindex of world.plan.devices.keys()) world.dirtyDevices.add(ifindex)
   for (const ifindex of moved) {
     for (const prefix of world.uses.prefixesOf(ifindex)) prefixes.add(prefix)

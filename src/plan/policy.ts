@@ -51,6 +51,8 @@ export interface Policy {
   /** Prefixes of the tables that rules send packets to, and of table local; empty where the rules are plain. */
   tables: Record<Family, Map<number, Set<string>>>
   classes: Map<string, RouteClass>
+  /** Some steps ask beyond table main: devices have to be looked at when a route of main changes. */
+  beyondMain: Record<Family, boolean>
   /** Steps by "device/address": they change with the rules only. */
   steps: Map<string, { key: string; steps: Step[] } | null>
   /** Steps for what comes in by uplinks, by family; made anew for each pass over the devices. */
@@ -66,7 +68,7 @@ export function createPolicy(state: NodeState): Policy {
     for (const [prefix, routes] of family === 4 ? state.routes4 : state.routes6)
       for (const { table } of routes) tables[family].get(table)?.add(prefix)
   }
-  return { rules, tables, classes: new Map(), steps: new Map(), inbound: null }
+  return { rules, tables, classes: new Map(), beyondMain: { 4: false, 6: false }, steps: new Map(), inbound: null }
 }
 
 export function isPlainNode({ rules }: Policy): boolean {
@@ -93,7 +95,7 @@ export function refreshTables({ policy, state }: World, prefixes: ReadonlySet<st
       routeClass.stale = true
       touched = true
     }
-    touched ||= changed.size > 0
+    touched ||= changed.size > 0 || policy.beyondMain[family]
   }
   return touched
 }
@@ -107,6 +109,13 @@ function usesAny({ steps }: RouteClass, tables: ReadonlySet<number>): boolean {
 /** Devices took other roles: next hops through them may be others. */
 export function staleClasses({ policy }: World): void {
   for (const routeClass of policy.classes.values()) routeClass.stale = true
+}
+
+/** A gateway of the class came or went; false: it is no class. */
+export function staleClass({ policy }: World, key: string): boolean {
+  const routeClass = policy.classes.get(key)
+  if (routeClass) routeClass.stale = true
+  return routeClass !== undefined
 }
 
 /** What the rules mean for a pod's device and family. */
@@ -173,6 +182,7 @@ function stepsOf(
     isOurs: (other) => sources.isOwn(other) || places.has(other)
   }
   const steps = readSteps(policy.rules[family], sender)
+  policy.beyondMain[family] ||= asksBeyondMain(steps)
   const found = isPlain(steps) ? null : { key: keyOfSteps(family, steps), steps }
   policy.steps.set(name, found)
   return found
@@ -230,6 +240,7 @@ function inboundSteps(
   const found: { uplink: string; steps: Step[] }[] = []
   for (const [iif, uplink] of senders) {
     const steps = readSteps(rules, { iif, source: null, isOurs })
+    policy.beyondMain[family] ||= asksBeyondMain(steps)
     if (!isPlain(steps)) found.push({ uplink, steps })
   }
   return found
@@ -248,7 +259,8 @@ function buildClass(world: World, key: string, family: Family, steps: readonly S
   ]
   const merged = mergeSteps({ family, state, steps, own, prefixesOf: (table) => tables.get(table) ?? [] }, mostPrefixes)
   const routes = new Map<string, WantedClassRoute>()
-  for (const [prefix, answer] of merged ?? []) routes.set(prefix, wantedRoute(world, family, answer, change))
+  world.gateways.forget(key)
+  for (const [prefix, answer] of merged ?? []) routes.set(prefix, wantedRoute(world, family, answer, key, change))
   replaceRoutes(world, routeClass, routes, change)
   routeClass.stale = false
   routeClass.tooLarge = merged === null
@@ -257,14 +269,14 @@ function buildClass(world: World, key: string, family: Family, steps: readonly S
 
 const askMain: WantedClassRoute = { action: 'main' }
 
-function wantedRoute(world: World, family: Family, answer: Answer, change: PlanChange): WantedClassRoute {
+function wantedRoute(world: World, family: Family, answer: Answer, key: string, change: PlanChange): WantedClassRoute {
   switch (answer.kind) {
     case 'main':
       return askMain
     case 'stack':
       return stackRoute(world, answer.reason, answer.why, answer.rule)
     case 'forward':
-      return forwardRoute(world, answer.choice, family === 6, change)
+      return forwardRoute(world, answer.choice, family === 6, key, change)
   }
 }
 
@@ -300,6 +312,7 @@ export function settleClasses(world: World, change: PlanChange): void {
   for (const [key, routeClass] of [...policy.classes]) {
     if (used.has(key)) continue
     replaceRoutes(world, routeClass, new Map(), change)
+    world.gateways.forget(key)
     policy.classes.delete(key)
     if (plan.classes.delete(key)) change.classes.add(key)
   }

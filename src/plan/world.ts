@@ -9,6 +9,7 @@ import { emptyPlan, type PlanChange, sameDevice, sameFlat, sameNeighbour, sameRo
 import { type Cover, createCover, isKernelsOwn } from './cover.js'
 import { type Classifier, createClassifier, type DeviceRole, sameRole } from './devices.js'
 import { forwardRoute, releaseRoute, stackRoute } from './forward.js'
+import { createGateways, type Gateways } from './gateways.js'
 import { neighbourKey, wantedNeighbour } from './neighbours.js'
 import { createNexthopTable, type NexthopTable } from './nexthops.js'
 import { familyEnabled, type PlanOptions, splitPrefix } from './options.js'
@@ -33,6 +34,7 @@ export interface World {
   localCover: Set<string>
   sources: SourceChooser
   nexthops: NexthopTable
+  gateways: Gateways
   places: Map<Address, PodPlace>
   addressesOf: Map<number, Set<Address>>
   dirtyDevices: Set<number>
@@ -66,6 +68,7 @@ export function createWorld(state: NodeState, options: PlanOptions): World {
     localCover,
     sources,
     nexthops: createNexthopTable(plan, { state, options, sources }),
+    gateways: createGateways(state, options),
     places: new Map(),
     addressesOf: new Map(),
     dirtyDevices: new Set(),
@@ -107,6 +110,7 @@ export function planPrefix(world: World, prefix: string, change: PlanChange): vo
     host ? podPlace(routes, world.state, (ifindex) => world.roles.get(ifindex)?.role === 'pod') : null,
     length
   )
+  world.gateways.forget(prefix)
   const before = world.plan.routes.get(prefix)
   const after = enabled
     ? wantedRoute(
@@ -145,7 +149,7 @@ function wantedRoute(
   if (covered) return stackRoute(world, covered.reason, covered.why)
   if (!choice) return null
   if (choice.kind === 'stack') return stackRoute(world, choice.reason, choice.why)
-  return forwardRoute(world, choice, address.length === 32, change)
+  return forwardRoute(world, choice, address.length === 32, prefix, change)
 }
 
 function movePod(world: World, address: Address, place: PodPlace | null, length: number): void {

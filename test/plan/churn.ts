@@ -3,6 +3,7 @@
 import { defaultPlanOptions, type PlanOptions } from '../../src/plan/options.js'
 import type { Changes, Route, Rule } from '../../src/state/types.js'
 import {
+  addObject,
   addPod,
   addRoutes,
   defaultRules,
@@ -43,11 +44,24 @@ export function startChurn(seed: number): ChurnWorld {
   const options = { ...defaultPlanOptions }
   if (random(3) === 0) options.stackPrefixes = [key('10.96.0.0/12'), key('fd00:5::/32')]
   if (random(2) === 0) node.rules.push(...randomRules(random))
+  options.multipathUseNeigh = random(2) === 0
+  addObjects(node)
   for (let i = 10; i < 16; i++) addPod(node, i, random(2) ? [`10.1.0.${i}`, `fd00::${i}`] : [])
   node.links.set(10 + 16384, podLink(10 + 16384, 'far'))
   const world = { node, options, random }
   for (let i = 0; i < 40; i++) changeRoute(world)
   return world
+}
+
+/** Groups of next hop objects: 20 for IPv4, 21 for IPv6. */
+function addObjects(node: TestNode): void {
+  for (const [family, id, legs] of [
+    [4, 20, [leg(2, '192.0.2.1'), leg(3, '192.0.2.2'), leg(2, '192.0.2.3')]],
+    [6, 21, [leg(2, 'fd00:99::1'), leg(3, 'fd00:99::2')]]
+  ] as const) {
+    for (const [index, nexthop] of legs.entries()) addObject(node, id * 10 + index, { family, nexthop })
+    addObject(node, id, { family, group: legs.map((_, index) => ({ id: id * 10 + index, weight: 1 + index })) })
+  }
 }
 
 /** One to five rules, in the order of their priorities. */
@@ -141,6 +155,7 @@ function changeRoute(world: ChurnWorld): string {
   if (random(12) === 0) fields.type = 6 + random(4)
   if (random(20) === 0) Object.assign(fields, { table: 255, type: 2 })
   if (random(4) === 0) fields.table = 100 + random(2)
+  if (!host && random(4) === 0) fields.nexthopId = six ? 21 : 20
   if (random(20) === 0) fields.tos = 8
   if (random(20) === 0) fields.unsupported = ['something']
   addRoutes(node, route(text, legs, fields))

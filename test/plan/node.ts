@@ -131,6 +131,12 @@ export function route(prefix: string, nexthops: RouteNexthop[], fields: Partial<
   }
 }
 
+/** A next hop object, in the node; a group if `fields` says so. */
+export function addObject(node: TestNode, id: number, fields: Partial<NexthopObject>): void {
+  const empty = { family: 4, nexthop: null, blackhole: false, group: [], unsupported: [] } as const
+  node.nexthopObjects.set(id, { ...empty, group: [], unsupported: [], id, ...fields })
+}
+
 /** Adds routes as the state keeps them: sorted by table, metric, tos. Returns their keys. */
 export function addRoutes(node: TestNode, ...routes: Route[]): string[] {
   return routes.map((entry) => {

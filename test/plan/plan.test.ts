@@ -4,6 +4,7 @@ import { makePlan } from '../../src/plan/planner.js'
 import type { Plan, WantedRoute } from '../../src/plan/types.js'
 import { NeighbourState } from '../../src/state/types.js'
 import {
+  addObject,
   addPod,
   addRoutes,
   hex,
@@ -157,25 +158,15 @@ t.test('[F11] multipath', async (t) => {
     route('10.8.0.0/16', [], { nexthopId: 8 }),
     route('2001:db8:9::/48', [leg(2, 'fe80::1'), leg(3, 'fe80::1')])
   )
-  const object = (id: number, fields: object) =>
-    node.nexthopObjects.set(id, {
-      id,
-      family: 4,
-      nexthop: null,
-      blackhole: false,
-      group: [],
-      unsupported: [],
-      ...fields
-    })
-  object(1, { nexthop: leg(2, '192.0.2.2') })
-  object(2, { nexthop: leg(3, '198.51.100.2') })
-  object(7, {
+  addObject(node, 1, { nexthop: leg(2, '192.0.2.2') })
+  addObject(node, 2, { nexthop: leg(3, '198.51.100.2') })
+  addObject(node, 7, {
     group: [
       { id: 1, weight: 2 },
       { id: 2, weight: 1 }
     ]
   })
-  object(8, { blackhole: true })
+  addObject(node, 8, { blackhole: true })
   const made = plan(node)
   t.strictSame(legs(made, '10.3.0.0/16'), ['eth0 c0000202', 'eth1 c6336402'])
   t.strictSame(
@@ -192,6 +183,29 @@ t.test('[F11] multipath', async (t) => {
     (entry) => made.nexthops.get(entry.nexthop)?.snat4
   )
   t.strictSame(sources, [hex('192.0.2.10'), hex('198.51.100.10')], 'the source belongs to the leg')
+})
+
+t.test('[F11][N2] a leg whose gateway is not there is passed over where the kernel does so', async (t) => {
+  const node = plainNode()
+  const ways = [leg(2, '192.0.2.2'), leg(3, '198.51.100.2')] as const
+  for (const [at, nexthop] of ways.entries()) addObject(node, at + 1, { nexthop })
+  addObject(node, 7, { group: [1, 2].map((id) => ({ id, weight: 1 })) })
+  addRoutes(node, route('10.7.0.0/16', [], { nexthopId: 7 }), route('10.8.0.0/16', [...ways]))
+  const [first, second] = ['eth0 c0000202', 'eth1 c6336402']
+  const looks = (options = {}) => [legs(plan(node, options), '10.7.0.0/16'), legs(plan(node, options), '10.8.0.0/16')]
+  t.strictSame(looks(), [
+    [first, second],
+    [first, second]
+  ])
+  for (const state of [NeighbourState.failed, NeighbourState.incomplete]) {
+    setNeighbour(node, 2, '192.0.2.2', '020000000102', state)
+    t.strictSame(looks(), [[second], [first, second]], 'a group of next hop objects')
+    t.strictSame(looks({ multipathUseNeigh: true }), [[second], [second]], 'IPv4 routes where the sysctl says so')
+  }
+  setNeighbour(node, 3, '198.51.100.2', '020000000103', NeighbourState.failed)
+  t.strictSame(looks(), [[first], [first, second]], 'none is there: the first')
+  setNeighbour(node, 2, '192.0.2.2', '020000000102', NeighbourState.stale)
+  t.strictSame(looks({ multipathUseNeigh: true }), [[first], [first]], 'stale is there')
 })
 
 t.test('routes with what the maps do not hold stay on the stack; an MTU and an IPv6 gateway they hold', async (t) => {
