@@ -33,6 +33,7 @@ export type KernelAnswer =
 interface RouteJson {
   type?: string
   dst: string
+  nhid?: number
   dev?: string
   gateway?: string
   via?: { host: string }
@@ -76,13 +77,26 @@ export async function askBetween(
   )
 }
 
-/** For each question all living legs of the route that answers it, with their weights. */
+/** For each question all legs of the route that answers it and that the kernel uses, with their weights. */
 export async function askLegs(questions: readonly Question[]): Promise<Leg[][]> {
   if (questions.length === 0) return []
   const answers = await routeGet(questions.map((question) => words(question, 'fibmatch')))
+  const missing = await missingNeighbours()
   return answers.map((answer, index) => {
-    return typeof answer === 'string' ? [] : legsOf(answer, questions[index]!)
+    if (typeof answer === 'string') return []
+    const legs = legsOf(answer, questions[index]!)
+    if (answer.nhid === undefined || legs.length < 2) return legs
+    // groups of next hop objects pass over a gateway that is not there; where none is, the first is used
+    const there = legs.filter(({ device, nexthop }) => !missing.has(`${device} ${nexthop}`))
+    return there.length > 0 ? there : legs.slice(0, 1)
   })
+}
+
+/** "up0 192.0.2.1" of each neighbour that the kernel has asked for and has no answer from. */
+async function missingNeighbours(): Promise<Set<string>> {
+  const { stdout } = await ipBatch(['neigh show nud failed nud incomplete'], ['-json', '-force'])
+  const entries = JSON.parse(stdout) as { dst: string; dev: string }[]
+  return new Set(entries.map(({ dst, dev }) => `${dev} ${dst}`))
 }
 
 function legsOf(answer: RouteJson, { destination }: Question): Leg[] {

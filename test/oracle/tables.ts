@@ -162,6 +162,7 @@ function group(random: Random, offset: number, id: number): string {
 
 function objectChange(random: Random, family: Family): string[] {
   const offset = family === 4 ? 0 : 60
+  if (one(random, 4)) return [neighbourChange(random, ['failed', 'failed', 'permanent'])]
   if (one(random, 3)) return [`nexthop del id ${objectId(random, family)}`]
   return [
     one(random, 2) ? object(random, family, 10 + offset + random(6)) : group(random, offset, 20 + offset + random(3))
@@ -216,7 +217,6 @@ function ruleChange(random: Random, mood: Mood, family: Family): string[] {
 function linkChange(random: Random): string[] {
   const { device } = pick(random, [...uplinks, ...uplinks, ...pods])
   const { device: veth, v4 } = pick(random, uplinks.slice(0, 3))
-  const known = pick(random, neighbours())
   switch (random(7)) {
     case 0:
     case 1:
@@ -230,8 +230,11 @@ function linkChange(random: Random): string[] {
     case 5:
       return [`addr del ${v4}${pick(random, [10, 11])}/24 dev ${veth}`]
     default:
-      return [
-        `neigh replace ${known.address} dev ${known.device} lladdr ${known.mac} nud ${pick(random, ['stale', 'permanent', 'reachable'])}`
-      ]
+      return [neighbourChange(random, ['stale', 'permanent', 'reachable'])]
   }
+}
+
+function neighbourChange(random: Random, states: readonly string[]): string {
+  const { device, address, mac } = pick(random, neighbours())
+  return `neigh replace ${address} dev ${device} lladdr ${mac} nud ${pick(random, states)}`
 }
