@@ -49,6 +49,8 @@ export function firstTable(random: Random, mood: Mood): string[] {
   for (const family of [4, 6] as const) {
     if (!one(random, 10)) commands.push(defaultRoute(random, family))
     if (mood.objects) commands.push(...objects(random, family))
+    if (mood.objects && one(random, 2))
+      for (let count = 1 + random(6); count > 0; count--) commands.push(routerChange(random, family))
     for (let count = 4 + random(14); count > 0; count--) commands.push(route(random, mood, family))
   }
   if (mood.rules) commands.push(...rules(random, mood))
@@ -114,11 +116,11 @@ function route(random: Random, mood: Mood, family: Family): string {
 function target(random: Random, mood: Mood, family: Family): [type: string, way: string] {
   const uplink = pick(random, uplinks)
   const { device } = uplink
+  if (mood.objects && one(random, 4)) return ['', `nhid ${objectId(random, family)}`]
   const kind = random(24)
   if (kind < 3) return [pick(random, ['blackhole', 'unreachable', 'prohibit', 'throw']), '']
   if (kind < 6)
     return ['', Array.from({ length: 2 + random(one(random, 8) ? 14 : 3) }, () => leg(random, family)).join(' ')]
-  if (kind < 9 && mood.objects) return ['', `nhid ${objectId(random, family)}`]
   if (kind === 9) return ['', `via ${FOREIGN[family]} dev ${device} onlink`]
   if (kind === 10 && family === 4) return ['', `via inet6 ${router(random, uplink, 6)} dev ${device}`]
   if (kind < 13) return ['', `dev ${device}`]
@@ -162,7 +164,7 @@ function group(random: Random, offset: number, id: number): string {
 
 function objectChange(random: Random, family: Family): string[] {
   const offset = family === 4 ? 0 : 60
-  if (one(random, 4)) return [neighbourChange(random, ['failed', 'failed', 'permanent'])]
+  if (one(random, 3)) return [routerChange(random, family)]
   if (one(random, 3)) return [`nexthop del id ${objectId(random, family)}`]
   return [
     one(random, 2) ? object(random, family, 10 + offset + random(6)) : group(random, offset, 20 + offset + random(3))
@@ -230,11 +232,18 @@ function linkChange(random: Random): string[] {
     case 5:
       return [`addr del ${v4}${pick(random, [10, 11])}/24 dev ${veth}`]
     default:
-      return [neighbourChange(random, ['stale', 'permanent', 'reachable'])]
+      return [neighbourChange(pick(random, neighbours()), pick(random, ['stale', 'permanent', 'reachable']))]
   }
 }
 
-function neighbourChange(random: Random, states: readonly string[]): string {
-  const { device, address, mac } = pick(random, neighbours())
-  return `neigh replace ${address} dev ${device} lladdr ${mac} nud ${pick(random, states)}`
+/** A router that is not there any more, or is there again. */
+function routerChange(random: Random, family: Family): string {
+  const uplink = pick(random, uplinks)
+  const address = router(random, uplink, family)
+  const known = neighbours().find((each) => each.device === uplink.device && each.address === address)
+  return neighbourChange(known ?? pick(random, neighbours()), pick(random, ['failed', 'failed', 'permanent']))
+}
+
+function neighbourChange({ device, address, mac }: ReturnType<typeof neighbours>[number], state: string): string {
+  return `neigh replace ${address} dev ${device} lladdr ${mac} nud ${state}`
 }
