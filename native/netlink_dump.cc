@@ -1,5 +1,6 @@
 #include "netlink_dump.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -17,9 +18,13 @@ Napi::Value NetlinkDump::start(const Napi::CallbackInfo &info) {
   if (!arguments.number(0, "type", 16, UINT16_MAX, type) || !arguments.bytes(1, "request", request) ||
       !arguments.function(2, "onChunk", onChunk))
     return {};
+  uint32_t group = 0;
+  if (info.Length() > 3 && !info[3].IsUndefined() && !arguments.number(3, "events", 1, 1024, group)) return {};
   auto dump = std::make_shared<NetlinkDump>(env);
   Napi::Promise promise = dump->deferred_.Promise();
   Result failure = dump->socket_.open(4 * 1024 * 1024);
+  if (!failure && group != 0) failure = dump->events_.open(64 * 1024);
+  if (!failure && group != 0) failure = dump->events_.join(group);
   if (!failure) failure = dump->socket_.sendDump(static_cast<uint16_t>(type), request.data, request.size);
   if (!failure) failure = dump->Feed::start(env, onChunk, "hr-dump", true);
   if (failure) dump->deferred_.Reject(makeError(env, *failure).Value());
@@ -49,6 +54,7 @@ void NetlinkDump::run() {
     chunk.insert(chunk.end(), datagram.begin(), datagram.begin() + static_cast<ptrdiff_t>(part.bytes));
   }
   if (!chunk.empty()) push(std::move(chunk));
+  interrupted = interrupted || heardEvents();
   {
     std::lock_guard<std::mutex> lock(mutex_);
     finished_ = true;
@@ -61,6 +67,13 @@ void NetlinkDump::run() {
     wait(-1);
     if (!stopping()) wake();
   }
+}
+
+// Readable, also with the error that its buffer was too small.
+bool NetlinkDump::heardEvents() const {
+  if (events_.get() < 0) return false;
+  struct pollfd polled = {events_.get(), POLLIN, 0};
+  return poll(&polled, 1, kLateNewsMilliseconds) != 0;
 }
 
 void NetlinkDump::push(std::vector<uint8_t> chunk) {

@@ -15,22 +15,26 @@ namespace hostroute {
 
 class NetlinkDump : public Feed {
 public:
-  // dumpNetlink(type, request, onChunk) of src/native.ts.
+  // dumpNetlink(type, request, onChunk, events) of src/native.ts.
   static Napi::Value start(const Napi::CallbackInfo &info);
 
   explicit NetlinkDump(Napi::Env env) : deferred_(env) {}
 
 private:
   static constexpr size_t kChunk = 256 * 1024;
-  static constexpr size_t kMostQueued = 32; // chunks
+  static constexpr size_t kMostQueued = 128; // chunks
+  // For the news of what changed before the end of the dump and is told after it (IPv6 multipath routes).
+  static constexpr int kLateNewsMilliseconds = 2;
 
   void run() override;
   void deliver(Napi::Env env, Napi::Function callback) override;
   void push(std::vector<uint8_t> chunk);
   void wakeForRest();
+  bool heardEvents() const;
   void settle(Napi::Env env);
 
   NetlinkSocket socket_;
+  NetlinkSocket events_; // closed unless asked for
   Napi::Promise::Deferred deferred_;
 
   std::mutex mutex_; // the rest

@@ -149,9 +149,15 @@ export interface Native {
    * One dump request on its own socket, strict checking on. `request` is the
    * message after nlmsghdr. Resolves with whole messages in chunks through
    * onChunk; rejects with the kernel's errno and extended ACK; `interrupted`
-   * is NLM_F_DUMP_INTR: the caller repeats.
+   * is NLM_F_DUMP_INTR, or that the group `events` told something meanwhile:
+   * the caller repeats.
    */
-  dumpNetlink(type: number, request: Buffer, onChunk: (messages: Buffer) => void): Promise<{ interrupted: boolean }>
+  dumpNetlink(
+    type: number,
+    request: Buffer,
+    onChunk: (messages: Buffer) => void,
+    events?: number
+  ): Promise<{ interrupted: boolean }>
   /** true: in a new network namespace, which is left when the sockets close; needs CAP_SYS_ADMIN. */
   openNetfilter(newNamespace: boolean): NetfilterSocket
   /** Gives systemd a descriptor to keep while the daemon is away (FDSTORE). false: not started by systemd. */

@@ -39,5 +39,7 @@ export const RTNH_F_DEAD = 0x01
 export const RTNH_F_ONLINK = 0x04
 export const RTNH_F_LINKDOWN = 0x10
 
+export const RTNLGRP_IPV6_ROUTE = 11
+
 /** What joinedGroups subscribes to: RTNLGRP_* link, neigh, ipv4 and ipv6 ifaddr, route and rule, nexthop. */
-export const joinedGroups = [1, 3, 5, 7, 8, 9, 11, 19, 32]
+export const joinedGroups = [1, 3, 5, 7, 8, 9, RTNLGRP_IPV6_ROUTE, 19, 32]

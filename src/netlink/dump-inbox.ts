@@ -2,6 +2,7 @@
 // takes them at its own pace.
 
 import { native } from '../native.js'
+import type { DumpRequest } from './dumps.js'
 
 /** The chunks of one dump, to be taken one after the other. */
 export class DumpInbox {
@@ -12,12 +13,13 @@ export class DumpInbox {
   private done = false
   private wake: () => void = () => {}
 
-  constructor(type: number, body: Buffer) {
+  constructor({ type, body, events }: DumpRequest) {
+    const take = (chunk: Buffer) => {
+      this.chunks.push(chunk)
+      this.wake()
+    }
     native()
-      .dumpNetlink(type, body, (chunk) => {
-        this.chunks.push(chunk)
-        this.wake()
-      })
+      .dumpNetlink(type, body, take, events)
       .then(
         ({ interrupted }) => {
           this.interrupted = interrupted

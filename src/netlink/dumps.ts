@@ -11,7 +11,8 @@ import {
   RTM_GETNEIGH,
   RTM_GETNEXTHOP,
   RTM_GETROUTE,
-  RTM_GETRULE
+  RTM_GETRULE,
+  RTNLGRP_IPV6_ROUTE
 } from './constants.js'
 
 const IFLA_EXT_MASK = 29
@@ -21,6 +22,13 @@ const RTEXT_FILTER_SKIP_STATS = 8
 export interface DumpRequest {
   type: number
   body: Buffer
+  /**
+   * Group whose events make the dump one that was interrupted. After a change
+   * the kernel goes on with IPv6 routes by counting those it has shown, from
+   * the start again (net/ipv6/ip6_fib.c, fib6_dump_table): some come twice,
+   * some not at all, and NLM_F_DUMP_INTR is not set (seen on 6.18).
+   */
+  events?: number
 }
 
 /** The requests that together show all facts of a kind. */
@@ -40,7 +48,7 @@ export function dumpRequests(kind: DumpKind): DumpRequest[] {
     case 'routes4':
       return [request(RTM_GETROUTE, 12, AF_INET)]
     case 'routes6':
-      return [request(RTM_GETROUTE, 12, AF_INET6)]
+      return [{ ...request(RTM_GETROUTE, 12, AF_INET6), events: RTNLGRP_IPV6_ROUTE }]
     case 'rules':
       return [request(RTM_GETRULE, 12, AF_INET), request(RTM_GETRULE, 12, AF_INET6)]
     case 'neighbours':

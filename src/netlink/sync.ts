@@ -15,7 +15,7 @@
 import { native } from '../native.js'
 import { hasChanges, mergeChanges, noChanges } from '../state/changes.js'
 import { type DumpKind, dumpKinds } from '../state/messages.js'
-import { State } from '../state/state.js'
+import { type Replacement, State } from '../state/state.js'
 import type { Changes } from '../state/types.js'
 import { type MessageCursor, messagesOf } from './bytes.js'
 import { joinedGroups } from './constants.js'
@@ -32,7 +32,7 @@ export interface SyncStatus {
   overruns: number
   /** Dumps completed, one for each table. */
   dumps: number
-  /** Dumps dropped because the table changed meanwhile (NLM_F_DUMP_INTR). */
+  /** Dumps that were not whole because the table changed meanwhile. */
   interrupted: number
   /** Messages that could not be read. */
   malformed: number
@@ -67,11 +67,13 @@ export interface Sync {
 const publishInterval = 8
 const interruptedAttempts = 5
 const retryMilliseconds = 1000
+/** After dumps that together may still lack a route. */
+const longestRetry = 60_000
 /** Needs that come together (a link goes, its addresses go) are met by one dump. */
 const gatherMilliseconds = 5
 const longestDumpPause = 2000
-/** A storm overruns many times a second. */
-const overrunLogInterval = 10_000
+/** A storm overruns and interrupts many times a second. */
+const logInterval = 10_000
 
 /** Starts to follow. Throws NativeError if the socket cannot be opened; all later failures are logged, counted and retried. */
 export function startSync(options: SyncOptions): Sync {
@@ -102,6 +104,10 @@ class SyncLoop implements Sync {
   private settling = false
 
   private overrunLogged = Number.NEGATIVE_INFINITY
+  private interruptLogged = Number.NEGATIVE_INFINITY
+  /** Times in a row that no dump of IPv6 routes was whole. */
+  private unquiet = 0
+  private quietTimer: NodeJS.Timeout | null = null
 
   private pending = noChanges()
   private lastPublished = 0
@@ -135,13 +141,14 @@ class SyncLoop implements Sync {
     this.reader?.close()
     if (this.workTimer) clearTimeout(this.workTimer)
     if (this.publishTimer) clearTimeout(this.publishTimer)
+    if (this.quietTimer) clearTimeout(this.quietTimer)
     await this.working
   }
 
   private noteOverrun(): void {
     this.counts.overruns++
     const now = performance.now()
-    if (now - this.overrunLogged > overrunLogInterval) {
+    if (now - this.overrunLogged > logInterval) {
       this.overrunLogged = now
       this.logOverrun()
     }
@@ -208,8 +215,10 @@ class SyncLoop implements Sync {
     const failed = new Set<DumpKind>()
     for (const kind of kinds) {
       if (this.closed) return
-      if (await this.dumpKind(kind, changes)) this.missing.delete(kind)
-      else failed.add(kind)
+      const outcome = await this.dumpKind(kind, changes)
+      if (outcome !== 'failed') this.missing.delete(kind)
+      if (outcome === 'failed') failed.add(kind)
+      if (kind === 'routes6') this.noteUnquiet(outcome === 'united')
     }
     await this.applyQueue(true)
     this.settling = false
@@ -223,41 +232,74 @@ class SyncLoop implements Sync {
     this.finishRound()
   }
 
+  /** IPv6 routes are dumped again later, without holding up other dumps. */
+  private noteUnquiet(united: boolean): void {
+    if (this.quietTimer) clearTimeout(this.quietTimer)
+    this.quietTimer = null
+    this.unquiet = united ? this.unquiet + 1 : 0
+    if (!united) return
+    const wait = Math.min(retryMilliseconds * 2 ** (this.unquiet - 1), longestRetry)
+    this.quietTimer = setTimeout(() => {
+      this.quietTimer = null
+      this.want(['routes6'])
+      this.wake()
+    }, wait)
+  }
+
   private finishRound(): void {
     if (this.missing.size > 0 || this.closed) return
     this.lastSync = Date.now()
     if (this.phase === 'starting') this.pending.all = true
-    if (this.wanted.size === 0) this.enter('synced')
+    if (this.wanted.size === 0 && this.unquiet === 0) this.enter('synced')
     else this.enter('resyncing')
     this.publish()
   }
 
-  /** Dumps one table into State. false: it could not be had now, State is as it was. */
-  private async dumpKind(kind: DumpKind, changes: Changes): Promise<boolean> {
+  /**
+   * Dumps one table into State. 'failed': it could not be had now, State is as
+   * it was. 'united': IPv6 routes change so fast that no dump is whole, so State
+   * has what several show together.
+   */
+  private async dumpKind(kind: DumpKind, changes: Changes): Promise<'whole' | 'united' | 'failed'> {
+    const replacement = this.state.beginReplace(kind)
     try {
-      for (let attempt = 1; attempt <= interruptedAttempts && !this.closed; attempt++) {
-        if (await this.dumpOnce(kind, changes)) return true
-        this.counts.interrupted++
-        await delay(5 * 2 ** attempt)
+      let whole = false
+      for (let attempt = 1; attempt <= interruptedAttempts && !whole && !this.closed; attempt++) {
+        if (attempt > 1) {
+          replacement.again()
+          await delay(5 * 2 ** (attempt - 1))
+        }
+        whole = await this.dumpOnce(kind, replacement)
+        if (!whole) this.counts.interrupted++
       }
-      if (!this.closed) {
-        this.log(
-          'warning',
-          `the dump of ${kind} was interrupted ${interruptedAttempts} times by changes: trying again in a second`
-        )
-      }
+      if (this.closed) return 'failed'
+      if (!whole) this.logInterrupted(kind)
+      if (!whole && kind !== 'routes6') return 'failed'
+      const slice = new Slice()
+      for (const _ of replacement.finish(changes)) if (slice.due(true)) await slice.rest()
+      this.counts.dumps++
+      return whole ? 'whole' : 'united'
     } catch (error) {
       this.fail(`cannot dump ${kind}, trying again in a second`, error)
     }
-    return false
+    return 'failed'
   }
 
-  /** false: NLM_F_DUMP_INTR, or closed meanwhile. */
-  private async dumpOnce(kind: DumpKind, changes: Changes): Promise<boolean> {
-    const replacement = this.state.beginReplace(kind)
+  private logInterrupted(kind: DumpKind): void {
+    if (performance.now() - this.interruptLogged < logInterval) return
+    this.interruptLogged = performance.now()
+    const what = `the dump of ${kind} was interrupted ${interruptedAttempts} times by changes`
+    this.log(
+      'warning',
+      kind === 'routes6' ? `${what}: taken together, and made again later` : `${what}: made again in a second`
+    )
+  }
+
+  /** false: the table changed meanwhile, or closed. */
+  private async dumpOnce(kind: DumpKind, replacement: Replacement): Promise<boolean> {
     const slice = new Slice()
-    for (const { type, body } of dumpRequests(kind)) {
-      const dump = new DumpInbox(type, body)
+    for (const request of dumpRequests(kind)) {
+      const dump = new DumpInbox(request)
       for (let chunk = await dump.next(); chunk; chunk = await dump.next()) {
         const cursor = messagesOf(chunk)
         for (let fact = this.fact(cursor); fact; fact = this.fact(cursor)) {
@@ -268,8 +310,6 @@ class SyncLoop implements Sync {
       if (dump.failure) throw dump.failure
       if (dump.interrupted || this.closed) return false
     }
-    for (const _ of replacement.finish(changes)) if (slice.due(true)) await slice.rest()
-    this.counts.dumps++
     return true
   }
 

@@ -10,7 +10,9 @@
 //         NLM_F_REPLACE, each in its own place.
 //   IPv6: unicast routes through gateways with equal table and metric are one
 //         route with several next hops. It is announced whole, or (deletions,
-//         older kernels) by single next hops. Others stand side by side.
+//         older kernels) by single next hops. Others stand side by side. Next
+//         hops that joined one by one may have properties (an MTU) of their own;
+//         an event shows those of the one that joined, a dump those of the first.
 // Applying a message twice, or one older than the dump, does no harm once the
 // messages after it have been applied too.
 
@@ -31,19 +33,33 @@ const RTN_UNICAST = 1
 const RTPROT_REDIRECT = 1
 const RTPROT_RA = 9
 
-/** 'unsure': a removal fitted none of the routes that have its table, metric and tos. 'ambiguous': see isAmbiguous. */
-export function applyRoute(table: RouteTable, event: RouteEvent, changes: Changes): 'sure' | 'unsure' | 'ambiguous' {
+/**
+ * 'unsure': a removal fitted none of the routes that have its table, metric and tos. 'ambiguous': see isAmbiguous, or
+ * the next hops of an IPv6 route differ in their properties. `mixed`: prefixes of such, kept here.
+ */
+export function applyRoute(
+  table: RouteTable,
+  event: RouteEvent,
+  changes: Changes,
+  mixed: Set<string>
+): 'sure' | 'unsure' | 'ambiguous' {
   const { route } = event
   const key = prefixKey(route.destination, route.prefixLength)
   const list = table.get(key)
   if (event.removed) {
     const outcome = list ? removeRoute(list, route) : 'absent'
     if (outcome !== 'absent') changes.prefixes.add(key)
-    if (list?.length === 0) table.delete(key)
+    if (outcome === 'removed' && list?.length !== 0 && mixed.has(key)) return 'ambiguous'
+    if (list?.length === 0) {
+      table.delete(key)
+      mixed.delete(key)
+    }
     return outcome === 'misfit' ? 'unsure' : 'sure'
   }
   if (!list) table.set(key, [route])
-  const ambiguous = list !== undefined && isAmbiguous(list, event)
+  const mixes = list?.some((known) => joinsAsAnother(known, event)) ?? false
+  if (mixes) mixed.add(key)
+  const ambiguous = mixes || (list !== undefined && isAmbiguous(list, event))
   if (!list || addRoute(list, event)) changes.prefixes.add(key)
   return ambiguous ? 'ambiguous' : 'sure'
 }
@@ -57,6 +73,13 @@ function isAmbiguous(list: readonly Route[], { route, replace }: RouteEvent): bo
   if (!replace || route.nexthopId === 0) return false
   const peers = list.filter((known) => order(known, route) === 0)
   return peers.length > 1 && peers.some((known) => sameRoute(known, route))
+}
+
+/** An IPv6 next hop joins a route whose properties are not its own. */
+function joinsAsAnother(known: Route, { route, replace }: RouteEvent): boolean {
+  if (replace || route.family === 4 || order(known, route) !== 0) return false
+  if (!joinable(known) || !joinable(route) || !sameSource(known, route)) return false
+  return !sameRoute({ ...known, nexthops: route.nexthops }, route)
 }
 
 /** true: the list is another now. */
@@ -217,6 +240,17 @@ export function addDumped(fresh: RouteTable, old: RouteTable, route: Route): voi
   let at = list.length
   while (at > 0 && order(list[at - 1] as Route, kept) > 0) at--
   list.splice(at, 0, kept)
+}
+
+/** The later dump, and what the earlier ones show of prefixes that it lacks. No route of it stands twice. */
+export function uniteDumps(earlier: RouteTable | null, later: RouteTable): RouteTable {
+  const all: RouteTable = earlier ?? new Map()
+  for (const [key, list] of later)
+    all.set(
+      key,
+      list.filter((route, at) => !list.slice(0, at).some((other) => sameRoute(other, route)))
+    )
+  return all
 }
 
 /** Notes the prefixes whose lists differ, in steps: yields every few thousand prefixes. */

@@ -15,7 +15,7 @@ import { applyLink, replaceLinks } from './links.js'
 import type { DumpKind, StateMessage } from './messages.js'
 import { applyNeighbour, removeNeighboursOf, replaceNeighbours } from './neighbours.js'
 import { NexthopTable } from './nexthops.js'
-import { addDumped, applyRoute, compareTables, type RouteTable } from './routes.js'
+import { addDumped, applyRoute, compareTables, type RouteTable, uniteDumps } from './routes.js'
 import { addRule, removeRule, replaceRules } from './rules.js'
 import type { Changes, InterfaceAddress, Link, Neighbour, NexthopObject, NodeState, Route, Rule } from './types.js'
 
@@ -23,6 +23,12 @@ import type { Changes, InterfaceAddress, Link, Neighbour, NexthopObject, NodeSta
 export interface Replacement {
   /** One dumped fact; other kinds and removals are ignored. */
   add(message: StateMessage): void
+  /**
+   * The dump is made again, because the table changed meanwhile. Of routes the
+   * earlier ones are kept, for a prefix that the later ones do not show: each
+   * may lack some and have some twice. Of other kinds they are forgotten.
+   */
+  again(): void
   /** Applies the difference; to be run to its end, in pieces if wanted. */
   finish(changes: Changes): Iterable<void>
 }
@@ -36,6 +42,7 @@ export class State implements NodeState {
   readonly needsDump = new Set<DumpKind>()
   private readonly running = new Set<number>()
   private readonly nexthopTable = new NexthopTable()
+  private readonly mixed = new Set<string>()
   private routeTables: Record<'routes4' | 'routes6', RouteTable> = { routes4: new Map(), routes6: new Map() }
 
   get routes4(): ReadonlyMap<string, readonly Route[]> {
@@ -65,7 +72,7 @@ export class State implements NodeState {
       case 'route': {
         const kind = message.route.family === 4 ? 'routes4' : 'routes6'
         this.adopt(message.route)
-        const outcome = applyRoute(this.routeTables[kind], message, changes)
+        const outcome = applyRoute(this.routeTables[kind], message, changes, this.mixed)
         if (outcome === 'unsure' && !replaying) this.needsDump.add(kind)
         if (outcome === 'ambiguous' && (replaying || kind === 'routes6')) this.needsDump.add(kind)
         break
@@ -103,15 +110,21 @@ export class State implements NodeState {
 
   private replaceRoutes(kind: 'routes4' | 'routes6'): Replacement {
     const old = this.routeTables[kind]
-    const fresh: RouteTable = new Map()
     const family = kind === 'routes4' ? 4 : 6
+    let fresh: RouteTable = new Map()
+    let earlier: RouteTable | null = null
     return {
       add: (message) => {
         if (message.kind !== 'route' || message.removed || message.route.family !== family) return
         this.adopt(message.route)
         addDumped(fresh, old, message.route)
       },
+      again: () => {
+        earlier = uniteDumps(earlier, fresh)
+        fresh = new Map()
+      },
       finish: function* (this: State, changes: Changes): Generator<void> {
+        if (earlier) fresh = uniteDumps(earlier, fresh)
         yield* compareTables(old, fresh, changes)
         this.routeTables[kind] = fresh
       }.bind(this)
@@ -119,10 +132,13 @@ export class State implements NodeState {
   }
 
   private replaceSmall(kind: Exclude<DumpKind, 'routes4' | 'routes6'>): Replacement {
-    const dumped: StateMessage[] = []
+    let dumped: StateMessage[] = []
     return {
       add: (message) => {
         if (!message.removed) dumped.push(message)
+      },
+      again: () => {
+        dumped = []
       },
       finish: (changes) => {
         this.applyDump(kind, dumped, changes)

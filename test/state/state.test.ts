@@ -212,6 +212,25 @@ t.test('[Y6][F11] a route told anew because its nexthop object changed stays in 
   t.same([...state.needsDump], ['routes6'], 'IPv6 may have replaced the first')
 })
 
+t.test('[Y5][F11] IPv6 next hops that joined with an MTU of their own: only a dump tells what is left', async (t) => {
+  const state = new State()
+  const asked = () => {
+    const kinds = [...state.needsDump]
+    state.needsDump.clear()
+    return kinds
+  }
+  after(state, add({ ...r6(1), mtu: 1300 }), add({ ...r6(2), mtu: 1300 }, { append: true }))
+  t.same(asked(), [], 'all alike')
+  after(state, add(r6(3), { append: true }))
+  t.same(asked(), ['routes6'], 'one that is not')
+  after(state, del(r6(3)))
+  t.same(asked(), ['routes6'], 'and is gone again: the rest has 1300 as before')
+  after(state, del(r6(1)), del(r6(2)))
+  asked()
+  after(state, add(r6(1)), add(r6(2), { append: true }), del(r6(1)))
+  t.same(asked(), [], 'a new route begins anew')
+})
+
 t.test('[Y6] lists are sorted by table, metric and tos, and each of these is its own route', async (t) => {
   const state = new State()
   after(
