@@ -132,6 +132,9 @@ function kernelOrders(): Map<string, string> {
 }
 
 t.test('[Y1] a node that has everything already is complete with the first change', async (t) => {
+  const before = watch()
+  await quiet(before)
+  await before.sync.close()
   let first: string[] | null = null
   const watched = watch({
     onChanges: (changes) => {
