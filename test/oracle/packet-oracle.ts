@@ -8,7 +8,7 @@ import { sleep } from '../lab/process.js'
 import { type ParsedPacket, parsePacket } from '../packets/packet.js'
 import { randomSource } from '../plan/churn.js'
 import { openLabs, type Receiver, receivers, type Shot, type Side } from './labs.js'
-import { answersTo, makeStream } from './stream.js'
+import { answersTo, makeStream, TOLD_MTU, tagOf } from './stream.js'
 
 export interface PacketOptions {
   seed: number
@@ -41,6 +41,8 @@ const PATIENCE = 3_000
 /** Known differences and why they stay. */
 export const PACKET_EXCEPTIONS: Record<string, string> = {
   untracked: 'what conntrack takes for invalid leaves the kernel with the pod’s address, and hostroute masquerades it',
+  'path-mtu':
+    'the kernel’s IPv6 forwarding obeys a path MTU that the node itself was told; hostroute sends, and the narrow router tells',
   options:
     'with IP options or extension headers conntrack sees a packet of a flow it has not seen, and may leave the pod’s address',
   padding: 'bytes behind the IP packet are sent along, where the kernel cuts them off'
@@ -161,9 +163,17 @@ function difference(
   exceptions: Map<string, number>
 ): Difference[] {
   const found: Difference[] = []
+  const fresh = (side: Side, receiver: Receiver) => side.seen(receiver).slice(marks[side.name][receiver])
+  const [all, too] = [kernel, hostroute].map((side) => receivers.flatMap((each) => fresh(side, each)))
+  const refused = refusedByPathMtu(all ?? [], too ?? [])
+  if (refused.size > 0) exceptions.set('path-mtu', refused.size)
+  const isRefused = (frame: Buffer) => refused.has(tagOf(frame) ?? '')
   for (const receiver of receivers) {
     const [wanted, got] = [kernel, hostroute].map((side) =>
-      byFlow(side.seen(receiver).slice(marks[side.name][receiver]), snat && receiver === 'uplink')
+      byFlow(
+        fresh(side, receiver).filter((frame) => !isRefused(frame)),
+        snat && receiver === 'uplink'
+      )
     ) as [Flows, Flows]
     for (const flow of new Set([...wanted.keys(), ...got.keys()])) {
       const [should, does] = [wanted.get(flow) ?? [], got.get(flow) ?? []]
@@ -182,6 +192,23 @@ function difference(
     }
   }
   return found
+}
+
+/**
+ * Tags of packets that only the kernel’s node has called too big for a path MTU
+ * (the one that errors in the stream name) which it has no device or route for.
+ */
+function refusedByPathMtu(wanted: readonly Buffer[], found: readonly Buffer[]): Set<string> {
+  const tags = (frames: readonly Buffer[]) =>
+    frames.filter((frame) => isToldOfPathMtu(frame)).map((frame) => tagOf(frame) ?? '')
+  const both = new Set(tags(found))
+  return new Set(tags(wanted).filter((tag) => tag !== '' && !both.has(tag)))
+}
+
+function isToldOfPathMtu(frame: Buffer): boolean {
+  const { ip, l4, embedded } = parsePacket(frame)
+  if (!ip || !isRouter(ip.source) || l4?.protocol !== 'icmp6' || l4.type !== 2 || l4.rest !== TOLD_MTU) return false
+  return embedded?.ip !== undefined && !embedded.ip.destination.startsWith('fd00:244:2:')
 }
 
 /** The exception that covers the difference; null: none does. */
@@ -228,14 +255,17 @@ function isOwnTalk({ arp, ip, l4 }: ParsedPacket): boolean {
   return (type >= 130 && type <= 143) || (ip?.extensions[0] === 0 && type === 143)
 }
 
-/** What a kernel draws: IP id and flow label of the errors and answers that a router makes itself. */
+/** What a kernel draws: IP or fragment id and flow label of the errors and answers that a router makes itself. */
 function normal(frame: Buffer, { ip, l4, vlans }: ParsedPacket): Buffer {
   if (!ip || vlans.length > 0 || !isRouter(ip.source)) return frame
   const copy = Buffer.from(frame)
   if (ip.family === 4 && l4) {
     copy.writeUInt16BE(0, 18)
     copy.writeUInt16BE(ip.headerChecksumOk ? 1 : 0, 24)
-  } else if (ip.family === 6) copy.writeUInt32BE(copy.readUInt32BE(14) & 0xfff00000, 14)
+  } else if (ip.family === 6) {
+    copy.writeUInt32BE(copy.readUInt32BE(14) & 0xfff00000, 14)
+    dropFragmentId(copy)
+  }
   return copy
 }
 
@@ -247,7 +277,7 @@ function normal(frame: Buffer, { ip, l4, vlans }: ParsedPacket): Buffer {
 function withoutPort(frame: Buffer, { ip, l4 }: ParsedPacket): Buffer {
   if (!ip || !isRouter(ip.source)) return frame
   const copy = Buffer.from(frame)
-  if (ip.family === 6 && copy[20] === 44) copy.writeUInt32BE(0, 58)
+  if (ip.family === 6) dropFragmentId(copy)
   if (!l4 || l4.protocol === 'other') return copy
   const at = 14 + ip.headerLength
   const [port, sum] = { tcp: [0, 16], udp: [0, 6], icmp: [4, 2], icmp6: [4, 2] }[l4.protocol] as [number, number]
@@ -256,6 +286,10 @@ function withoutPort(frame: Buffer, { ip, l4 }: ParsedPacket): Buffer {
   const right = l4.checksumOk === null ? 2 : l4.checksumOk ? 1 : 3
   if (copy.readUInt16BE(at + sum) !== 0) copy.writeUInt16BE(right, at + sum)
   return copy
+}
+
+function dropFragmentId(frame: Buffer): void {
+  if (frame[20] === 44 && frame.length >= 62) frame.writeUInt32BE(0, 58)
 }
 
 function isRouter(address: string): boolean {

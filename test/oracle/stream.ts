@@ -121,6 +121,8 @@ function shot(way: Way, network: Network, text: string, offload?: Buffer): Shot 
   return { from, frame: ethernet(MACS[from], network), offload, text: `${source} → ${destination} ${text}` }
 }
 
+/** What errors about packets that are too big say. */
+export const TOLD_MTU = 1300
 /** As pods draw them. Below, where hostroute takes its own, MASQUERADE would keep one that hostroute uses. */
 const EPHEMERAL = 40_000
 /** Least source port of packets that open a TCP connection; all others are below. */
@@ -384,7 +386,7 @@ function errorAbout(random: Random, way: Way, tag: Buffer): Shot {
   const sum = one(random, 8) ? { checksum: random(65536) } : {}
   const content = one(random, 12)
     ? icmp(() => type, code, Buffer.alloc(random(8)))
-    : icmpError({ type, code, rest: 1300, quote, ...sum }, original)
+    : icmpError({ type, code, rest: TOLD_MTU, quote, ...sum }, original)
   const made = network(random, way, content)
   return shot(way, made.network, `ICMP error ${type}/${code} with ${quote} bytes, TTL ${made.ttl}`)
 }
@@ -396,8 +398,8 @@ function segments(random: Random, way: Way, tag: Buffer): Shot {
   const l4 = tcpSegments ? 20 : 8
   const size = pick(random, [500, way.mtu - l3 - l4, way.mtu - l3 - l4 + 1, 1200])
   const count = 2 + random(Math.floor(8800 / size) - 1)
-  const body = Buffer.alloc(size * count - random(size - 1), random(256))
-  tag.copy(body)
+  const body = Buffer.alloc(size * count - random(size - tag.length), random(256))
+  for (let at = 0; at < body.length; at += size) tag.copy(body, at)
   const ports = { sourcePort: EPHEMERAL + random(40), destinationPort: 443 }
   const content = tcpSegments
     ? tcp({ ...ports, flags: pick(random, ['A', 'PA']), sequence: random(1 << 30) }, body)
@@ -450,7 +452,8 @@ export function answersTo(left: readonly Buffer[], shots: readonly Shot[]): Map<
   return answers
 }
 
-function tagOf(frame: Buffer): string | null {
+/** The tag that the frame carries or quotes. */
+export function tagOf(frame: Buffer): string | null {
   const at = frame.indexOf('#orc')
   return at < 0 ? null : frame.subarray(at, at + 8).toString('hex')
 }
@@ -491,7 +494,7 @@ function answerTo(way: Way, left: Buffer, l4: ParsedTransport, body: Buffer): Sh
       shots.push(
         shot(
           way,
-          ip(icmpError({ type, code, rest: 1300, quote }, left.subarray(14))),
+          ip(icmpError({ type, code, rest: TOLD_MTU, quote }, left.subarray(14))),
           `answer: error ${type}/${code}, ${quote} bytes`
         )
       )
