@@ -20,7 +20,7 @@ static __always_inline int note_inbound(struct packet *p, struct pod *pod, bool 
 	struct flow *flow;
 	bool opening = opens(p);
 
-	if (is_mid_flow(p) && (bpf_jiffies64() >= control.older_until || !masquerade_due(&p->source)))
+	if (is_mid_flow(p) && bpf_jiffies64() >= control.older_until)
 		return GO_ON;
 	tuple_in(&tuple, p, six);
 	flow = flow_of(&tuple, six);
@@ -38,7 +38,7 @@ static __always_inline int note_inbound(struct packet *p, struct pod *pod, bool 
 		}
 	}
 	if (is_mid_flow(p))
-		return flow ? GO_ON : REASON_OLDER_FLOW;
+		return flow || !masquerade_due(&p->source) ? GO_ON : REASON_OLDER_FLOW;
 	if (!flow || replace(p, &tuple, flow, six)) {
 		struct flow inbound = { .verdict = FLOW_INBOUND, .pod_id = pod->id };
 

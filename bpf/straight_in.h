@@ -16,11 +16,12 @@ static __attribute__((noinline)) int is_known_inbound4(const struct pod *pod, co
 
 	if (!pod || !tuple)
 		return false;
-	remote.low = MAPPED(tuple->remote);
-	if (tuple->protocol == IPPROTO_TCP)
-		return !masquerade_due(&remote);
 	flow = bpf_map_lookup_elem(&flows4, tuple);
-	if (!flow || flow->pod_id != pod->id || flow->life != FLOW_LIVE)
+	if (!flow || flow->pod_id != pod->id || flow->life != FLOW_LIVE) {
+		remote.low = MAPPED(tuple->remote);
+		return tuple->protocol == IPPROTO_TCP && !masquerade_due(&remote);
+	}
+	if (flow->verdict == FLOW_STACK && tuple->protocol == IPPROTO_TCP)
 		return false;
 	now = bpf_jiffies64();
 	if (flow->seen != now)

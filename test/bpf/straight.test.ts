@@ -353,11 +353,21 @@ t.test('[S12] a flow that is dying, dead, of another pod or of older routes is f
   }
 })
 
-t.test('while older connections may live, TCP from where SNAT is due is for the stages', async (t) => {
+t.test('while older connections may live, unknown TCP from where SNAT is due is for the stages', async (t) => {
   node.setControl({ olderUntil: 0x7fffffffffffffffn })
-  t.notOk(compare(t, 'masqueraded', 'up0', frameFor('up0', toB(content('tcp', 80, true, 'A')))))
+  const known = frameFor('up0', toB(content('tcp', 80, true, 'A')))
+  t.ok(compare(t, 'masqueraded, but known', 'up0', known))
+  t.notOk(compare(t, 'masqueraded', 'up0', frameFor('up0', toB(content('tcp', 81, true, 'A')))))
   const inner = ipv4({ source: plain, destination: devices.b.v4 }, content('tcp', 80, true, 'A'))
   t.ok(compare(t, 'not masqueraded', 'up0', frameFor('up0', inner)))
+  const before = readEntries()
+  const opened = [...before].find(([place]) => place.startsWith('flows4') && place.includes('005001bb06'))
+  if (!opened) throw new Error('the flow that was opened from outside is not there')
+  const value = Buffer.from(opened[1].split(' ')[0] as string, 'hex')
+  value.writeUInt8(4, 20)
+  node.map('flows4').update(Buffer.from(opened[0].split(' ')[1] as string, 'hex'), value)
+  t.notOk(compare(t, 'conntrack has it', 'up0', known))
+  writeEntries(before)
   node.setControl({ olderUntil: 0n })
 })
 
