@@ -40,6 +40,59 @@ t.test('[F11][N2] flows leave a gateway that has died by the other leg, as with 
   t.equal(report.status, 0, report.stdout)
 })
 
+t.test('[F11][S14] SNAT over two uplinks: each leg’s address, its share, and answers by either', async (t) => {
+  const lab = await servedLab(t, { pods: 1, uplinks: 2 })
+  const [node, pod] = [lab.node(0), lab.node(0).pod(0)]
+  const sources = (family: 'v4' | 'v6') => node.uplinks.map(({ address }) => address[family])
+  await node.ip(
+    ...families.map((family) => {
+      const hop = (leg: 0 | 1, weight: number) =>
+        `nexthop via ${node.uplinks[leg]!.router[family]} dev up${leg} weight ${weight}`
+      return `route replace ${OUTSIDE[family]} ${hop(0, 3)} ${hop(1, 1)}`
+    })
+  )
+  const asked = 96
+  const seen = async (family: 'v4' | 'v6') => {
+    const questions = Array.from(
+      { length: asked },
+      () => ({ protocol: 'tcp', address: OUTSIDE[family], port: 7 }) as const
+    )
+    const answers = await pod.askAll(questions)
+    return { peers: answers.map(({ peer }) => peer), echoed: answers.filter(({ echoed }) => echoed === 32).length }
+  }
+  for (const family of families) {
+    const [first, second] = sources(family)
+    await until(`${family}: both legs`, async () => new Set((await seen(family)).peers).size === 2)
+    const { forward } = await node.readCounters()
+    const { peers, echoed } = await seen(family)
+    t.equal(echoed, asked, `${family}: all answered`)
+    t.strictSame([...new Set(peers)].sort(), [first, second].sort(), 'from the two legs’ addresses')
+    // 3 to 1, within four times what chance makes of so many
+    const share = peers.filter((peer) => peer === first).length / asked
+    t.ok(
+      Math.abs(share - 0.75) < 4 * Math.sqrt((0.75 * 0.25) / asked),
+      `${family}: ${share.toFixed(2)} by the first leg`
+    )
+    t.equal((await node.readCounters()).forward, forward, `${family}: by the fast path`)
+  }
+  // the router sends what is for the first leg's address by the second
+  for (const family of families) {
+    const [first, second] = sources(family)
+    await lab.router.ip(`route replace ${first} via ${second}`)
+    const { peers, echoed } = await seen(family)
+    t.equal(echoed, asked, `${family}: answers by the other uplink`)
+    t.ok(peers.includes(first ?? ''), 'also those for the first')
+  }
+  await node.ip('link set up0 down')
+  for (const family of families) {
+    const [, second] = sources(family)
+    await until(`${family}: all by the leg that is left`, async () => {
+      const { peers, echoed } = await seen(family)
+      return echoed === asked && peers.every((peer) => peer === second)
+    })
+  }
+})
+
 /** Two gateways as a group of next hop objects; answers come back by up1 always. */
 async function prepare(lab: Lab): Promise<void> {
   const node = lab.node(0)
