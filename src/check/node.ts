@@ -5,7 +5,7 @@
 import { prefixKey } from '../address.js'
 import type { Config } from '../config/config.js'
 import { readKernelSettings } from '../config/kernel-settings.js'
-import { startSync } from '../netlink/sync.js'
+import { readState } from '../netlink/read-state.js'
 import { defaultPlanOptions, type PlanOptions } from '../plan/options.js'
 import { makePlan } from '../plan/planner.js'
 import { ruleText } from '../plan/rule-text.js'
@@ -22,24 +22,10 @@ const patience = 30_000
 
 /** One full dump of this namespace, planned by the configuration. Throws CheckError. */
 export async function readNode(config: Config): Promise<NodeFacts> {
-  let complete: () => void = () => {}
-  const whole = new Promise<void>((resolve) => {
-    complete = resolve
+  const state = await readState(patience).catch((error: Error) => {
+    throw new CheckError(error.message)
   })
-  const sync = startSync({ onChanges: () => complete() })
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<never>((_, reject) => {
-    const words = () =>
-      `the kernel's tables could not be read within ${patience / 1000} s: ${sync.status().lastError ?? 'no answer'}`
-    timer = setTimeout(() => reject(new CheckError(words())), patience)
-  })
-  try {
-    await Promise.race([whole, late])
-  } finally {
-    clearTimeout(timer)
-    await sync.close()
-  }
-  return { state: sync.state, plan: makePlan(sync.state, planOptions(config)) }
+  return { state, plan: makePlan(state, planOptions(config)) }
 }
 
 function planOptions(config: Config): PlanOptions {

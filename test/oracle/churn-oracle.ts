@@ -127,7 +127,12 @@ function change(random: Random, gateways: readonly Gateway[]): string[] {
     }
     case 4: {
       const id = 1 + random(3) + 10 * family
-      return [`nexthop replace id ${id} via ${address} dev ${device}`, `route replace ${prefix} nhid ${id}`]
+      const group = 5 + 10 * family
+      const object = `nexthop replace id ${id} via ${address} dev ${device}`
+      if (random(2) === 0) return [object, `route replace ${prefix} nhid ${id}`]
+      const others = [1, 2, 3].filter((each) => each + 10 * family !== id && random(2) === 0)
+      const members = [id, ...others.map((each) => each + 10 * family)]
+      return [object, `nexthop replace id ${group} group ${members.join('/')}`, `route replace ${prefix} nhid ${group}`]
     }
     case 5:
       return [`nexthop del id ${1 + random(3) + 10 * family}`]

@@ -1,0 +1,59 @@
+// What `hostroute verify` finds where the plan in force is not what the kernel's
+// tables say, as after an event that was lost. Rows that somebody changed in the
+// maps: maps/writer.test.ts and daemon/lease.test.ts.
+
+import t from 'tap'
+import { parsePrefix, prefixKey } from '../../src/address.js'
+import { type Verified, verifyNode } from '../../src/daemon/verify.js'
+import { readState } from '../../src/netlink/read-state.js'
+import { defaultPlanOptions } from '../../src/plan/options.js'
+import { makePlan } from '../../src/plan/planner.js'
+import { enterNamespace, ip, ipBatch } from '../netlink/namespace.js'
+
+enterNamespace(import.meta.url)
+
+const key = (text: string) => {
+  const { address, length } = parsePrefix(text) ?? { address: '', length: 0 }
+  return prefixKey(address, length)
+}
+
+t.test('a lost event is found and mended, one that is on its way is neither', async (t) => {
+  ipBatch([
+    'link add up0 type veth peer name far0',
+    'link set up0 up addrgenmode none',
+    'link set far0 up addrgenmode none',
+    'addr add 192.0.2.10/24 dev up0',
+    'neigh replace 192.0.2.1 lladdr 02:00:00:00:00:01 dev up0 nud permanent',
+    'route add default via 192.0.2.1',
+    'route add 10.1.0.0/16 via 192.0.2.1',
+    'route add 10.2.0.0/16 via 192.0.2.1'
+  ])
+  const plan = makePlan(await readState(10_000), defaultPlanOptions)
+  const asked: string[] = []
+  const node = {
+    planner: { plan },
+    planOptions: () => defaultPlanOptions,
+    datapath: null,
+    sync: { resync: () => asked.push('resync') },
+    replan: () => asked.push('replan')
+  } as unknown as Verified
+  t.match(await verifyNode(node, false), { ok: true, total: 0, differences: [] })
+
+  const lost = plan.routes.get(key('10.1.0.0/16'))
+  plan.routes.delete(key('10.1.0.0/16'))
+  plan.routes.set(key('10.9.0.0/16'), lost!)
+  const late = plan.routes.get(key('10.2.0.0/16'))
+  plan.routes.delete(key('10.2.0.0/16'))
+  setTimeout(() => plan.routes.set(key('10.2.0.0/16'), late!), 200)
+  const { ok, differences } = await verifyNode(node, false)
+  t.notOk(ok)
+  t.strictSame(
+    differences.map((each) => `${each.map} ${each.key} ${each.kind}`),
+    ['routes 10.1.0.0/16 missing', 'routes 10.9.0.0/16 unexpected'],
+    'the two that stay wrong'
+  )
+  t.strictSame(asked, [])
+  t.match(await verifyNode(node, true), { ok: true, repaired: true, total: 2 })
+  t.strictSame(asked, ['replan', 'resync'], 'what the daemon knows is read anew')
+  ip('link del up0')
+})
