@@ -285,7 +285,7 @@ t.test('[Y2][Y4] IPv6 routes that change under a dump take no others with them',
   const route = (number: number) => `${network(number)}/64 via 2001:db8:2::2 dev up1`
   const [moving, all] = [300, 20_000]
   ipBatch(Array.from({ length: all }, (_, number) => `route add ${route(number)}`))
-  const churn = Array.from({ length: 40 }, () =>
+  const churn = Array.from({ length: 120 }, () =>
     ['del', 'add'].flatMap((verb) => Array.from({ length: moving }, (_, number) => `route ${verb} ${route(number)}`))
   ).flat()
   const keys = Array.from({ length: all - moving }, (_, index) =>
@@ -303,6 +303,7 @@ t.test('[Y2][Y4] IPv6 routes that change under a dump take no others with them',
   clearInterval(timer)
   t.equal(lost, 0, `none of ${keys.length} was ever missing`)
   t.ok(watched.sync.status().interrupted > 0, `${watched.sync.status().interrupted} dumps were not whole`)
+  t.match(watched.log.join(), /taken together, and made again later/, 'told')
   t.same((await agreement(watched, 10_000)).slice(0, 5), [])
   await watched.sync.close()
   ip('-6 route flush root 2001:db8:90::/48')

@@ -228,7 +228,10 @@ function isPod(address: string): boolean {
 
 type Flows = Map<string, Buffer[]>
 
-/** `snat`: whatever the source and its port are, which are drawn. */
+/**
+ * Errors are told apart by their code: that a neighbour does not answer is told seconds later, in no order with others.
+ * `snat`: whatever the source and its port are, which are drawn.
+ */
 function byFlow(frames: readonly Buffer[], snat: boolean): Flows {
   const flows: Flows = new Map()
   for (const frame of frames) {
@@ -236,7 +239,7 @@ function byFlow(frames: readonly Buffer[], snat: boolean): Flows {
     if (isOwnTalk(packet)) continue
     const { ip, l4 } = packet
     const ports = l4
-      ? `${l4.protocol} ${snat ? '' : (l4.sourcePort ?? l4.type ?? '')} ${l4.destinationPort ?? (snat ? '' : l4.id) ?? ''}`
+      ? `${l4.protocol} ${snat ? '' : (l4.sourcePort ?? typeOf(l4))} ${l4.destinationPort ?? (snat ? '' : l4.id) ?? ''}`
       : ''
     const flow = ip
       ? `${snat ? '' : ip.source} → ${ip.destination} ${ip.protocol} ${ports}`
@@ -246,6 +249,10 @@ function byFlow(frames: readonly Buffer[], snat: boolean): Flows {
     flows.set(flow, list)
   }
   return flows
+}
+
+function typeOf({ type, code }: NonNullable<ParsedPacket['l4']>): string {
+  return type === undefined ? '' : `${type}/${code}`
 }
 
 /** Neighbour discovery, MLD and ARP between the hosts themselves. */

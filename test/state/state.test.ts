@@ -212,6 +212,23 @@ t.test('[Y6][F11] a route told anew because its nexthop object changed stays in 
   t.same([...state.needsDump], ['routes6'], 'IPv6 may have replaced the first')
 })
 
+t.test('[Y2][Y4] dumps that a change ran into are taken together: none missing, none twice', async (t) => {
+  const state = new State()
+  const at = (prefix: string) => ({ ...r6(1), destination: hex(prefix) })
+  const [first, second, third] = [at('2001:db8:1::'), at('2001:db8:2::'), at('2001:db8:3::')]
+  const replacement = state.beginReplace('routes6')
+  for (const route of [first, second, second]) replacement.add(add(route))
+  replacement.again()
+  for (const route of [{ ...second, mtu: 1400 }, third, third]) replacement.add(add(route))
+  t.equal(state.routes6.size, 0, 'nothing shows before the end')
+  Array.from(replacement.finish(noChanges()))
+  t.same(
+    [...state.routes6.values()].map((routes) => routes.map(({ mtu }) => mtu)),
+    [[0], [1400], [0]],
+    'the later dump counts'
+  )
+})
+
 t.test('[Y5][F11] IPv6 next hops that joined with an MTU of their own: only a dump tells what is left', async (t) => {
   const state = new State()
   const asked = () => {
