@@ -35,6 +35,7 @@ import { Counters, total } from './counters.js'
 import { explain, explainRoute } from './explain.js'
 import { listFlows } from './flow-view.js'
 import { leftRows } from './left-view.js'
+import { releaseMemory } from './memory.js'
 import type { Node } from './node.js'
 import { verifyNode } from './verify.js'
 import { neighbourRows, nexthopRows, podRows, routeList } from './views.js'
@@ -221,8 +222,11 @@ export class Answers implements NodeControl {
     return this.counters.counters.rows()
   }
 
-  verify(repair: boolean): Promise<VerifyReport> {
-    return verifyNode(this.node, repair)
+  async verify(repair: boolean): Promise<VerifyReport> {
+    const report = await verifyNode(this.node, repair)
+    // it has read as much as the daemon holds
+    setTimeout(releaseMemory, 100).unref()
+    return report
   }
 
   async metrics(): Promise<string> {

@@ -6,7 +6,7 @@ import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { native } from '../native.js'
 
-/** Takes some 10 ms; called once, when the node is served. */
+/** Takes some 10 ms, more with many routes: for rare moments. */
 export function releaseMemory(): void {
   setFlagsFromString('--expose-gc')
   const collect = runInNewContext('gc') as () => void

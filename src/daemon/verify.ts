@@ -66,7 +66,10 @@ function planDifferences(inForce: Plan, fresh: Plan): VerifyDifference[] {
     want: Map<K, V>,
     name: (key: K) => string
   ): VerifyDifference[] =>
-    [...keys].map((key) => difference(map, name(key), have.get(key) ?? null, want.get(key) ?? null))
+    [...keys].flatMap((key) => {
+      const [found, wanted] = [have.get(key) ?? null, want.get(key) ?? null]
+      return isAskedNow(found, wanted) ? [] : [difference(map, name(key), found, wanted)]
+    })
   return [
     ...list('devices', change.devices, inForce.devices, fresh.devices, String),
     ...list('pods', change.pods, inForce.pods, fresh.pods, formatAddress),
@@ -75,6 +78,12 @@ function planDifferences(inForce: Plan, fresh: Plan): VerifyDifference[] {
     ...list('class_routes', change.classRoutes, inForce.classRoutes, fresh.classRoutes, nameOfClassRoute),
     ...list('neighbours', change.neighbours, inForce.neighbours, fresh.neighbours, String)
   ]
+}
+
+/** A neighbour that was stale and is asked now: no event tells that (DELAY), and until one does the kernel is asked. */
+function isAskedNow(found: unknown, wanted: unknown): boolean {
+  const vouched = JSON.stringify(found, (name, value) => (name === 'known' || name === 'macKnown' ? true : value))
+  return vouched === JSON.stringify(wanted)
 }
 
 /** "4-0123456789ab 0a000000/8" */

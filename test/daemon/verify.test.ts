@@ -39,6 +39,18 @@ t.test('a lost event is found and mended, one that is on its way is neither', as
   } as unknown as Verified
   t.match(await verifyNode(node, false), { ok: true, total: 0, differences: [] })
 
+  // no event tells of DELAY
+  ip('neigh replace 192.0.2.1 lladdr 02:00:00:00:00:01 dev up0 nud stale')
+  const stale = makePlan(await readState(10_000), defaultPlanOptions)
+  ip('neigh replace 192.0.2.1 lladdr 02:00:00:00:00:01 dev up0 nud delay')
+  Object.assign(plan, stale)
+  t.match(await verifyNode(node, false), { ok: true, total: 0 }, 'a stale neighbour that is asked now')
+  const [neighbour] = plan.neighbours.values()
+  t.match(neighbour, { known: false })
+  plan.neighbours.set([...plan.neighbours.keys()][0]!, { ...neighbour!, mac: '020000000002' })
+  t.match(await verifyNode(node, false), { ok: false, total: 1 }, 'another MAC is a difference')
+  Object.assign(plan, makePlan(await readState(10_000), defaultPlanOptions))
+
   const lost = plan.routes.get(key('10.1.0.0/16'))
   plan.routes.delete(key('10.1.0.0/16'))
   plan.routes.set(key('10.9.0.0/16'), lost!)
