@@ -245,7 +245,8 @@ function byFlow(frames: readonly Buffer[], snat: boolean): Flows {
       ? `${snat ? '' : ip.source} → ${ip.destination} ${ip.protocol} ${ports}`
       : `ethertype ${packet.etherType.toString(16)}`
     const list = flows.get(flow) ?? []
-    list.push(snat ? withoutPort(normal(frame, packet), packet) : normal(frame, packet))
+    const drawn = normal(frame, packet, snat)
+    list.push(snat ? withoutPort(drawn, packet) : drawn)
     flows.set(flow, list)
   }
   return flows
@@ -263,10 +264,11 @@ function isOwnTalk({ arp, ip, l4 }: ParsedPacket): boolean {
 }
 
 /** What a kernel draws: IP or fragment id and flow label of the errors and answers that a router makes itself. */
-function normal(frame: Buffer, { ip, l4, vlans }: ParsedPacket): Buffer {
+function normal(frame: Buffer, { ip, l4, vlans }: ParsedPacket, snat: boolean): Buffer {
   if (!ip || vlans.length > 0 || !isRouter(ip.source)) return frame
   const copy = Buffer.from(frame)
-  if (ip.family === 4 && l4) {
+  // a later fragment after SNAT has the id that the pod drew
+  if (ip.family === 4 && (l4 || !snat)) {
     copy.writeUInt16BE(0, 18)
     copy.writeUInt16BE(ip.headerChecksumOk ? 1 : 0, 24)
   } else if (ip.family === 6) {
