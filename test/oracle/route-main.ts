@@ -30,7 +30,7 @@ const totals = await runRouteOracle({
 for (const line of tell(totals)) console.log(line)
 if (totals.faults.length > 0)
   console.log(
-    `\nEvery reproduction starts from this node:\n${preamble()
+    `\nEvery reproduction starts from this node:\n${preamble(totals)
       .map((line) => `  ${line}`)
       .join('\n')}`
   )

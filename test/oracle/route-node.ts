@@ -1,18 +1,20 @@
 // The namespace the route oracle works in, and how commands get into it. The
 // process is in that namespace already (enterNamespace).
 
-import { writeFileSync } from 'node:fs'
+import { existsSync, writeFileSync } from 'node:fs'
 import { peerNamespace } from '../netlink/namespace.js'
 import { ipBatch } from './kernel.js'
 import { Programs } from './programs.js'
-import { baseCommands, deviceCommands, pods, TAG, uplinks } from './topology.js'
+import { baseCommands, deviceCommands, pods, TAG, uplinks, vrf, vrfCommand } from './topology.js'
 
 const SETTLE = 20_000
 
 export class RouteNode {
   private constructor(
     readonly programs: Programs,
-    private readonly peer: ReturnType<typeof peerNamespace>
+    private readonly peer: ReturnType<typeof peerNamespace>,
+    /** The kernel has VRFs. */
+    readonly hasVrf: boolean
   ) {}
 
   static async open(): Promise<RouteNode> {
@@ -31,9 +33,11 @@ export class RouteNode {
     }
     const peer = peerNamespace()
     await ipBatch(deviceCommands(peer.pid))
+    await ipBatch([vrfCommand])
+    const hasVrf = existsSync(`/proc/sys/net/ipv4/conf/${vrf.device}`)
     peer.run('link set lo up')
     const programs = await Programs.open()
-    const node = new RouteNode(programs, peer)
+    const node = new RouteNode(programs, peer, hasVrf)
     await node.reset()
     return node
   }
@@ -46,9 +50,16 @@ export class RouteNode {
   /** Back to the state every case begins with. */
   async reset(): Promise<void> {
     const flush = [`route flush table all proto ${TAG}`, `rule flush proto ${TAG}`]
-    const ends = [...uplinks.slice(0, 3), ...pods].map(({ device }) => `far link set ${device} up`)
+    const ends = [...uplinks.slice(0, 3), ...pods, vrf.pod, vrf.uplink].map(({ device }) => `far link set ${device} up`)
     const marks = `route flush table ${Programs.markTable}`
-    await this.run([...flush.map((line) => `-6 ${line}`), ...ends, ...flush, marks, 'nexthop flush', ...baseCommands()])
+    await this.run([
+      ...flush.map((line) => `-6 ${line}`),
+      ...ends,
+      ...flush,
+      marks,
+      'nexthop flush',
+      ...baseCommands(this.hasVrf)
+    ])
   }
 
   /** Runs the commands, refused ones and all, and waits until the maps are in step. */

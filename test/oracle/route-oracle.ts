@@ -11,7 +11,7 @@ import type { Verdict } from './programs.js'
 import { RouteNode } from './route-node.js'
 import { shrink } from './shrink.js'
 import { drawMood, firstTable, nextChange, pick, type Random } from './tables.js'
-import { baseCommands, destinations, deviceCommands, pods, uplinks } from './topology.js'
+import { baseCommands, destinations, deviceCommands, pods, uplinks, vrf, vrfCommand } from './topology.js'
 
 export interface RouteOptions {
   seed: number
@@ -26,6 +26,8 @@ export interface RouteOptions {
 
 export interface RouteTotals {
   seed: number
+  /** The kernel has VRFs, and one was among the devices. */
+  hasVrf: boolean
   cases: number
   lookups: number
   /** Look-ups whose packet the kernel would forward. */
@@ -61,12 +63,13 @@ export const EXCEPTIONS: Record<string, string> = {
 const LOOKUPS = 120
 const LEG_SAMPLES = 512
 /** SNAT takes one of the node's addresses; everything else keeps the pod's. */
-const nodeAddresses = new Set(uplinks.flatMap(({ v4, v6 }) => [`${v4}10`, `${v4}11`, `${v6}10`]))
+const nodeAddresses = new Set([...uplinks, vrf.uplink].flatMap(({ v4, v6 }) => [`${v4}10`, `${v4}11`, `${v6}10`]))
 for (const last of [77, 78, 79]) nodeAddresses.add(`192.168.${last}.1`)
 
 export async function runRouteOracle(options: RouteOptions): Promise<RouteTotals> {
   const totals: RouteTotals = {
     seed: options.seed,
+    hasVrf: false,
     cases: 0,
     lookups: 0,
     forwardable: 0,
@@ -77,6 +80,7 @@ export async function runRouteOracle(options: RouteOptions): Promise<RouteTotals
     faults: []
   }
   const node = await RouteNode.open()
+  totals.hasVrf = node.hasVrf
   try {
     const enough = options.faults ?? 5
     for (let number = 0; number < (options.cases ?? Number.POSITIVE_INFINITY); number++) {
@@ -114,7 +118,7 @@ async function runCase(node: RouteNode, seed: number, totals: RouteTotals): Prom
 
 /** Judges random packets against the table as it stands; the first fault that stays. */
 async function judgeTable(node: RouteNode, random: Random, totals: RouteTotals): Promise<Fault | null> {
-  const lookups = Array.from({ length: LOOKUPS }, () => drawLookup(random))
+  const lookups = Array.from({ length: LOOKUPS }, () => drawLookup(random, node.hasVrf))
   const answers = await askKernel(lookups.map(({ question }) => question))
   node.programs.forgetFlows()
   let before = node.programs.reasons()
@@ -190,16 +194,18 @@ function noteReasons(
     totals.stackByReason.set('(not served)', (totals.stackByReason.get('(not served)') ?? 0) + packets - counted)
 }
 
-function drawLookup(random: Random): Lookup {
+function drawLookup(random: Random, hasVrf: boolean): Lookup {
   const family = pick(random, [4, 4, 6] as const)
   const key = family === 4 ? 'v4' : 'v6'
   const protocol = pick(random, ['udp', 'tcp', 'icmp'] as const)
   const inbound = random(8) === 0
-  const pod = pick(random, pods)
+  const inVrf = hasVrf && random(8) === 0
+  const pod = inVrf ? vrf.pod : pick(random, pods)
+  const uplink = inVrf ? vrf.uplink : pick(random, uplinks)
   const remote = family === 4 ? '8.8.8.8' : '2600::8'
   const question: Question = {
     family,
-    input: inbound ? pick(random, uplinks).device : pod.device,
+    input: inbound ? uplink.device : pod.device,
     source: inbound ? remote : pick(random, pod[key]),
     destination: inbound ? pick(random, pod[key]) : pick(random, destinations[family]),
     protocol,
@@ -349,6 +355,8 @@ function asShell(command: string): string {
 }
 
 /** What every reproduction starts from, as a script. */
-export function preamble(): string[] {
-  return [...deviceCommands(1), ...baseCommands()].map((command) => `ip ${command}`.replace('netns 1', 'netns far'))
+export function preamble({ hasVrf }: RouteTotals): string[] {
+  return [...deviceCommands(1), ...(hasVrf ? [vrfCommand] : []), ...baseCommands(hasVrf)].map((command) =>
+    `ip ${command}`.replace('netns 1', 'netns far')
+  )
 }

@@ -3,11 +3,11 @@
 import { EXCEPTIONS, type RouteTotals } from './route-oracle.js'
 
 export function tell(totals: RouteTotals): string[] {
-  const { seed, cases, lookups, forwardable, forwarded, groups, stackByReason, exceptions, faults } = totals
+  const { seed, hasVrf, cases, lookups, forwardable, forwarded, groups, stackByReason, exceptions, faults } = totals
   const percent = (count: number) => `${((100 * count) / Math.max(1, forwardable)).toFixed(1)} %`.padStart(7)
   const number = (count: number) => count.toLocaleString('en').padStart(9)
   const lines = [
-    `route oracle, seeds ${seed} to ${seed + Math.max(0, cases - 1)}`,
+    `route oracle, seeds ${seed} to ${seed + Math.max(0, cases - 1)}${hasVrf ? ', with a VRF' : ''}`,
     `  cases         ${number(cases)}`,
     `  look-ups      ${number(lookups)}`,
     `  forwardable   ${number(forwardable)}  the kernel would pass them on`,

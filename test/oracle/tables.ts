@@ -14,7 +14,8 @@ import {
   routers,
   TAG,
   type UplinkPlan,
-  uplinks
+  uplinks,
+  vrf
 } from './topology.js'
 
 export type Random = (below: number) => number
@@ -98,7 +99,8 @@ function router(random: Random, uplink: UplinkPlan, family: Family): string {
 }
 
 function route(random: Random, mood: Mood, family: Family): string {
-  const table = mood.rules && one(random, 3) ? `table ${pick(random, OWN_TABLES)}` : ''
+  const own = mood.rules && one(random, 3) ? `table ${pick(random, OWN_TABLES)}` : ''
+  const table = one(random, 16) ? `table ${vrf.table}` : own
   const metric = one(random, 2) ? '' : `metric ${pick(random, [10, 50, 100, 1024])}`
   const tos = mood.tos && family === 4 && one(random, 3) ? `tos ${pick(random, ['0x08', '0x10', '0x1c'])}` : ''
   const mtu = one(random, 6) ? `mtu ${pick(random, [1280, 1300, 1400, 'lock 1400', 9000])}` : ''
@@ -125,6 +127,7 @@ function target(random: Random, mood: Mood, family: Family): [type: string, way:
   if (kind === 10 && family === 4) return ['', `via inet6 ${router(random, uplink, 6)} dev ${device}`]
   if (kind < 13) return ['', `dev ${device}`]
   if (kind === 13) return ['', `dev ${pick(random, others)}`]
+  if (kind === 16 && one(random, 2)) return ['', `via ${router(random, vrf.uplink, family)} dev ${vrf.uplink.device}`]
   if (kind === 14 && one(random, 4)) return ['', `dev ${pick(random, pods).device}`]
   if (kind === 15 && one(random, 3)) return ['', 'dev lo']
   return ['', `via ${router(random, uplink, family)} dev ${device}`]

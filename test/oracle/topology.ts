@@ -31,6 +31,14 @@ export const uplinks: readonly UplinkPlan[] = [
   { device: 'mv0', v4: '192.0.3.', v6: '2001:db8:d::' }
 ]
 
+/** A VRF with a pod and an uplink; where the kernel has no VRFs they are devices like others. Routes of table main may lead out of the uplink, too. */
+export const vrf = {
+  device: 'red',
+  table: 20,
+  pod: { device: 'pod5', v4: ['10.1.3.5'], v6: ['fd00:1:0:3::5'] } satisfies PodPlan,
+  uplink: { device: 'up3', v4: '198.51.101.', v6: '2001:db8:e::' } satisfies UplinkPlan
+}
+
 /** Devices that hostroute does not serve. */
 export const others = ['tun0', 'br0', 'vx0'] as const
 
@@ -99,7 +107,8 @@ export const destinations = {
     '255.255.255.255',
     '169.254.9.9',
     ...pods.flatMap(({ v4 }) => v4),
-    ...uplinks.flatMap(({ v4 }) => [1, 10, 77, 78, 79, 255].map((last) => `${v4}${last}`))
+    ...vrf.pod.v4,
+    ...[...uplinks, vrf.uplink].flatMap(({ v4 }) => [1, 10, 77, 78, 79, 255].map((last) => `${v4}${last}`))
   ],
   6: [
     '2600::8',
@@ -117,7 +126,8 @@ export const destinations = {
     'fe80::1',
     'ff02::1',
     ...pods.flatMap(({ v6 }) => v6),
-    ...uplinks.flatMap(({ v6 }) => [1, 10, 77, 78, 79].map((last) => `${v6}${last}`))
+    ...vrf.pod.v6,
+    ...[...uplinks, vrf.uplink].flatMap(({ v6 }) => [1, 10, 77, 78, 79].map((last) => `${v6}${last}`))
   ]
 } as const
 
@@ -128,26 +138,29 @@ export function neighbours(): { device: string; address: string; mac: string }[]
     const number = (list.length + 1).toString(16).padStart(4, '0')
     list.push({ device, address, mac: `02:ff:00:00:${number.slice(0, 2)}:${number.slice(2)}` })
   }
-  for (const { device, v4, v6 } of uplinks) {
+  for (const { device, v4, v6 } of [...uplinks, vrf.uplink]) {
     for (const last of [1, 2, 3, 77, 78]) for (const network of [v4, v6]) add(device, `${network}${last}`)
     for (const address of [FOREIGN[4], FOREIGN[6], ...LINK_LOCAL_ROUTERS]) add(device, address)
   }
-  for (const { device, v4, v6 } of pods)
+  for (const { device, v4, v6 } of [...pods, vrf.pod])
     if (device !== 'pod3') for (const address of [...v4, ...v6]) add(device, address)
   return list
 }
 
 export function deviceMac(device: string): string {
-  const at = [...pods, ...uplinks].findIndex((each) => each.device === device)
+  const at = [...pods, ...uplinks, vrf.pod, vrf.uplink].findIndex((each) => each.device === device)
   return `02:dd:00:00:00:${(at + 1).toString(16).padStart(2, '0')}`
 }
+
+/** Fails where the kernel has no VRFs. */
+export const vrfCommand = `link add ${vrf.device} type vrf table ${vrf.table}`
 
 /** `ip` commands that make the devices; ones the kernel does not have are left out by the caller's -force. */
 export function deviceCommands(peer: number): string[] {
   const veth = (device: string) =>
     `link add ${device} address ${deviceMac(device)} type veth peer name ${device} netns ${peer}`
   return [
-    ...['up0', 'up1', 'up2', ...pods.map(({ device }) => device)].map(veth),
+    ...['up0', 'up1', 'up2', ...pods.map(({ device }) => device), vrf.pod.device, vrf.uplink.device].map(veth),
     `link add link up2 name mv0 address ${deviceMac('mv0')} type macvlan mode bridge`,
     'link add br0 type bridge',
     `link add brp type veth peer name brp netns ${peer}`,
@@ -163,11 +176,14 @@ export function deviceCommands(peer: number): string[] {
  * repeated: a case begins with them, so it starts from the same state whatever
  * the one before has broken.
  */
-export function baseCommands(): string[] {
+export function baseCommands(hasVrf: boolean): string[] {
   const devices = [...uplinks, ...pods].map(({ device }) => device)
+  const inVrf = [vrf.pod.device, vrf.uplink.device]
   return [
-    ...[...devices, ...others].map((device) => `link set ${device} up mtu ${device === 'vx0' ? 1450 : 1500}`),
-    ...uplinks.flatMap(({ device, v4, v6 }) => [
+    ...(hasVrf ? inVrf.map((device) => `link set ${device} master ${vrf.device}`) : []),
+    ...(hasVrf ? [`link set ${vrf.device} up`] : []),
+    ...[...devices, ...inVrf, ...others].map((device) => `link set ${device} up mtu ${device === 'vx0' ? 1450 : 1500}`),
+    ...[...uplinks, vrf.uplink].flatMap(({ device, v4, v6 }) => [
       ...[10, 11].map((last) => `addr replace ${v4}${last}/24 dev ${device}`),
       `addr replace ${v6}10/64 dev ${device} nodad`
     ]),
@@ -177,6 +193,9 @@ export function baseCommands(): string[] {
     ...neighbours().map(
       ({ device, address, mac }) => `neigh replace ${address} lladdr ${mac} dev ${device} nud permanent`
     ),
-    ...pods.flatMap(({ device, v4, v6 }) => [...v4, ...v6].map((address) => `route replace ${address} dev ${device}`))
+    ...pods.flatMap(({ device, v4, v6 }) => [...v4, ...v6].map((address) => `route replace ${address} dev ${device}`)),
+    ...[...vrf.pod.v4, ...vrf.pod.v6].map(
+      (address) => `route replace ${address} dev ${vrf.pod.device} table ${vrf.table}`
+    )
   ]
 }

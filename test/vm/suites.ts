@@ -63,9 +63,9 @@ export const suites: VmSuite[] = [
     timeoutSeconds: 400
   },
   {
-    name: 'uplinks of every kind',
+    name: 'uplinks of every kind, VRFs',
     kernels: ['6.8', '6.12'],
-    files: ['test/vm/uplinks.ts'],
+    files: ['test/vm/uplinks.ts', 'test/vm/vrf.ts', 'test/oracle/route.test.ts'],
     // of no matter here: it keeps the machines equally long
     lsm: 'landlock,yama,apparmor',
     timeoutSeconds: 400
