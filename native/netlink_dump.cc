@@ -19,7 +19,8 @@ Napi::Value NetlinkDump::start(const Napi::CallbackInfo &info) {
       !arguments.function(2, "onChunk", onChunk))
     return {};
   uint32_t group = 0;
-  if (info.Length() > 3 && !info[3].IsUndefined() && !arguments.number(3, "events", 1, 1024, group)) return {};
+  if (info.Length() > 3 && !info[3].IsUndefined() && !arguments.number(3, "events", 1, 1024, group))
+    return {};
   auto dump = std::make_shared<NetlinkDump>(env);
   Napi::Promise promise = dump->deferred_.Promise();
   Result failure = dump->socket_.open(4 * 1024 * 1024);

@@ -276,7 +276,8 @@ class SyncLoop implements Sync {
       if (!whole) this.logInterrupted(kind)
       if (!whole && kind !== 'routes6') return 'failed'
       const slice = new Slice()
-      for (const _ of replacement.finish(changes)) if (slice.due(true)) await slice.rest()
+      const steps = whole ? replacement.finish(changes) : replacement.unite(changes)
+      for (const _ of steps) if (slice.due(true)) await slice.rest()
       this.counts.dumps++
       return whole ? 'whole' : 'united'
     } catch (error) {

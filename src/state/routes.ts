@@ -242,15 +242,20 @@ export function addDumped(fresh: RouteTable, old: RouteTable, route: Route): voi
   list.splice(at, 0, kept)
 }
 
-/** The later dump, and what the earlier ones show of prefixes that it lacks. No route of it stands twice. */
-export function uniteDumps(earlier: RouteTable | null, later: RouteTable): RouteTable {
-  const all: RouteTable = earlier ?? new Map()
-  for (const [key, list] of later)
-    all.set(
-      key,
-      list.filter((route, at) => !list.slice(0, at).some((other) => sameRoute(other, route)))
-    )
-  return all
+/** Adds to a dump what earlier ones show of prefixes that it lacks; then no route stands twice. In steps, as compareTables. */
+export function* uniteDumps(last: RouteTable, earlier: readonly RouteTable[]): Generator<void> {
+  let done = 0
+  for (const table of earlier.toReversed()) {
+    for (const [key, list] of table) {
+      if (!last.has(key)) last.set(key, list)
+      if (++done % 4096 === 0) yield
+    }
+  }
+  for (const [key, list] of last) {
+    const once = list.filter((route, at) => !list.slice(0, at).some((other) => sameRoute(other, route)))
+    if (once.length < list.length) last.set(key, once)
+    if (++done % 4096 === 0) yield
+  }
 }
 
 /** Notes the prefixes whose lists differ, in steps: yields every few thousand prefixes. */

@@ -23,14 +23,15 @@ import type { Changes, InterfaceAddress, Link, Neighbour, NexthopObject, NodeSta
 export interface Replacement {
   /** One dumped fact; other kinds and removals are ignored. */
   add(message: StateMessage): void
-  /**
-   * The dump is made again, because the table changed meanwhile. Of routes the
-   * earlier ones are kept, for a prefix that the later ones do not show: each
-   * may lack some and have some twice. Of other kinds they are forgotten.
-   */
+  /** The dump is made again, because the table changed meanwhile. */
   again(): void
   /** Applies the difference; to be run to its end, in pieces if wanted. */
   finish(changes: Changes): Iterable<void>
+  /**
+   * The same where no dump of the routes was whole: each may lack some and have
+   * some twice, so the earlier ones count, too, for what the last does not show.
+   */
+  unite(changes: Changes): Iterable<void>
 }
 
 export class State implements NodeState {
@@ -112,37 +113,43 @@ export class State implements NodeState {
     const old = this.routeTables[kind]
     const family = kind === 'routes4' ? 4 : 6
     let fresh: RouteTable = new Map()
-    let earlier: RouteTable | null = null
+    const earlier: RouteTable[] = []
+    const finish = function* (this: State, changes: Changes): Generator<void> {
+      yield* compareTables(old, fresh, changes)
+      this.routeTables[kind] = fresh
+    }.bind(this)
     return {
+      finish,
       add: (message) => {
         if (message.kind !== 'route' || message.removed || message.route.family !== family) return
         this.adopt(message.route)
         addDumped(fresh, old, message.route)
       },
       again: () => {
-        earlier = uniteDumps(earlier, fresh)
+        earlier.push(fresh)
         fresh = new Map()
       },
-      finish: function* (this: State, changes: Changes): Generator<void> {
-        if (earlier) fresh = uniteDumps(earlier, fresh)
-        yield* compareTables(old, fresh, changes)
-        this.routeTables[kind] = fresh
-      }.bind(this)
+      *unite(changes) {
+        yield* uniteDumps(fresh, earlier)
+        yield* finish(changes)
+      }
     }
   }
 
   private replaceSmall(kind: Exclude<DumpKind, 'routes4' | 'routes6'>): Replacement {
     let dumped: StateMessage[] = []
+    const finish = (changes: Changes): [] => {
+      this.applyDump(kind, dumped, changes)
+      return []
+    }
     return {
+      finish,
+      unite: finish,
       add: (message) => {
         if (!message.removed) dumped.push(message)
       },
       again: () => {
         dumped = []
-      },
-      finish: (changes) => {
-        this.applyDump(kind, dumped, changes)
-        return []
       }
     }
   }

@@ -221,12 +221,16 @@ t.test('[Y2][Y4] dumps that a change ran into are taken together: none missing, 
   replacement.again()
   for (const route of [{ ...second, mtu: 1400 }, third, third]) replacement.add(add(route))
   t.equal(state.routes6.size, 0, 'nothing shows before the end')
-  Array.from(replacement.finish(noChanges()))
-  t.same(
-    [...state.routes6.values()].map((routes) => routes.map(({ mtu }) => mtu)),
-    [[0], [1400], [0]],
-    'the later dump counts'
-  )
+  const shown = () =>
+    [first, second, third].map(({ destination }) => state.routes6.get(`${destination}/48`)?.map(({ mtu }) => mtu))
+  Array.from(replacement.unite(noChanges()))
+  t.same(shown(), [[0], [1400], [0]], 'the later dump counts')
+  const whole = state.beginReplace('routes6')
+  for (const route of [first, second]) whole.add(add(route))
+  whole.again()
+  whole.add(add(third))
+  Array.from(whole.finish(noChanges()))
+  t.same(shown(), [undefined, undefined, [0]], 'a whole dump needs no other')
 })
 
 t.test('[Y5][F11] IPv6 next hops that joined with an MTU of their own: only a dump tells what is left', async (t) => {
