@@ -2,6 +2,7 @@
 // own that prints TAP. Two run side by side, for two minutes at most; a file
 // that needs more says so:
 //   // Runs alone: <why>          no other test file meanwhile
+//   // Mostly waits: <for what>   beside two others, one such file at a time
 //   t.setTimeout(MILLISECONDS)    its own limit; 0: half an hour
 
 import { spawn, spawnSync } from 'node:child_process'
@@ -19,6 +20,7 @@ interface Report {
 interface TestFile {
   source: string
   alone: boolean
+  waits: boolean
   /** Seconds. */
   limit: number
 }
@@ -44,7 +46,7 @@ function testFiles(): TestFile[] {
     const text = readFileSync(root + source, 'utf8')
     const asked = /^t\.setTimeout\(([\d_]+)\)/m.exec(text)?.[1]
     const limit = asked === undefined ? 120 : Number(asked.replaceAll('_', '')) / 1_000 || 1_800
-    return { source, limit, alone: /^\/\/ Runs alone\b/m.test(text) }
+    return { source, limit, alone: /^\/\/ Runs alone\b/m.test(text), waits: /^\/\/ Mostly waits\b/m.test(text) }
   })
 }
 
@@ -164,11 +166,12 @@ function show(name: string, report: Report): void {
 }
 
 async function runTests(files: TestFile[]): Promise<void> {
-  const queue = files.filter((file) => !file.alone)
-  const worker = async () => {
+  const beside = files.filter((file) => !file.alone)
+  const [busy, waiting] = [beside.filter((file) => !file.waits), beside.filter((file) => file.waits)]
+  const work = async (queue: TestFile[]) => {
     for (let file = queue.shift(); file; file = queue.shift()) await runAndShow(file)
   }
-  await Promise.all(Array.from({ length: JOBS }, worker))
+  await Promise.all([...Array.from({ length: JOBS }, () => work(busy)), work(waiting)])
   for (const file of files) if (file.alone) await runAndShow(file)
 }
 

@@ -1,5 +1,6 @@
 // What the ring buffer tells: the device a packet goes out by (BPF_PROG_TEST_RUN
 // shows the packet only), drops always, everything when monitored, within a rate.
+// Mostly waits: for events that may come.
 import './namespace.js'
 import { execFileSync } from 'node:child_process'
 import { setTimeout as sleep } from 'node:timers/promises'

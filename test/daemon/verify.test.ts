@@ -1,6 +1,7 @@
 // What `hostroute verify` finds where the plan in force is not what the kernel's
 // tables say, as after an event that was lost. Rows that somebody changed in the
 // maps: maps/writer.test.ts and daemon/lease.test.ts.
+// Mostly waits: for second looks.
 
 import t from 'tap'
 import { parsePrefix, prefixKey } from '../../src/address.js'

@@ -1,5 +1,6 @@
 // Routes with something special about their next hop, and neighbour entries of
 // every kind. The same node with hostroute switched off is the oracle.
+// Mostly waits: for neighbours that do not answer.
 
 import t from 'tap'
 import type { RouteAnswer } from '../../src/control/api.js'

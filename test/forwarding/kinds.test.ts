@@ -1,4 +1,5 @@
 // Uplinks of the kinds that every kernel has; test/vm/uplinks.ts has the others.
+// Mostly waits: for devices to be served.
 
 import { existsSync } from 'node:fs'
 import t from 'tap'

@@ -1,5 +1,6 @@
 // Real routes of every kind; the same node with hostroute switched off is the
 // oracle for what a pod is told.
+// Mostly waits: for ICMP errors and their absence.
 
 import t from 'tap'
 import type { VerifyReport } from '../../src/control/api.js'

@@ -1,5 +1,6 @@
 // SNAT over time: what changes under live flows, what must be forgotten and
 // what must not.
+// Mostly waits: for flows to end.
 
 import t from 'tap'
 import type { FlowList, Status } from '../../src/control/api.js'

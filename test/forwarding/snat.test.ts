@@ -1,5 +1,6 @@
 // SNAT with real sockets: how connections open, end and come again, ports,
 // ICMP errors, and who gets the answers.
+// Mostly waits: for flows to end.
 
 import t, { type Test } from 'tap'
 import type { FlowList } from '../../src/control/api.js'

@@ -1,5 +1,6 @@
 // Backend cgroup on this machine's kernel: the tests that hold with every
 // backend, and what only this one does: owned tables, watching, removing.
+// Mostly waits: for what is removed within a second.
 
 import t from 'tap'
 import { lifeTests, toolTests } from './common.js'

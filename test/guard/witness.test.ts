@@ -1,6 +1,7 @@
 // The witness of the backend cgroup: what the kernel itself refuses, or lets
 // through to be removed, is named once, with who and what. Also run in the test
 // machines, whose kernels have kprobes.
+// Mostly waits: for rules to be noticed.
 
 import { copyFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

@@ -1,4 +1,5 @@
 // Each child works in a namespace of its own with the veth pair va - vb.
+// Mostly waits: for packets.
 import { readFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import { bpffs, childJson, inside, namespace, scratch, standin } from './support.js'
