@@ -2,6 +2,7 @@
 // questions in one process.
 
 import { spawn } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 
 export interface Question {
   family: 4 | 6
@@ -79,14 +80,16 @@ export async function askBetween(
 
 /** For each question all legs of the route that answers it and that the kernel uses, with their weights. */
 export async function askLegs(questions: readonly Question[]): Promise<Leg[][]> {
+  const useNeigh = readFileSync('/proc/sys/net/ipv4/fib_multipath_use_neigh', 'utf8').trim() === '1'
   if (questions.length === 0) return []
   const answers = await routeGet(questions.map((question) => words(question, 'fibmatch')))
   const missing = await missingNeighbours()
   return answers.map((answer, index) => {
     if (typeof answer === 'string') return []
     const legs = legsOf(answer, questions[index]!)
-    if (answer.nhid === undefined || legs.length < 2) return legs
-    // groups of next hop objects pass over a gateway that is not there; where none is, the first is used
+    const looks = answer.nhid !== undefined || (useNeigh && questions[index]!.family === 4)
+    if (!looks || legs.length < 2) return legs
+    // passed over is a gateway that is not there; where none is, the first is used
     const there = legs.filter(({ device, nexthop }) => !missing.has(`${device} ${nexthop}`))
     return there.length > 0 ? there : legs.slice(0, 1)
   })

@@ -14,7 +14,7 @@ import { type BpfMap, type BpfObject, native } from '../../src/native.js'
 import { type Sync, startSync } from '../../src/netlink/sync.js'
 import { parseKey } from '../../src/plan/nexthops.js'
 import { defaultPlanOptions, type PlanOptions } from '../../src/plan/options.js'
-import { createPlanner } from '../../src/plan/planner.js'
+import { createPlanner, type Planner } from '../../src/plan/planner.js'
 import { encodeTuple } from '../bpf/layout.js'
 import { macText } from '../packets/bytes.js'
 import { echo, ethernet, ipv4, ipv6, type Transport, tcp, udp } from '../packets/packet.js'
@@ -46,7 +46,7 @@ const options: PlanOptions = {
 }
 
 export class Programs {
-  readonly #planner = createPlanner(options)
+  readonly #planner: Planner
   readonly #sync: Sync
   #applied: string | null = null
   #marker = 0
@@ -56,8 +56,10 @@ export class Programs {
     readonly writer: Writer,
     control: ControlBlock,
     /** What went wrong beside the packets. */
-    readonly complaints: string[]
+    readonly complaints: string[],
+    multipathUseNeigh: boolean
   ) {
+    this.#planner = createPlanner({ ...options, multipathUseNeigh })
     this.#sync = startSync({
       onChanges: (changes) => {
         const change = this.#planner.update(this.#sync.state, changes)
@@ -71,7 +73,7 @@ export class Programs {
     })
   }
 
-  static async open(): Promise<Programs> {
+  static async open(multipathUseNeigh: boolean): Promise<Programs> {
     const object = native().loadObject({ sizes: { counters: 64 * REASON_MAX } })
     const control = new ControlBlock(object, await measureJiffies(object), console.error)
     control.configure(parseConfig('', 'defaults'))
@@ -86,7 +88,7 @@ export class Programs {
     control.setPortCount(PORTS)
     control.renewLease(null)
     control.switchOn(true)
-    return new Programs(object, createWriter(object), control, [])
+    return new Programs(object, createWriter(object), control, [], multipathUseNeigh)
   }
 
   async close(): Promise<void> {

@@ -17,7 +17,8 @@ export class RouteNode {
     readonly hasVrf: boolean
   ) {}
 
-  static async open(): Promise<RouteNode> {
+  /** useNeigh: IPv4 multipath routes look at neighbours, too. */
+  static async open(useNeigh: boolean): Promise<RouteNode> {
     for (const path of [
       'ipv4/ip_forward=1',
       'ipv6/conf/all/forwarding=1',
@@ -26,6 +27,7 @@ export class RouteNode {
       'ipv4/conf/all/rp_filter=0',
       'ipv4/conf/default/rp_filter=0',
       'ipv4/fib_multipath_hash_policy=1',
+      `ipv4/fib_multipath_use_neigh=${useNeigh ? 1 : 0}`,
       'ipv6/fib_multipath_hash_policy=1'
     ]) {
       const [name, value] = path.split('=')
@@ -36,7 +38,7 @@ export class RouteNode {
     await ipBatch([vrfCommand])
     const hasVrf = existsSync(`/proc/sys/net/ipv4/conf/${vrf.device}`)
     peer.run('link set lo up')
-    const programs = await Programs.open()
+    const programs = await Programs.open(useNeigh)
     const node = new RouteNode(programs, peer, hasVrf)
     await node.reset()
     return node

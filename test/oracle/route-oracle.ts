@@ -14,6 +14,7 @@ import { drawMood, firstTable, nextChange, pick, type Random } from './tables.js
 import { baseCommands, destinations, deviceCommands, pods, uplinks, vrf, vrfCommand } from './topology.js'
 
 export interface RouteOptions {
+  /** Where it is odd the kernel looks at neighbours for IPv4 multipath routes, too. */
   seed: number
   /** performance.now() after which no further case is begun. */
   deadline: number
@@ -79,7 +80,7 @@ export async function runRouteOracle(options: RouteOptions): Promise<RouteTotals
     exceptions: new Map(),
     faults: []
   }
-  const node = await RouteNode.open()
+  const node = await RouteNode.open(options.seed % 2 === 1)
   totals.hasVrf = node.hasVrf
   try {
     const enough = options.faults ?? 5

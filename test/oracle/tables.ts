@@ -50,7 +50,7 @@ export function firstTable(random: Random, mood: Mood): string[] {
   for (const family of [4, 6] as const) {
     if (!one(random, 10)) commands.push(defaultRoute(random, family))
     if (mood.objects) commands.push(...objects(random, family))
-    if (mood.objects && one(random, 2))
+    if ((mood.objects && one(random, 2)) || one(random, 6))
       for (let count = 1 + random(6); count > 0; count--) commands.push(routerChange(random, family))
     for (let count = 4 + random(14); count > 0; count--) commands.push(route(random, mood, family))
   }

@@ -129,7 +129,11 @@ if (how === 'tcx') {
     t.teardown(() => neighbourLimits({ gc_thresh3: 1024, gc_thresh2: 512, gc_thresh1: 128 }))
     await lab.router.ip(`route add 10.244.1.0/24 via ${node.address.v4}`)
     await neighbourLimits({ gc_thresh1: 1, gc_thresh2: 2, gc_thresh3: 4 })
+    const before = (await node.readCounters()).forward
     const scan = absent.map((address) => one.ping(address, { count: 1, wait: 500 }))
+    // the first packet to a host that is not there is the kernel's
+    const scanned = async () => (await node.readCounters()).forward >= before + absent.length
+    await until('all of the scan were sent', scanned, 30_000)
     const { forward } = await node.readCounters()
     t.match(
       [await one.ping(two.address.v4, near), await one.ping(OUTSIDE.v4, near)],
