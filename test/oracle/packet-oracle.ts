@@ -293,7 +293,8 @@ function withoutPort(frame: Buffer, { ip, l4 }: ParsedPacket): Buffer {
   if (copy.length < at + Math.max(port, sum) + 2) return frame
   copy.writeUInt16BE(0, at + port)
   const right = l4.checksumOk === null ? 2 : l4.checksumOk ? 1 : 3
-  if (copy.readUInt16BE(at + sum) !== 0) copy.writeUInt16BE(right, at + sum)
+  // of UDP alone 0 says that there is none; of others it may be the right one
+  if (l4.protocol !== 'udp' || copy.readUInt16BE(at + sum) !== 0) copy.writeUInt16BE(right, at + sum)
   return copy
 }
 
