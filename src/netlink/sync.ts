@@ -8,7 +8,9 @@
 //   after them; nothing is published between the first byte of a dump and the
 //   end of that replay, so nobody sees a table older than one shown before.
 // - The tables are never emptied: a dump is taken in as a difference, and one
-//   that failed or was interrupted is dropped and repeated.
+//   that failed or was interrupted is dropped and repeated. Where IPv6 routes
+//   change without a pause, what several interrupted ones show together counts
+//   until one is whole.
 // - No slice of work holds the event loop for more than about 10 ms.
 // - Everything happens in the network namespace of the process.
 

@@ -6,8 +6,8 @@
 // with net.ipv4.fib_multipath_use_neigh (net/ipv4/fib_semantics.c, fib_good_nh).
 // A leg without an entry is used. Where all are passed over, the first is used.
 //
-// Invariant: `watched` holds, for each user and gateway told to watch(), what
-// isThere() said then; forget() ends it.
+// Invariant: `watched` holds, for each gateway that a user's legs depend on, what
+// isThere() said when they were last chosen or told to be; forget() ends it.
 
 import type { NodeState, RouteNexthop } from '../state/types.js'
 import { isInvalid, neighbourKey } from './neighbours.js'

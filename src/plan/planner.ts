@@ -5,8 +5,10 @@
 // to what changed. Both go through the same functions for a prefix, a device, a
 // pod and a neighbour; only the sets of what to look at differ. The order is
 // one way: uses -> roles -> prefixes (and where pods are) -> devices -> pods ->
-// neighbours. Whatever moves things against that order (links, addresses,
-// rules, next hop objects, short routes of table local) makes the plan anew.
+// neighbours; but a gateway that comes or goes may change the legs of prefixes
+// and classes (gateways.ts), which are then looked at again. Whatever else moves
+// things against that order (links, addresses, rules, next hop objects, short
+// routes of table local) makes the plan anew.
 
 import type { Changes, NodeState } from '../state/types.js'
 import { comparePlans, emptyChange, emptyPlan, type PlanChange } from './change.js'
