@@ -43,6 +43,17 @@ static __always_inline bool is_echo(const struct packet *p, bool six)
 	return p->protocol == (six ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
 }
 
+static __always_inline bool is_echo_request(const struct packet *p, bool six)
+{
+	return p->icmp_type == (six ? ICMPV6_ECHO_REQUEST : ICMP_ECHO);
+}
+
+/* Conntrack can be asked about nothing but TCP and UDP; errors and echoes are judged by other means. */
+static __always_inline bool owner_is_unknown(const struct packet *p, bool six)
+{
+	return is_translating() && p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP && !is_echo(p, six);
+}
+
 /* The tuple of a packet that leaves a pod. */
 static __always_inline void tuple_out(union tuple *tuple, const struct packet *p, bool six)
 {
@@ -62,7 +73,8 @@ static __always_inline struct flow *flow_of(const union tuple *tuple, bool six)
 	return six ? bpf_map_lookup_elem(&flows6, &tuple->six) : bpf_map_lookup_elem(&flows4, &tuple->four);
 }
 
-static __always_inline long insert_flow(const union tuple *tuple, const struct flow *flow, bool six)
+/* int, as in try_port() */
+static __always_inline int insert_flow(const union tuple *tuple, const struct flow *flow, bool six)
 {
 	return six ? bpf_map_update_elem(&flows6, &tuple->six, flow, BPF_NOEXIST) :
 		     bpf_map_update_elem(&flows4, &tuple->four, flow, BPF_NOEXIST);

@@ -34,7 +34,7 @@ struct {
 } fragment_scratch SEC(".maps");
 
 /* As parse_l4(), for a fragment. Leaves `tracked` 0 also if the ports are not in the first. */
-static __always_inline void parse_fragment(struct packet *p, bool six)
+static __always_inline void parse_fragment(struct __sk_buff *skb, struct facts *p, bool six)
 {
 	const __u32 length = p->protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : 8;
 	union {
@@ -47,17 +47,18 @@ static __always_inline void parse_fragment(struct packet *p, bool six)
 		return;
 	switch (p->protocol) {
 	case IPPROTO_TCP:
-		if (bpf_skb_load_bytes(p->skb, p->l4, &head, sizeof(head.tcp)))
+		if (bpf_skb_load_bytes(skb, p->l4, &head, sizeof(head.tcp)))
 			return;
 		p->tcp = tcp_flags(&head.tcp);
 		break;
 	case IPPROTO_UDP:
-		if (bpf_skb_load_bytes(p->skb, p->l4, &head, sizeof(head.icmp)))
+		if (bpf_skb_load_bytes(skb, p->l4, &head, sizeof(head.icmp)))
 			return;
 		break;
 	case IPPROTO_ICMP:
 	case IPPROTO_ICMPV6:
-		if (!is_echo(p, six) || bpf_skb_load_bytes(p->skb, p->l4, &head, sizeof(head.icmp)))
+		if (p->protocol != (six ? IPPROTO_ICMPV6 : IPPROTO_ICMP) ||
+		    bpf_skb_load_bytes(skb, p->l4, &head, sizeof(head.icmp)))
 			return;
 		p->icmp_type = head.icmp.type;
 		if (p->icmp_type != (six ? ICMPV6_ECHO_REQUEST : ICMP_ECHO) &&
@@ -74,7 +75,7 @@ static __always_inline void parse_fragment(struct packet *p, bool six)
 }
 
 /* For this packet: its key, and an empty note. NULL never happens. */
-static __always_inline struct fragment_scratch *begin_note(const struct packet *p, bool six)
+static __always_inline struct fragment_scratch *begin_note(const struct facts *p, bool six)
 {
 	struct fragment_scratch *scratch = bpf_map_lookup_elem(&fragment_scratch, &(__u32){ 0 });
 
@@ -88,16 +89,16 @@ static __always_inline struct fragment_scratch *begin_note(const struct packet *
 	return scratch;
 }
 
-static __always_inline void leave_note(const struct packet *p, struct fragment_scratch *scratch)
+static __always_inline void leave_note(struct __sk_buff *skb, struct fragment_scratch *scratch)
 {
-	if (p->trace)
+	if (trace_of(skb))
 		return;
 	scratch->note.seen = bpf_jiffies64();
 	bpf_map_update_elem(&fragments, &scratch->key, &scratch->note, BPF_ANY);
 }
 
 /* false: the first fragment is not known (any more), or the packet is one. */
-static __always_inline bool read_note(const struct packet *p, struct fragment_scratch *scratch)
+static __always_inline bool read_note(const struct facts *p, struct fragment_scratch *scratch)
 {
 	__u32 now = bpf_jiffies64();
 	struct fragment *known;
@@ -132,11 +133,38 @@ static __always_inline int rewrite_fragment(struct packet *p, const struct addre
 			check = checksum_after(check, difference);
 			if (!check && p->protocol == IPPROTO_UDP)
 				check = 0xffff;
-			error |= store(p, check_offset, &check, 2);
+			error |= store(p->skb, check_offset, &check, 2);
 		}
-		error |= store(p, p->l4 + (is_echo(p, six) ? 4 : source ? 0 : 2), &port, 2);
+		error |= store(p->skb, p->l4 + (is_echo(p, six) ? 4 : source ? 0 : 2), &port, 2);
 	}
-	return error | store_ip(p, old, address, source, hops, six);
+	return error | store_ip(p->skb, old, address, source, hops, six);
+}
+
+/*
+ * The first one says whose the flow is: the others, which cannot be asked, follow
+ * it. Passes `reason` on: GO_ON for the fast path's, or why it is the stack's.
+ */
+static __always_inline int note_owner(struct __sk_buff *skb, const struct facts *p, int reason, bool six)
+{
+	struct fragment_scratch *scratch;
+
+	if (reason != REASON_TRANSLATED_FLOW && reason != REASON_UNKNOWN_OWNER &&
+	    reason != REASON_TRANSLATED_DESTINATION && reason != REASON_POLICY)
+		return reason;
+	scratch = begin_note(p, six);
+	if (scratch) {
+		scratch->note.verdict = FLOW_STACK;
+		leave_note(skb, scratch);
+	}
+	return reason;
+}
+
+/* GO_ON: the first has not said that it is the stack's. */
+static __always_inline int noted_owner(const struct facts *p, bool six)
+{
+	struct fragment_scratch *scratch = begin_note(p, six);
+
+	return scratch && read_note(p, scratch) && scratch->note.verdict == FLOW_STACK ? REASON_TRANSLATED_FLOW : GO_ON;
 }
 
 /* Away from the node with `new`; by the neighbour entry, which knows all that the maps know. */
@@ -158,7 +186,7 @@ static __always_inline int send_translated(struct packet *p, struct nexthop *nex
 static __always_inline int leave_first(struct packet *p, struct rewrite *new, struct nexthop *nexthop, __u32 index,
 				       bool six)
 {
-	struct fragment_scratch *scratch = begin_note(p, six);
+	struct fragment_scratch *scratch = begin_note(facts_of(p), six);
 
 	if (!scratch)
 		return REASON_DROP_FLOWS;
@@ -166,7 +194,7 @@ static __always_inline int leave_first(struct packet *p, struct rewrite *new, st
 	scratch->note.pod_id = p->device->pod_id;
 	scratch->note.route = (__u64)control.route_generation << 32 | index;
 	__builtin_memcpy(scratch->note.address, &new->address, 16);
-	leave_note(p, scratch);
+	leave_note(p->skb, scratch);
 	if (new->what != NAT_SOURCE)
 		return GO_ON;
 	return send_translated(p, nexthop, new, six);
@@ -175,7 +203,7 @@ static __always_inline int leave_first(struct packet *p, struct rewrite *new, st
 /* One that says no ports: on the way of the first. */
 static __always_inline int leave_later(struct packet *p, struct rewrite *new, bool six)
 {
-	struct fragment_scratch *scratch = begin_note(p, six);
+	struct fragment_scratch *scratch = begin_note(facts_of(p), six);
 	struct nexthop *nexthop;
 	bool current = false;
 	__u32 index = 0;
@@ -183,27 +211,30 @@ static __always_inline int leave_later(struct packet *p, struct rewrite *new, bo
 
 	if (!scratch)
 		return REASON_DROP_FLOWS;
-	if (read_note(p, scratch) && scratch->note.pod_id == p->device->pod_id) {
+	if (read_note(facts_of(p), scratch) && scratch->note.verdict == FLOW_STACK)
+		return REASON_TRANSLATED_FLOW;
+	if (scratch->note.verdict && scratch->note.pod_id == p->device->pod_id) {
 		index = scratch->note.route;
 		current = scratch->note.route >> 32 == control.route_generation;
 	} else if (!trace_masquerade(p, masquerade_due(&p->destination))) {
+		if (owner_is_unknown(p, six))
+			return REASON_UNKNOWN_OWNER;
 		scratch->note.verdict = FLOW_DIRECT;
-	} else if (p->protocol == IPPROTO_TCP && bpf_jiffies64() < control.older_until) {
-		return REASON_OLDER_FLOW;
 	} else if (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP || is_echo(p, six)) {
-		return REASON_DROP_FRAGMENT;
+		reason = choose_nexthop(p, six, 0, false, &index);
+		return reason == GO_ON ? REASON_DROP_FRAGMENT : reason;
 	} else {
 		return control.flags & CONTROL_DROP_PROTOCOLS ? REASON_DROP_PROTOCOL : REASON_PROTOCOL;
 	}
 	if (!current) {
-		reason = choose_nexthop(p, six, index, &index);
+		reason = choose_nexthop(p, six, index, false, &index);
 		if (reason != GO_ON)
 			return reason;
 	}
 	nexthop = nexthop_at(index);
 	if (!nexthop)
 		return REASON_ROUTE;
-	trace_nexthop(p, index);
+	trace_nexthop(p->trace, index);
 	if (too_big(p, nexthop->mtu, six))
 		return !six && scratch->note.verdict == FLOW_SNAT ? too_big_to_leave4(p) : REASON_MTU;
 	if (scratch->note.verdict != FLOW_SNAT)
@@ -212,10 +243,13 @@ static __always_inline int leave_later(struct packet *p, struct rewrite *new, bo
 	return send_translated(p, nexthop, new, six);
 }
 
-/* From an uplink, for an address of the node: of an answer to a SNATed flow? */
-static __always_inline int fragment_to_pod(struct packet *p, struct rewrite *new, bool six)
+/*
+ * From an uplink, for an address of the node: of an answer to a SNATed flow? The
+ * pod and what it gets to see. GO_ON, or why it is the stack's.
+ */
+static __always_inline int find_fragments_pod(struct packet *p, struct pod **found, struct rewrite *new, bool six)
 {
-	struct fragment_scratch *scratch = begin_note(p, six);
+	struct fragment_scratch *scratch = begin_note(facts_of(p), six);
 	struct pod *pod;
 	int reason;
 
@@ -228,17 +262,21 @@ static __always_inline int fragment_to_pod(struct packet *p, struct rewrite *new
 		scratch->note.verdict = FLOW_SNAT;
 		scratch->note.pod_id = pod->id;
 		__builtin_memcpy(scratch->note.address, &new->address, 16);
-		leave_note(p, scratch);
+		leave_note(p->skb, scratch);
 	} else {
-		if (!read_note(p, scratch))
+		if (!read_note(facts_of(p), scratch))
 			return REASON_FRAGMENT;
 		__builtin_memcpy(&new->address, scratch->note.address, 16);
 		pod = pod_of(&new->address, six);
 		if (!pod || pod->id != scratch->note.pod_id)
 			return REASON_FRAGMENT;
 	}
-	if (p->ttl <= 1 || too_big(p, pod->mtu, six))
-		return six ? undeliverable6(p, pod, new) : undeliverable4(p, pod, new);
+	*found = pod;
+	return GO_ON;
+}
+
+static __always_inline int fragment_to_pod(struct packet *p, struct pod *pod, struct rewrite *new, bool six)
+{
 	if (p->trace)
 		return trace_to_pod(p, pod, &new->address, new->port);
 	if (rewrite_fragment(p, &new->address, new->port, false, 1, six) || store_macs(p, pod))
@@ -246,16 +284,39 @@ static __always_inline int fragment_to_pod(struct packet *p, struct rewrite *new
 	return hand_over(p, pod, &new->address, six);
 }
 
-static __attribute__((noinline)) int parse_fragment4(struct packet *p)
+/* Global: see owner.h. */
+__attribute__((noinline)) int parse_fragment4(struct __sk_buff *skb, struct facts *p)
 {
-	parse_fragment(p, false);
+	if (p)
+		parse_fragment(skb, p, false);
 	return GO_ON;
 }
 
-static __attribute__((noinline)) int parse_fragment6(struct packet *p)
+__attribute__((noinline)) int parse_fragment6(struct __sk_buff *skb, struct facts *p)
 {
-	parse_fragment(p, true);
+	if (p)
+		parse_fragment(skb, p, true);
 	return GO_ON;
+}
+
+__attribute__((noinline)) int note_owner4(struct __sk_buff *skb, const struct facts *p, int reason)
+{
+	return p ? note_owner(skb, p, reason, false) : reason;
+}
+
+__attribute__((noinline)) int note_owner6(struct __sk_buff *skb, const struct facts *p, int reason)
+{
+	return p ? note_owner(skb, p, reason, true) : reason;
+}
+
+__attribute__((noinline)) int noted_owner4(const struct facts *p)
+{
+	return p ? noted_owner(p, false) : GO_ON;
+}
+
+__attribute__((noinline)) int noted_owner6(const struct facts *p)
+{
+	return p ? noted_owner(p, true) : GO_ON;
 }
 
 static __attribute__((noinline)) int leave_first4(struct packet *p, struct rewrite *new, struct nexthop *nexthop,
@@ -280,14 +341,24 @@ static __attribute__((noinline)) int leave_later6(struct packet *p, struct rewri
 	return leave_later(p, new, true);
 }
 
-static __attribute__((noinline)) int fragment_to_pod4(struct packet *p, struct rewrite *new)
+static __attribute__((noinline)) int find_fragments_pod4(struct packet *p, struct pod **found, struct rewrite *new)
 {
-	return fragment_to_pod(p, new, false);
+	return find_fragments_pod(p, found, new, false);
 }
 
-static __attribute__((noinline)) int fragment_to_pod6(struct packet *p, struct rewrite *new)
+static __attribute__((noinline)) int find_fragments_pod6(struct packet *p, struct pod **found, struct rewrite *new)
 {
-	return fragment_to_pod(p, new, true);
+	return find_fragments_pod(p, found, new, true);
+}
+
+static __attribute__((noinline)) int fragment_to_pod4(struct packet *p, struct pod *pod, struct rewrite *new)
+{
+	return fragment_to_pod(p, pod, new, false);
+}
+
+static __attribute__((noinline)) int fragment_to_pod6(struct packet *p, struct pod *pod, struct rewrite *new)
+{
+	return fragment_to_pod(p, pod, new, true);
 }
 
 #endif

@@ -4,12 +4,23 @@
 #define HOSTROUTE_FROM_POD_H
 
 /* fragment.h */
-static int parse_fragment4(struct packet *p);
-static int parse_fragment6(struct packet *p);
+int parse_fragment4(struct __sk_buff *skb, struct facts *p);
+int parse_fragment6(struct __sk_buff *skb, struct facts *p);
 static int leave_first4(struct packet *p, struct rewrite *new, struct nexthop *nexthop, __u32 index);
 static int leave_first6(struct packet *p, struct rewrite *new, struct nexthop *nexthop, __u32 index);
 static int leave_later4(struct packet *p, struct rewrite *new);
 static int leave_later6(struct packet *p, struct rewrite *new);
+int note_owner4(struct __sk_buff *skb, const struct facts *p, int reason);
+int note_owner6(struct __sk_buff *skb, const struct facts *p, int reason);
+int noted_owner4(const struct facts *p);
+int noted_owner6(const struct facts *p);
+
+/* A protocol without ports, as owners* knows it. */
+static __always_inline void portless_tuple(union tuple *tuple, const struct packet *p, bool out, bool six)
+{
+	make_tuple(tuple, out ? &p->source : &p->destination, out ? &p->destination : &p->source, 0, 0, p->protocol,
+		   six);
+}
 
 /* Not tracked: ESP, GRE, ICMP errors, ... Routed if their source may stay. */
 static __always_inline int leave_untracked(struct packet *p, struct rewrite *new, bool six)
@@ -20,15 +31,19 @@ static __always_inline int leave_untracked(struct packet *p, struct rewrite *new
 
 	if (is_icmp_error(p, six)) {
 		reason = six ? error_from_pod6(p) : error_from_pod4(p);
+		if (reason == GO_ON && !p->related)
+			reason = six ? error_owner_from_pod6(p) : error_owner_from_pod4(p);
 		if (reason != GO_ON)
 			return reason;
 	}
-	reason = choose_nexthop(p, six, 0, &index);
+	reason = choose_nexthop(p, six, 0, false, &index);
 	if (reason != GO_ON)
 		return reason;
 	/* an error about a flow without SNAT has none either */
 	if (!p->related && trace_masquerade(p, masquerade_due(&p->destination)))
 		return control.flags & CONTROL_DROP_PROTOCOLS ? REASON_DROP_PROTOCOL : REASON_PROTOCOL;
+	if (owner_is_unknown(p, six))
+		return REASON_UNKNOWN_OWNER;
 	nexthop = nexthop_at(index);
 	if (!nexthop)
 		return REASON_ROUTE;
@@ -37,21 +52,52 @@ static __always_inline int leave_untracked(struct packet *p, struct rewrite *new
 	return send_to_uplink(p, nexthop, new, six);
 }
 
-/* The flow's next hop; looked up again only after the routes have changed. */
+/* The remote has answered, as far as the pod's packets or the reverse entry tell: the flow is no mistaken attempt. */
+static __always_inline bool is_answered(struct packet *p, struct flow *flow, bool six)
+{
+	struct reverse *reverse;
+	union tuple tuple, key;
+
+	if (p->protocol == IPPROTO_TCP)
+		return flow->tcp & SEEN_ACK;
+	if (flow->verdict != FLOW_SNAT)
+		return flow->verdict == FLOW_INBOUND;
+	tuple_out(&tuple, p, six);
+	tuple_of_nat(&key, &tuple, flow, six);
+	reverse = reverse_of(&key, six);
+	return reverse && reverse->replied;
+}
+
+/* The flow's next hop; looked up again only after the routes have changed. NULL: of one that is not remembered. */
 static __always_inline int nexthop_of_flow(struct packet *p, struct flow *flow, __u32 *index, bool six)
 {
-	__u64 route = flow->route;
 	__u32 generation = control.route_generation;
+	__u64 route;
 	int reason;
 
+	if (!flow)
+		return choose_nexthop(p, six, 0, false, index);
+	route = flow->route;
 	if (route >> 32 == generation) {
 		*index = route;
 		return GO_ON;
 	}
-	reason = choose_nexthop(p, six, route, index);
+	/* to an address that rules translate since the flow began, it stays what it is, as in conntrack */
+	reason = choose_nexthop(p, six, route, is_answered(p, flow, six), index);
 	if (reason == GO_ON && !p->trace)
 		flow->route = (__u64)generation << 32 | *index;
 	return reason;
+}
+
+/* Not inlined, for the stack's sake. */
+static __attribute__((noinline)) int nexthop_of_flow4(struct packet *p, struct flow *flow, __u32 *index)
+{
+	return p && index ? nexthop_of_flow(p, flow, index, false) : REASON_ROUTE;
+}
+
+static __attribute__((noinline)) int nexthop_of_flow6(struct packet *p, struct flow *flow, __u32 *index)
+{
+	return p && index ? nexthop_of_flow(p, flow, index, true) : REASON_ROUTE;
 }
 
 /*
@@ -82,6 +128,155 @@ static __attribute__((noinline)) int outdated6(struct packet *p, const union tup
 	return flow && outdated(p, tuple, flow, true);
 }
 
+/*
+ * A flow without an entry, before one is made: whose it is, and its next hop.
+ * GO_ON: the fast path's, by nexthops[*index]. The routes are asked before
+ * conntrack: they cost less, and know most destinations that are translated.
+ */
+static __always_inline int judge_unknown(struct packet *p, const union tuple *tuple, __u32 *index, bool six)
+{
+	__u32 pod_id = p->device->pod_id;
+	int reason = known_owner(p->skb, tuple, pod_id, six);
+	__u32 how;
+
+	if (reason > 0 && !opens(p)) {
+		if (!p->trace)
+			return reason;
+	} else {
+		/* its request has not come through here */
+		if (is_echo(p, six) && !is_echo_request(p, six))
+			return trace(p, TRACE_ASKED_OWNER, REASON_UNKNOWN_OWNER);
+		if (control.flags & CONTROL_HAND_OVER)
+			return REASON_OFF;
+		reason = choose_nexthop(p, six, 0, false, index);
+		if (reason == REASON_TRANSLATED_DESTINATION && !p->trace) {
+			remember_owner(tuple, pod_id, reason, six);
+			if (p->protocol == IPPROTO_UDP)
+				remember_port(tuple, pod_id, six);
+			/* if conntrack knows it, its other face is marked by the question */
+			if (is_mid_flow(p) && ask_about(p->skb, tuple, true, six) != CONNTRACK_TRANSLATES)
+				share(p->skb->ifindex, SHARED_TAKEN);
+		}
+		if (reason != GO_ON)
+			return reason;
+		if (leads_elsewhere(p, six))
+			return REASON_UNKNOWN_DEVICE;
+		if (!is_translating())
+			return GO_ON;
+	}
+	/* conntrack gives a new flow another source port where its answers would be taken for another flow's */
+	how = opens(p) || p->protocol == IPPROTO_UDP ? ASK_AS_SENT | ASK_BOTH : ASK_AS_SENT;
+	return six ? judge_owner6(p->skb, &tuple->six, pod_id, question_of(p, how)) :
+		     judge_owner4(p->skb, &tuple->four, pod_id, question_of(p, how));
+}
+
+/* Off the hot path, and it needs stack. */
+static __attribute__((noinline)) int judge_unknown4(struct packet *p, const union tuple *tuple, __u32 *index)
+{
+	int reason = tuple && index ? judge_unknown(p, tuple, index, false) : REASON_ROUTE;
+
+	return p->fragment ? note_owner4(p->skb, facts_of(p), reason) : reason;
+}
+
+static __attribute__((noinline)) int judge_unknown6(struct packet *p, const union tuple *tuple, __u32 *index)
+{
+	int reason = tuple && index ? judge_unknown(p, tuple, index, true) : REASON_ROUTE;
+
+	return p->fragment ? note_owner6(p->skb, facts_of(p), reason) : reason;
+}
+
+/*
+ * A new flow, or UDP, to a shared pod whose answers would look like those of a
+ * flow of the stack's: conntrack has to tell the two apart, by another source
+ * port. So it is the stack's, too.
+ */
+static __always_inline int clash(struct packet *p, const union tuple *tuple, const struct pod *pod, bool six)
+{
+	union tuple inverse;
+	int reason;
+
+	if (!(opens(p) || p->protocol == IPPROTO_UDP) || !is_shared(pod->ifindex))
+		return GO_ON;
+	tuple_in(&inverse, p, six);
+	reason = known_owner(p->skb, &inverse, pod->id, six);
+	if (reason == 0 && p->protocol == IPPROTO_UDP)
+		return GO_ON;
+	if (reason <= 0 && ask_about(p->skb, &inverse, true, six) != CONNTRACK_TRANSLATES)
+		return GO_ON;
+	if (!p->trace) {
+		remember_owner(tuple, p->device->pod_id, REASON_TRANSLATED_FLOW, six);
+		share(p->skb->ifindex, SHARED_LOCAL);
+	}
+	return REASON_TRANSLATED_FLOW;
+}
+
+static __attribute__((noinline)) int clash4(struct packet *p, const union tuple *tuple, const struct pod *pod)
+{
+	return p && tuple && pod ? clash(p, tuple, pod, false) : GO_ON;
+}
+
+static __attribute__((noinline)) int clash6(struct packet *p, const union tuple *tuple, const struct pod *pod)
+{
+	return p && tuple && pod ? clash(p, tuple, pod, true) : GO_ON;
+}
+
+/*
+ * Between local pods of which one is shared. Both directions of what the stack
+ * has delivered are the stack's. GO_ON: the fast path's.
+ */
+static __always_inline int owner_of_local(struct packet *p, const struct pod *pod, bool six)
+{
+	union tuple tuple;
+	int reason;
+
+	if (p->fragment)
+		reason = six ? parse_fragment6(p->skb, facts_of(p)) : parse_fragment4(p->skb, facts_of(p));
+	else
+		reason = parse_l4(p, six);
+	if (reason != GO_ON)
+		return reason;
+	if (p->tracked) {
+		tuple_out(&tuple, p, six);
+		/* an echo whose request conntrack may have had before it was read */
+		if (is_echo(p, six) && !is_echo_request(p, six) && may_have_older_echoes(p->skb) &&
+		    known_owner(p->skb, &tuple, p->device->pod_id, six) == GO_ON)
+			return REASON_UNKNOWN_OWNER;
+		reason = GO_ON;
+		if (is_shared(p->skb->ifindex))
+			reason = six ? judge_owner6(p->skb, &tuple.six, p->device->pod_id,
+						    question_of(p, ASK_AS_SENT | ASK_KEEP)) :
+				       judge_owner4(p->skb, &tuple.four, p->device->pod_id,
+						    question_of(p, ASK_AS_SENT | ASK_KEEP));
+		if (reason == GO_ON)
+			reason = six ? clash6(p, &tuple, pod) : clash4(p, &tuple, pod);
+		return !p->fragment ? reason :
+		       six          ? note_owner6(p->skb, facts_of(p), reason) :
+				      note_owner4(p->skb, facts_of(p), reason);
+	}
+	if (p->fragment)
+		return six ? noted_owner6(facts_of(p)) : noted_owner4(facts_of(p));
+	if (is_icmp_error(p, six))
+		return six ? error_owner_from_pod6(p) : error_owner_from_pod4(p);
+	portless_tuple(&tuple, p, true, six);
+	reason = known_owner(p->skb, &tuple, p->device->pod_id, six);
+	if (reason > 0)
+		return reason;
+	/* between the two one owner: of the other direction, too, if that has been the stack's */
+	portless_tuple(&tuple, p, false, six);
+	reason = known_owner(p->skb, &tuple, pod->id, six);
+	return reason > 0 ? reason : GO_ON;
+}
+
+static __attribute__((noinline)) int owner_of_local4(struct packet *p, const struct pod *pod)
+{
+	return p && pod ? owner_of_local(p, pod, false) : GO_ON;
+}
+
+static __attribute__((noinline)) int owner_of_local6(struct packet *p, const struct pod *pod)
+{
+	return p && pod ? owner_of_local(p, pod, true) : GO_ON;
+}
+
 static __always_inline int leave_node(struct packet *p, struct rewrite *new, bool six)
 {
 	struct nexthop *nexthop;
@@ -91,7 +286,7 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 	int reason;
 
 	if (p->fragment)
-		reason = six ? parse_fragment6(p) : parse_fragment4(p);
+		reason = six ? parse_fragment6(p->skb, facts_of(p)) : parse_fragment4(p->skb, facts_of(p));
 	else
 		reason = parse_l4(p, six);
 	if (reason != GO_ON)
@@ -100,6 +295,14 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 		return !p->fragment ? leave_untracked(p, new, six) : six ? leave_later6(p, new) : leave_later4(p, new);
 
 	tuple_out(&tuple, p, six);
+	if (is_translating() && !opens(p)) {
+		reason = six ? owner_outranks6(p->skb, &tuple.six, p->device->pod_id, question_of(p, ASK_AS_SENT)) :
+			       owner_outranks4(p->skb, &tuple.four, p->device->pod_id, question_of(p, ASK_AS_SENT));
+		if (reason != GO_ON)
+			return !p->fragment ? reason :
+			       six          ? note_owner6(p->skb, facts_of(p), reason) :
+					      note_owner4(p->skb, facts_of(p), reason);
+	}
 	flow = flow_of(&tuple, six);
 	if (flow &&
 	    (flow->pod_id != p->device->pod_id ||
@@ -107,21 +310,17 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 	    replace(p, &tuple, flow, six))
 		flow = NULL;
 	if (!flow) {
-		reason = six ? new_flow6(p, &tuple) : new_flow4(p, &tuple);
+		reason = six ? judge_unknown6(p, &tuple, &index) : judge_unknown4(p, &tuple, &index);
+		if (reason == GO_ON)
+			reason = six ? new_flow6(p, &tuple, index) : new_flow4(p, &tuple, index);
 		if (reason != GO_ON)
 			return reason;
 		flow = p->trace ? &p->trace->flow : flow_of(&tuple, six);
 	}
-	if (!flow) {
-		/* a plain route and a full table: forwarded, not remembered */
-		reason = choose_nexthop(p, six, 0, &index);
-	} else if (!join(p, flow)) {
+	/* none: a plain route and a full table, so it is forwarded, not remembered */
+	if (flow && !join(p, flow))
 		return REASON_DROP_FLOWS;
-	} else {
-		if (flow->verdict == FLOW_STACK)
-			return REASON_OLDER_FLOW;
-		reason = nexthop_of_flow(p, flow, &index, six);
-	}
+	reason = six ? nexthop_of_flow6(p, flow, &index) : nexthop_of_flow4(p, flow, &index);
 	if (reason != GO_ON)
 		return reason;
 	nexthop = nexthop_at(index);
@@ -163,6 +362,11 @@ static __always_inline int route_from_pod(struct packet *p, bool six)
 		return leave_node(p, &new, six);
 	if (pod->ifindex == p->device->ifindex)
 		return trace_pod(p, pod, REASON_SAME_POD);
+	if (is_translating() && (is_shared(p->skb->ifindex) || is_shared(pod->ifindex))) {
+		reason = six ? owner_of_local6(p, pod) : owner_of_local4(p, pod);
+		if (reason != GO_ON)
+			return trace_pod(p, pod, reason);
+	}
 	return send_to_pod(p, pod, &new, six);
 }
 

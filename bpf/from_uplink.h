@@ -7,26 +7,91 @@
 #define HOSTROUTE_FROM_UPLINK_H
 
 /* fragment.h */
-static int fragment_to_pod4(struct packet *p, struct rewrite *new);
-static int fragment_to_pod6(struct packet *p, struct rewrite *new);
+static int find_fragments_pod4(struct packet *p, struct pod **found, struct rewrite *new);
+static int find_fragments_pod6(struct packet *p, struct pod **found, struct rewrite *new);
+static int fragment_to_pod4(struct packet *p, struct pod *pod, struct rewrite *new);
+static int fragment_to_pod6(struct packet *p, struct pod *pod, struct rewrite *new);
+
+static __always_inline int way_back(const struct address *remote, __u32 ifindex, bool six)
+{
+	struct device *device = device_of(ifindex);
+	struct route *route = NULL;
+	union route_key key;
+
+	if (!device)
+		return GO_ON;
+	if (has_class(device, six)) {
+		route = class_route_to(device, remote, &key, six);
+		if (route && route->action == ROUTE_MAIN)
+			route = NULL;
+	}
+	if (!route)
+		route = route_to(remote, &key, six);
+	if (!route || route->action != ROUTE_STACK || route->reason >= REASON_FIRST_DROP)
+		return GO_ON;
+	return route->reason;
+}
 
 /*
- * A packet for a pod that was not SNATed: remembers who opened the flow, so
- * that its answers keep the pod's address whatever the masquerade policy says.
+ * What the pod on `ifindex` answers would leave by the stack: then the packet
+ * takes it, too, or conntrack would see half a flow. The reason, or GO_ON.
+ * Global: see owner.h.
+ */
+__attribute__((noinline)) int way_back4(const struct address *remote, __u32 ifindex)
+{
+	return remote ? way_back(remote, ifindex, false) : GO_ON;
+}
+
+__attribute__((noinline)) int way_back6(const struct address *remote, __u32 ifindex)
+{
+	return remote ? way_back(remote, ifindex, true) : GO_ON;
+}
+
+/*
+ * The pod may use the same port for a flow of the stack's, whose answers look
+ * like those of an entry that is still there: a SYN-ACK where a connection was
+ * known already, or UDP where the port has sent to a translated destination.
+ */
+static __always_inline bool may_be_another(struct packet *p, const union tuple *tuple, const struct flow *flow,
+					   bool six)
+{
+	if (flow->verdict == FLOW_SNAT)
+		return false;
+	if (p->protocol == IPPROTO_TCP)
+		return (p->tcp & (SEEN_SYN | SEEN_ACK)) == (SEEN_SYN | SEEN_ACK) && (flow->tcp & SEEN_ACK);
+	if (p->protocol != IPPROTO_UDP || !is_translating())
+		return false;
+	return six ? port_is_remembered6(&tuple->six, flow->pod_id) : port_is_remembered4(&tuple->four, flow->pod_id);
+}
+
+/*
+ * A packet for a pod that was not SNATed: whose its flow is, and that it was
+ * opened from outside, so that its answers keep the pod's address whatever the
+ * masquerade policy says. GO_ON, or why it is the stack's.
  */
 static __always_inline int note_inbound(struct packet *p, struct pod *pod, bool six)
 {
 	union tuple tuple;
 	struct flow *flow;
-	bool opening = opens(p);
+	bool opening = opens(p), middle = is_mid_flow(p);
+	int reason;
 
-	if (is_mid_flow(p) && bpf_jiffies64() >= control.older_until)
+	if (middle && (p->tcp & (SEEN_SYN | SEEN_ACK)) != (SEEN_SYN | SEEN_ACK) &&
+	    (!is_translating() || (!six && !may_answer_stacks(PLAIN(p->source), PLAIN(p->destination), pod->ifindex))))
 		return GO_ON;
 	tuple_in(&tuple, p, six);
 	flow = flow_of(&tuple, six);
+	if (flow && flow->pod_id == pod->id && may_be_another(p, &tuple, flow, six) &&
+	    ask_about(p->skb, &tuple, false, six) == CONNTRACK_TRANSLATES) {
+		if (!p->trace) {
+			raise_translating();
+			remember_owner(&tuple, pod->id, REASON_TRANSLATED_FLOW, six);
+			if (claim(&flow->life))
+				delete_flow(&tuple, six);
+		}
+		return REASON_TRANSLATED_FLOW;
+	}
 	if (flow && flow->pod_id == pod->id && usable(p, &flow->life)) {
-		if (is_mid_flow(p) && flow->verdict == FLOW_STACK)
-			return trace_flow(p, flow, TRACE_FLOW, REASON_OLDER_FLOW);
 		/* nor does a SYN from outside end a live SNATed flow */
 		if (!opening || flow->verdict == FLOW_INBOUND ||
 		    (flow->verdict == FLOW_SNAT && !(flow->tcp & (SEEN_FIN | SEEN_RST)))) {
@@ -36,19 +101,50 @@ static __always_inline int note_inbound(struct packet *p, struct pod *pod, bool 
 				trace_flow(p, flow, TRACE_FLOW, 0);
 			return GO_ON;
 		}
+	} else if (!opening || owner_of(&tuple, six)) {
+		/*
+		 * Of a connection that begins here conntrack cannot know anything; but its answers may look like
+		 * those of a flow of the stack's, and then conntrack has to tell the two apart.
+		 */
+		reason = six ? judge_owner6(p->skb, &tuple.six, pod->id, question_of(p, opening ? ASK_AS_SENT : 0)) :
+			       judge_owner4(p->skb, &tuple.four, pod->id, question_of(p, opening ? ASK_AS_SENT : 0));
+		if (reason != GO_ON)
+			return reason;
+		if (middle && !(control.flags & CONTROL_HAND_OVER) && known_owner(p->skb, &tuple, pod->id, six) == 0)
+			return GO_ON;
 	}
-	if (is_mid_flow(p))
-		return flow || !masquerade_due(&p->source) ? GO_ON : REASON_OLDER_FLOW;
-	if (!flow || replace(p, &tuple, flow, six)) {
-		struct flow inbound = { .verdict = FLOW_INBOUND, .pod_id = pod->id };
-
-		if (p->trace) {
-			return trace_flow(p, &inbound, TRACE_FLOW_NEW, GO_ON);
+	/* its request has not come through here */
+	if (is_echo(p, six) && !is_echo_request(p, six))
+		return REASON_UNKNOWN_OWNER;
+	reason = six ? way_back6(&p->source, pod->ifindex) : way_back4(&p->source, pod->ifindex);
+	if (reason != GO_ON) {
+		if (!p->trace) {
+			raise_translating();
+			remember_owner(&tuple, pod->id, reason, six);
 		}
+		return reason;
+	}
+	if (control.flags & CONTROL_HAND_OVER)
+		return REASON_OFF;
+	if (middle) {
+		if (!p->trace)
+			remember_owner(&tuple, pod->id, 0, six);
+		return GO_ON;
+	}
+	if (!flow || replace(p, &tuple, flow, six)) {
+		struct new_entries *new = bpf_map_lookup_elem(&new_entries, &(__u32){ 0 });
 
+		if (!new)
+			return GO_ON;
+		flow = &new->flow;
+		__builtin_memset(flow, 0, sizeof(*flow));
+		flow->verdict = FLOW_INBOUND;
+		flow->pod_id = pod->id;
+		if (p->trace)
+			return trace_flow(p, flow, TRACE_FLOW_NEW, GO_ON);
 		/* generation 0 is never current: the answer looks its route up */
-		inbound.seen = inbound.created = bpf_jiffies64();
-		insert_flow(&tuple, &inbound, six); /* full: answers are judged as new */
+		flow->seen = flow->created = bpf_jiffies64();
+		insert_flow(&tuple, flow, six); /* full: answers are judged as new */
 	}
 	return GO_ON;
 }
@@ -61,6 +157,28 @@ static __attribute__((noinline)) int note_inbound4(struct packet *p, struct pod 
 static __attribute__((noinline)) int note_inbound6(struct packet *p, struct pod *pod)
 {
 	return pod ? note_inbound(p, pod, true) : GO_ON;
+}
+
+/* Whose is a packet for a pod that was not SNATed. GO_ON, or why it is the stack's. */
+static __always_inline int owner_of_inbound(struct packet *p, struct pod *pod, bool six)
+{
+	int reason;
+
+	if (p->tracked) {
+		reason = six ? note_inbound6(p, pod) : note_inbound4(p, pod);
+		return !p->fragment ? reason :
+		       six          ? note_owner6(p->skb, facts_of(p), reason) :
+				      note_owner4(p->skb, facts_of(p), reason);
+	}
+	if (owner_is_unknown(p, six))
+		return REASON_UNKNOWN_OWNER;
+	if (!is_translating())
+		return GO_ON;
+	if (p->fragment)
+		return six ? noted_owner6(facts_of(p)) : noted_owner4(facts_of(p));
+	if (is_icmp_error(p, six))
+		return six ? error_owner_to_pod6(p, pod) : error_owner_to_pod4(p, pod);
+	return GO_ON;
 }
 
 static __always_inline void note_answer(struct reverse *reverse, __u8 tcp)
@@ -87,8 +205,12 @@ static __always_inline int find_answered(struct packet *p, struct pod **found, s
 		return REASON_NODE;
 	tuple_in(&tuple, p, six);
 	reverse = reverse_of(&tuple, six);
-	if (!reverse || !usable(p, &reverse->life))
+	if (!reverse || !usable(p, &reverse->life)) {
+		/* so that it can be told: a NodePort's */
+		if (p->trace)
+			ask_about(p->skb, &tuple, false, six);
 		return trace(p, TRACE_ASKED_REVERSE, REASON_NODE);
+	}
 	__builtin_memcpy(&new->address, reverse->pod, 16);
 	pod = pod_of(&new->address, six);
 	if (!pod || pod->id != reverse->pod_id)
@@ -124,7 +246,7 @@ static __always_inline int route_from_uplink(struct packet *p, bool six)
 		return REASON_POLICY;
 	pod = pod_of(&p->destination, six);
 	if (p->fragment)
-		reason = six ? parse_fragment6(p) : parse_fragment4(p);
+		reason = six ? parse_fragment6(p->skb, facts_of(p)) : parse_fragment4(p->skb, facts_of(p));
 	else
 		reason = parse_l4(p, six);
 	if (reason != GO_ON)
@@ -133,15 +255,19 @@ static __always_inline int route_from_uplink(struct packet *p, bool six)
 		/* an answer to a SNATed flow is ours whatever its mark: the stack would take it for its own */
 		if (is_marked(p->skb))
 			return trace_pod(p, pod, REASON_POLICY);
-		if (p->tracked) {
-			reason = six ? note_inbound6(p, pod) : note_inbound4(p, pod);
-			if (reason != GO_ON)
-				return trace_pod(p, pod, reason);
-		}
+		reason = owner_of_inbound(p, pod, six);
+		if (reason != GO_ON)
+			return trace_pod(p, pod, reason);
 		return send_to_pod(p, pod, &new, six);
 	}
-	if (p->fragment)
-		return six ? fragment_to_pod6(p, &new) : fragment_to_pod4(p, &new);
+	if (p->fragment) {
+		reason = six ? find_fragments_pod6(p, &pod, &new) : find_fragments_pod4(p, &pod, &new);
+		if (reason != GO_ON)
+			return reason;
+		if (p->ttl <= 1 || too_big(p, pod->mtu, six))
+			return six ? undeliverable6(p, pod, &new) : undeliverable4(p, pod, &new);
+		return six ? fragment_to_pod6(p, pod, &new) : fragment_to_pod4(p, pod, &new);
+	}
 	if (p->tracked)
 		return answer_to_pod(p, &new, six);
 	if (is_icmp_error(p, six))

@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * Who writes: the calling task's cgroup and executable, whether it is exempt,
- * and the event that names it. A process's name decides nothing.
+ * Who writes: the calling task's executable and whether it is exempt, and the
+ * event that names it. A process's name decides nothing.
  */
 #ifndef HOSTROUTE_GUARD_CALLER_H
 #define HOSTROUTE_GUARD_CALLER_H
 
+#include "guard_cgroup.h"
 #include "guard_maps.h"
-
-#define CGROUP_DEPTH 32
 
 static __always_inline struct file *caller_file(void)
 {
@@ -25,49 +24,22 @@ static __always_inline void count(__u32 row)
 		*value += 1;
 }
 
-static __always_inline bool holds(struct guard_allowance *allowance)
+/* Number of the exemption that lets the caller write, and counts this write; 0: none. */
+static __always_inline __u32 exemption_of_caller(void)
 {
-	if (!allowance)
-		return false;
-	if (allowance->until && allowance->until < bpf_ktime_get_boot_ns())
-		return false;
-	__sync_fetch_and_add(&allowance->used, 1);
-	return true;
-}
+	struct guard_executable key = {};
+	__u32 found = 0, *number;
+	struct file *file;
 
-struct ancestor_search {
-	bool found;
-};
-
-static long look_at_ancestor(__u32 level, void *context)
-{
-	struct ancestor_search *search = context;
-	__u64 id = bpf_get_current_ancestor_cgroup_id(level);
-
-	if (!id)
-		return 1;
-	search->found = holds(bpf_map_lookup_elem(&allowed_cgroups, &id));
-	return search->found;
-}
-
-static __always_inline bool caller_is_exempt(void)
-{
-	struct ancestor_search search = { .found = unknown_zero() };
-
-	if (control.exempt_cgroups) {
-		bpf_loop(CGROUP_DEPTH, look_at_ancestor, &search, 0);
-		if (search.found)
-			return true;
-	}
-	if (control.exempt_executables) {
-		struct file *file = caller_file();
-		struct guard_executable key = {};
-
-		key.inode = BPF_CORE_READ(file, f_inode, i_ino);
-		key.device = BPF_CORE_READ(file, f_inode, i_sb, s_dev);
-		return holds(bpf_map_lookup_elem(&allowed_executables, &key));
-	}
-	return false;
+	if (control.exempt_paths)
+		found = exemption_by_cgroup();
+	if (found || !control.exempt_executables)
+		return found;
+	file = caller_file();
+	key.inode = BPF_CORE_READ(file, f_inode, i_ino);
+	key.device = BPF_CORE_READ(file, f_inode, i_sb, s_dev);
+	number = bpf_map_lookup_elem(&allowed_executables, &key);
+	return number && holds(*number) ? *number : 0;
 }
 
 struct path_walk {
@@ -144,6 +116,7 @@ struct attempt {
 	__u32 position;
 	__u32 entries;
 	__u32 before;
+	__u32 exemption;
 	const void *table; /* 0: none */
 	const void *chain;
 	bool user;         /* both are the caller's memory */
@@ -192,6 +165,7 @@ static __always_inline void report(const struct attempt *attempt, __u32 backend,
 	event->position = attempt->position;
 	event->entries = attempt->entries;
 	event->before = attempt->before;
+	event->exemption = attempt->exemption;
 	bpf_get_current_comm(event->command, sizeof(event->command));
 	if (attempt->table_name)
 		__builtin_memcpy(event->table, attempt->table_name, 32);
@@ -204,11 +178,12 @@ static __always_inline void report(const struct attempt *attempt, __u32 backend,
 }
 
 /* A write was found: reports it and says whether it is to be refused. */
-static __always_inline bool refuse(const struct attempt *attempt, __u32 backend, bool probe)
+static __always_inline bool refuse(struct attempt *attempt, __u32 backend, bool probe)
 {
 	if (probe)
 		return true;
-	if (caller_is_exempt()) {
+	attempt->exemption = exemption_of_caller();
+	if (attempt->exemption) {
 		count(GUARD_COUNT_EXEMPT);
 		report(attempt, backend, GUARD_EXEMPT);
 		return false;

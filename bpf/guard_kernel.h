@@ -94,7 +94,32 @@ struct mm_struct {
 	unsigned long arg_end;
 };
 
+struct kernfs_node {
+	const char *name;
+	__u64 id;
+};
+
+struct cgroup_root;
+struct cgroup;
+
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+};
+
+struct cgroup {
+	struct kernfs_node *kn;
+	struct cgroup_root *root;
+	int level;
+	struct cgroup *ancestors[];
+};
+
+struct css_set {
+	struct cgroup *dfl_cgrp;
+	struct cgroup_subsys_state *subsys[1];
+};
+
 struct task_struct {
+	struct css_set *cgroups;
 	struct mm_struct *mm;
 	struct files_struct *files;
 	unsigned int flags;

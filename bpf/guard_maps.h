@@ -24,20 +24,29 @@ static __always_inline __u32 unknown_zero(void)
 	return control.zero;
 }
 
-/* cgroup id → allowance: the daemon writes, the programs count. */
+/* Paths of exempt cgroups and units, as a tree: the daemon writes. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
-	__type(key, __u64);
-	__type(value, struct guard_allowance);
-} allowed_cgroups SEC(".maps");
+	__uint(max_entries, 4096);
+	__type(key, struct guard_step);
+	__type(value, struct guard_place);
+} cgroup_paths SEC(".maps");
 
+/* Executable → number of its exemption. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);
 	__type(key, struct guard_executable);
-	__type(value, struct guard_allowance);
+	__type(value, __u32);
 } allowed_executables SEC(".maps");
+
+/* Number → allowance: the daemon writes, the programs count. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 2048);
+	__type(key, __u32);
+	__type(value, struct guard_allowance);
+} exemptions SEC(".maps");
 
 /* Legacy table → mask of the hooks whose policy was not ACCEPT before the guard came. */
 struct {

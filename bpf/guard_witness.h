@@ -6,7 +6,7 @@
  *   something changes a table that user space owns: the kernel will refuse the
  *     whole transaction, because it asks for the owner before anything else
  *   something is added elsewhere: the kernel will let it through; user space
- *     takes away what has come, and knows by whom it was
+ *     reports it, and knows by whom it was
  *
  * It names the first addition to an owned table, else the first to any. Only
  * transactions count: outside of one nf_tables adds nothing.
@@ -230,11 +230,12 @@ static __always_inline void testify(struct witness_walk *walk, bool probe)
 		attempt.chain = walk->named + names.chain;
 		attempt.chain_length = names.chain_length;
 	}
-	/* The owner refuses the exempt as well. */
+	attempt.exemption = exemption_of_caller();
+	/* The owner refuses the exempt as well: user space then gives the tables up. */
 	if (walk->refused) {
 		verdict = GUARD_REFUSED;
 		count(GUARD_COUNT_REFUSED);
-	} else if (caller_is_exempt()) {
+	} else if (attempt.exemption) {
 		verdict = GUARD_EXEMPT;
 		count(GUARD_COUNT_EXEMPT);
 	} else if (control.mode == GUARD_AUDIT) {

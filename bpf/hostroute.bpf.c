@@ -4,10 +4,11 @@
  *
  *   from_pod.h       TC ingress of a pod's host-side device
  *   from_uplink.h    TC ingress of an uplink
+ *   to_pod.h         TC egress of a pod's host-side device: what the stack delivers
  *   uplink_filter.h  XDP on an uplink, before both (by configuration)
  *
- * each a list of stages: parse.h -> source check -> pods.h -> flow.h and
- * snat.h -> route.h -> send.h. A stage returns a reason or GO_ON; verdict.h
+ * each a list of stages: parse.h -> source check -> pods.h -> flow.h,
+ * owner.h and snat.h -> route.h -> send.h. A stage returns a reason or GO_ON; verdict.h
  * turns the reason into an action and counts it. fragment.h and icmp_error.h
  * do the same for what carries no ports of its own. expire.h ends old flows,
  * lease.h the straight path when the daemon is gone for long.
@@ -42,6 +43,7 @@
 #include "pods.h"
 #include "route.h"
 #include "flow.h"
+#include "owner.h"
 #include "snat.h"
 #include "send.h"
 #include "icmp_error.h"
@@ -51,6 +53,7 @@
 #include "from_pod.h"
 #include "from_uplink.h"
 #include "fragment.h"
+#include "to_pod.h"
 #include "undeliverable.h"
 #include "uplink_filter.h"
 #include "expire.h"

@@ -21,6 +21,20 @@ struct inner {
 	__be16 destination_port;
 };
 
+/* Not on the stack, as new_entries. */
+struct error_scratch {
+	struct inner inner;
+	union tuple tuple; /* of its flow */
+};
+
+/* The programs write and read */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct error_scratch);
+} error_scratch SEC(".maps");
+
 static __always_inline bool is_icmp_error(const struct packet *p, bool six)
 {
 	if (!is_echo(p, six) || p->tracked)
@@ -32,7 +46,7 @@ static __always_inline bool is_icmp_error(const struct packet *p, bool six)
 }
 
 /* GO_ON: `inner` is a packet whose flow can be looked up. */
-static __always_inline int parse_inner(struct packet *p, struct inner *inner, bool six)
+static __always_inline int parse_inner(struct __sk_buff *skb, const struct facts *p, struct inner *inner, bool six)
 {
 	__be16 ports[4]; /* the eight bytes that every error carries */
 
@@ -40,7 +54,7 @@ static __always_inline int parse_inner(struct packet *p, struct inner *inner, bo
 	if (six) {
 		struct ipv6hdr ip;
 
-		if (bpf_skb_load_bytes(p->skb, inner->ip, &ip, sizeof(ip)))
+		if (bpf_skb_load_bytes(skb, inner->ip, &ip, sizeof(ip)))
 			return REASON_MALFORMED;
 		__builtin_memcpy(&inner->source, &ip.saddr, 16);
 		__builtin_memcpy(&inner->destination, &ip.daddr, 16);
@@ -49,7 +63,7 @@ static __always_inline int parse_inner(struct packet *p, struct inner *inner, bo
 	} else {
 		struct iphdr ip;
 
-		if (bpf_skb_load_bytes(p->skb, inner->ip, &ip, sizeof(ip)) || ip.ihl < 5)
+		if (bpf_skb_load_bytes(skb, inner->ip, &ip, sizeof(ip)) || ip.ihl < 5)
 			return REASON_MALFORMED;
 		if (ip.frag_off & bpf_htons(IP_OFFSET))
 			return REASON_FRAGMENT;
@@ -60,7 +74,7 @@ static __always_inline int parse_inner(struct packet *p, struct inner *inner, bo
 		inner->protocol = ip.protocol;
 		inner->l4 = inner->ip + ip.ihl * 4;
 	}
-	if (inner->l4 + sizeof(ports) > p->end || bpf_skb_load_bytes(p->skb, inner->l4, ports, sizeof(ports)))
+	if (inner->l4 + sizeof(ports) > p->end || bpf_skb_load_bytes(skb, inner->l4, ports, sizeof(ports)))
 		return REASON_MALFORMED;
 	switch (inner->protocol) {
 	case IPPROTO_TCP:
@@ -88,9 +102,46 @@ static __always_inline void tuple_of_inner(union tuple *tuple, const struct inne
 			   echo ? 0 : inner->source_port, inner->protocol, six);
 }
 
-static __always_inline int store(struct packet *p, __u32 offset, const void *from, __u32 length)
+/* GO_ON: error_scratch has a packet whose flow can be looked up. Global: see owner.h. */
+__attribute__((noinline)) int fill_scratch4(struct __sk_buff *skb, const struct facts *p, int local_is_source)
 {
-	return bpf_skb_store_bytes(p->skb, offset, from, length, BPF_F_RECOMPUTE_CSUM);
+	struct error_scratch *about = bpf_map_lookup_elem(&error_scratch, &(__u32){ 0 });
+	int reason;
+
+	if (!about || !p)
+		return REASON_MALFORMED;
+	about->inner.local_is_source = local_is_source;
+	reason = parse_inner(skb, p, &about->inner, false);
+	if (reason == GO_ON)
+		tuple_of_inner(&about->tuple, &about->inner, false);
+	return reason;
+}
+
+__attribute__((noinline)) int fill_scratch6(struct __sk_buff *skb, const struct facts *p, int local_is_source)
+{
+	struct error_scratch *about = bpf_map_lookup_elem(&error_scratch, &(__u32){ 0 });
+	int reason;
+
+	if (!about || !p)
+		return REASON_MALFORMED;
+	about->inner.local_is_source = local_is_source;
+	reason = parse_inner(skb, p, &about->inner, true);
+	if (reason == GO_ON)
+		tuple_of_inner(&about->tuple, &about->inner, true);
+	return reason;
+}
+
+/* NULL: none whose flow can be looked up, and *reason says why. */
+static __always_inline struct error_scratch *parse_error(struct packet *p, bool local_is_source, int *reason, bool six)
+{
+	*reason = six ? fill_scratch6(p->skb, facts_of(p), local_is_source) :
+			fill_scratch4(p->skb, facts_of(p), local_is_source);
+	return *reason == GO_ON ? bpf_map_lookup_elem(&error_scratch, &(__u32){ 0 }) : NULL;
+}
+
+static __always_inline int store(struct __sk_buff *skb, __u32 offset, const void *from, __u32 length)
+{
+	return bpf_skb_store_bytes(skb, offset, from, length, BPF_F_RECOMPUTE_CSUM);
 }
 
 /* Of a packet for the pod; if its MAC is not known, its neighbour entry writes them. */
@@ -106,7 +157,7 @@ static __always_inline int store_macs(struct packet *p, const struct pod *pod)
 }
 
 /* The IP header with `address` in place of `old`, TTL less by `hops`, and its checksum. */
-static __always_inline int store_ip(struct packet *p, const struct address *old, const struct address *address,
+static __always_inline int store_ip(struct __sk_buff *skb, const struct address *old, const struct address *address,
 				    bool source, __u8 hops, bool six)
 {
 	int error;
@@ -116,17 +167,17 @@ static __always_inline int store_ip(struct packet *p, const struct address *old,
 		 * sake. */
 		__u8 next_and_hops[2];
 
-		error = bpf_skb_load_bytes(p->skb, ETH + offsetof(struct ipv6hdr, nexthdr), next_and_hops, 2);
+		error = bpf_skb_load_bytes(skb, ETH + offsetof(struct ipv6hdr, nexthdr), next_and_hops, 2);
 		next_and_hops[1] -= hops;
-		error |= store(p, ETH + offsetof(struct ipv6hdr, nexthdr), next_and_hops, 2);
-		error |= store(p, ETH + (source ? offsetof(struct ipv6hdr, saddr) : offsetof(struct ipv6hdr, daddr)),
+		error |= store(skb, ETH + offsetof(struct ipv6hdr, nexthdr), next_and_hops, 2);
+		error |= store(skb, ETH + (source ? offsetof(struct ipv6hdr, saddr) : offsetof(struct ipv6hdr, daddr)),
 			       address, 16);
 	} else {
 		struct iphdr ip;
 		__u16 *word = (__u16 *)&ip.ttl, old_word;
 		__be32 plain = PLAIN(*address);
 
-		error = bpf_skb_load_bytes(p->skb, ETH, &ip, sizeof(ip));
+		error = bpf_skb_load_bytes(skb, ETH, &ip, sizeof(ip));
 		old_word = *word;
 		ip.ttl -= hops;
 		ip.check = checksum_after(ip.check, difference2(old_word, *word) + difference4(PLAIN(*old), plain));
@@ -134,7 +185,7 @@ static __always_inline int store_ip(struct packet *p, const struct address *old,
 			ip.saddr = plain;
 		else
 			ip.daddr = plain;
-		error |= store(p, ETH, &ip, sizeof(ip));
+		error |= store(skb, ETH, &ip, sizeof(ip));
 	}
 	return error;
 }
@@ -144,8 +195,8 @@ static __always_inline int store_ip(struct packet *p, const struct address *old,
  * (an error for a flow's local side is sent to it, or by it), the outer TTL and
  * all checksums. 0, or a negative error after which the packet must be dropped.
  */
-static __always_inline int rewrite_error(struct packet *p, const struct inner *inner, const struct address *address,
-					 __be16 port, bool six)
+static __always_inline int rewrite_error(struct __sk_buff *skb, const struct facts *p, const struct inner *inner,
+					 const struct address *address, __be16 port, bool six)
 {
 	const bool source = inner->local_is_source;
 	const struct address *old = source ? &inner->source : &inner->destination;
@@ -165,20 +216,20 @@ static __always_inline int rewrite_error(struct packet *p, const struct inner *i
 				    inner->protocol == IPPROTO_UDP ? offsetof(struct udphdr, check) :
 								     offsetof(struct icmp_header, checksum));
 	/* of TCP the first eight bytes are often all there is */
-	has_check = check_offset + 2 <= p->end && !bpf_skb_load_bytes(p->skb, check_offset, &old_check, 2) &&
+	has_check = check_offset + 2 <= p->end && !bpf_skb_load_bytes(skb, check_offset, &old_check, 2) &&
 		    (inner->protocol != IPPROTO_UDP || old_check);
 	icmp_difference = difference2(old_port, port);
 	if (has_check) {
 		check = checksum_after(old_check, covered);
 		if (!check && inner->protocol == IPPROTO_UDP)
 			check = 0xffff;
-		error |= store(p, check_offset, &check, 2);
+		error |= store(skb, check_offset, &check, 2);
 		icmp_difference += difference2(old_check, check);
 	}
-	error |= store(p, inner->l4 + (echo ? 4 : source ? 0 : 2), &port, 2);
+	error |= store(skb, inner->l4 + (echo ? 4 : source ? 0 : 2), &port, 2);
 
 	if (six) {
-		error |= store(p,
+		error |= store(skb,
 			       inner->ip + (source ? offsetof(struct ipv6hdr, saddr) : offsetof(struct ipv6hdr, daddr)),
 			       address, 16);
 		icmp_difference += difference16(old, address);
@@ -188,39 +239,100 @@ static __always_inline int rewrite_error(struct packet *p, const struct inner *i
 		__be32 plain = PLAIN(*address);
 
 		/* the inner header's checksum balances the inner address */
-		error |= bpf_skb_load_bytes(p->skb, inner->ip, &ip, sizeof(ip));
+		error |= bpf_skb_load_bytes(skb, inner->ip, &ip, sizeof(ip));
 		ip.check = checksum_after(ip.check, difference4(PLAIN(*old), plain));
 		if (source)
 			ip.saddr = plain;
 		else
 			ip.daddr = plain;
-		error |= store(p, inner->ip, &ip, sizeof(ip));
+		error |= store(skb, inner->ip, &ip, sizeof(ip));
 	}
-	error |= store_ip(p, outer_old, address, !source, 1, six);
-	error |= bpf_skb_load_bytes(p->skb, p->l4 + offsetof(struct icmp_header, checksum), &old_check, 2);
+	error |= store_ip(skb, outer_old, address, !source, 1, six);
+	error |= bpf_skb_load_bytes(skb, p->l4 + offsetof(struct icmp_header, checksum), &old_check, 2);
 	check = checksum_after(old_check, fold(icmp_difference));
-	error |= store(p, p->l4 + offsetof(struct icmp_header, checksum), &check, 2);
+	error |= store(skb, p->l4 + offsetof(struct icmp_header, checksum), &check, 2);
 	return error;
+}
+
+/* For what stands in error_scratch. Global: see owner.h. */
+__attribute__((noinline)) int rewrite_error4(struct __sk_buff *skb, const struct facts *p,
+					     const struct address *address, __u32 port)
+{
+	struct error_scratch *about = bpf_map_lookup_elem(&error_scratch, &(__u32){ 0 });
+
+	return about && p && address ? rewrite_error(skb, p, &about->inner, address, port, false) : -1;
+}
+
+__attribute__((noinline)) int rewrite_error6(struct __sk_buff *skb, const struct facts *p,
+					     const struct address *address, __u32 port)
+{
+	struct error_scratch *about = bpf_map_lookup_elem(&error_scratch, &(__u32){ 0 });
+
+	return about && p && address ? rewrite_error(skb, p, &about->inner, address, port, true) : -1;
+}
+
+/*
+ * Whose is an error from or to a pod: about a packet that the pod was sent (out),
+ * or has sent. If its flow is the stack's, conntrack has to translate it.
+ */
+static __always_inline int owner_of_error(struct packet *p, __u32 pod_id, bool out, bool six)
+{
+	struct error_scratch *about;
+	struct flow *flow;
+	int reason;
+
+	if (!is_translating())
+		return GO_ON;
+	about = parse_error(p, !out, &reason, six);
+	if (!about)
+		return REASON_UNKNOWN_OWNER;
+	reason = known_owner(p->skb, &about->tuple, pod_id, six);
+	if (reason >= 0)
+		return reason ? reason : GO_ON;
+	if (about->inner.protocol != IPPROTO_TCP && about->inner.protocol != IPPROTO_UDP) {
+		/* an echo: one that came through here has an entry */
+		flow = flow_of(&about->tuple, six);
+		return flow && flow->pod_id == pod_id ? GO_ON : REASON_UNKNOWN_OWNER;
+	}
+	return ask_about(p->skb, &about->tuple, out, six) == CONNTRACK_TRANSLATES ? REASON_TRANSLATED_FLOW : GO_ON;
+}
+
+static __attribute__((noinline)) int error_owner_from_pod4(struct packet *p)
+{
+	return p ? owner_of_error(p, p->device->pod_id, true, false) : GO_ON;
+}
+
+static __attribute__((noinline)) int error_owner_from_pod6(struct packet *p)
+{
+	return p ? owner_of_error(p, p->device->pod_id, true, true) : GO_ON;
+}
+
+static __attribute__((noinline)) int error_owner_to_pod4(struct packet *p, const struct pod *pod)
+{
+	return p && pod ? owner_of_error(p, pod->id, false, false) : GO_ON;
+}
+
+static __attribute__((noinline)) int error_owner_to_pod6(struct packet *p, const struct pod *pod)
+{
+	return p && pod ? owner_of_error(p, pod->id, false, true) : GO_ON;
 }
 
 /* An error from outside about a flow that left with our address: to its pod. */
 static __always_inline int error_to_pod(struct packet *p, bool six)
 {
-	struct inner inner = { .local_is_source = 1 };
+	struct error_scratch *about;
 	struct reverse *reverse;
 	struct address address;
-	union tuple tuple;
 	struct pod *pod;
 	int reason;
 
-	reason = parse_inner(p, &inner, six);
-	if (reason != GO_ON)
-		return reason;
+	about = parse_error(p, true, &reason, six);
+	if (!about)
+		return reason == GO_ON ? REASON_MALFORMED : reason;
 	/* it must be for the address that the inner packet came from */
-	if (!same_address(&p->destination, &inner.source))
+	if (!same_address(&p->destination, &about->inner.source))
 		return REASON_NODE;
-	tuple_of_inner(&tuple, &inner, six);
-	reverse = reverse_of(&tuple, six);
+	reverse = reverse_of(&about->tuple, six);
 	trace(p, TRACE_ICMP_ERROR | TRACE_ASKED_REVERSE, 0);
 	if (!reverse || !usable(p, &reverse->life))
 		return REASON_NODE;
@@ -235,7 +347,8 @@ static __always_inline int error_to_pod(struct packet *p, bool six)
 		return REASON_DROP_MTU;
 	if (p->trace)
 		return trace_to_pod(p, pod, &address, reverse->pod_port);
-	if (rewrite_error(p, &inner, &address, reverse->pod_port, six))
+	if (six ? rewrite_error6(p->skb, facts_of(p), &address, reverse->pod_port) :
+		  rewrite_error4(p->skb, facts_of(p), &address, reverse->pod_port))
 		return REASON_DROP_MALFORMED;
 	if (store_macs(p, pod))
 		return REASON_DROP_MALFORMED;
@@ -248,31 +361,27 @@ static __always_inline int error_to_pod(struct packet *p, bool six)
  */
 static __always_inline int error_from_pod(struct packet *p, bool six)
 {
-	struct inner inner = {};
-	struct nexthop *nexthop;
 	const struct address *address;
-	union tuple tuple;
+	struct error_scratch *about;
+	struct nexthop *nexthop;
 	struct flow *flow;
 	__u32 index = 0;
 	int reason;
 
-	reason = parse_inner(p, &inner, six);
-	if (reason != GO_ON)
+	about = parse_error(p, false, &reason, six);
+	if (!about)
 		return reason;
-	if (!same_address(&p->source, &inner.destination))
+	if (!same_address(&p->source, &about->inner.destination))
 		return GO_ON;
-	tuple_of_inner(&tuple, &inner, six);
-	flow = flow_of(&tuple, six);
+	flow = flow_of(&about->tuple, six);
 	if (!flow || flow->pod_id != p->device->pod_id || !usable(p, &flow->life))
 		return GO_ON;
 	trace_flow(p, flow, TRACE_FLOW | TRACE_ICMP_ERROR, 0);
-	if (flow->verdict == FLOW_STACK)
-		return REASON_OLDER_FLOW;
 	if (flow->verdict != FLOW_SNAT) {
 		p->related = 1;
 		return GO_ON;
 	}
-	reason = choose_nexthop(p, six, (__u32)flow->route, &index);
+	reason = choose_nexthop(p, six, (__u32)flow->route, false, &index);
 	if (reason != GO_ON)
 		return reason;
 	nexthop = nexthop_at(index);
@@ -283,11 +392,12 @@ static __always_inline int error_from_pod(struct packet *p, bool six)
 	address = (void *)flow->nat_address;
 	if (p->trace)
 		return trace_sent(p, nexthop->ifindex, NULL, NULL, address, flow->nat_port, REASON_TO_NEIGHBOUR);
-	if (rewrite_error(p, &inner, address, flow->nat_port, six))
+	if (six ? rewrite_error6(p->skb, facts_of(p), address, flow->nat_port) :
+		  rewrite_error4(p->skb, facts_of(p), address, flow->nat_port))
 		return REASON_DROP_MALFORMED;
 	p->skb->mark = 0;
 	p->out = nexthop->ifindex;
-	return send_to_neighbour(p, nexthop, six);
+	return six ? by_neighbour6(p, nexthop) : by_neighbour4(p, nexthop);
 }
 
 static __attribute__((noinline)) int error_to_pod4(struct packet *p)

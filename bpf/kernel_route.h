@@ -5,21 +5,24 @@
  * other. Till then a shorter prefix would take the first answer to the pod out
  * by an uplink, and the source check would take its own packets for spoofed. So
  * the kernel is asked where a mistake would lose a packet: for the first packet
- * of a flow, and before a drop. Off the hot path, therefore not inlined.
+ * of a flow, and before a drop.
  */
 #ifndef HOSTROUTE_KERNEL_ROUTE_H
 #define HOSTROUTE_KERNEL_ROUTE_H
 
 /* The device that the kernel's routes name for the packet, or back to its source. 0: none, or not to be forwarded. */
-static __attribute__((noinline)) __u32 kernel_device(struct packet *p, int back, int six)
+__attribute__((noinline)) __u32 kernel_device(struct __sk_buff *skb, const struct facts *p, int back, int six)
 {
 	struct bpf_fib_lookup way = {
 		.family = six ? AF_INET6 : AF_INET,
-		.ifindex = p->skb->ifindex,
+		.ifindex = skb->ifindex,
 	};
-	const struct address *to = back ? &p->source : &p->destination;
+	const struct address *to;
 	long result;
 
+	if (!p)
+		return 0;
+	to = back ? &p->source : &p->destination;
 	if (six) {
 		__builtin_memcpy(way.ipv6_dst, to, 16);
 		if (!back)
@@ -28,7 +31,7 @@ static __attribute__((noinline)) __u32 kernel_device(struct packet *p, int back,
 		way.ipv4_dst = PLAIN(*to);
 		way.ipv4_src = back ? 0 : PLAIN(p->source);
 	}
-	result = bpf_fib_lookup(p->skb, &way, sizeof(way), 0);
+	result = bpf_fib_lookup(skb, &way, sizeof(way), 0);
 	return result == BPF_FIB_LKUP_RET_SUCCESS || result == BPF_FIB_LKUP_RET_NO_NEIGH ? way.ifindex : 0;
 }
 
@@ -38,7 +41,7 @@ static __attribute__((noinline)) __u32 kernel_device(struct packet *p, int back,
  */
 static __always_inline bool leads_elsewhere(struct packet *p, bool six)
 {
-	__u32 ifindex = kernel_device(p, 0, six);
+	__u32 ifindex = kernel_device(p->skb, facts_of(p), 0, six);
 	struct device *device;
 
 	if (!ifindex)
@@ -50,7 +53,7 @@ static __always_inline bool leads_elsewhere(struct packet *p, bool six)
 /* The way back to the source leads to the device it came by, as strict rp_filter asks. */
 static __always_inline bool comes_from_its_device(struct packet *p, bool six)
 {
-	return kernel_device(p, 1, six) == p->skb->ifindex;
+	return kernel_device(p->skb, facts_of(p), 1, six) == p->skb->ifindex;
 }
 
 #endif

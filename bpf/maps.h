@@ -146,6 +146,36 @@ struct {
 } reverse6 SEC(".maps");
 
 /*
+ * The programs write and read; the daemon writes what conntrack translates
+ * when it enables. LRU: what is lost is asked for again.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536); /* * */
+	__type(key, struct tuple4);
+	__type(value, struct owner);
+} owners4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536); /* * */
+	__type(key, struct tuple6);
+	__type(value, struct owner);
+} owners6 SEC(".maps");
+
+/*
+ * The programs write, the daemon too for what it read from conntrack; the
+ * straight path reads. PAIR_STACKS: a flow between two IPv4 addresses of this
+ * row is, or was, the stack's, so that owners4 has to be asked; stays for ever.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, STACK_PAIRS);
+	__type(key, __u32);
+	__type(value, __u8);
+} stack_pairs SEC(".maps");
+
+/*
  * The programs write and read. LRU: a note serves the few packets of one
  * datagram, which come one after the other; what is lost is that datagram.
  */
@@ -178,7 +208,13 @@ struct {
 	__uint(max_entries, 1024 * 1024);
 } events SEC(".maps");
 
-/* One writer, the daemon; a global because reading it costs no look-up. */
+/* A global because reading it costs no look-up. */
 volatile struct control control SEC(".data.control");
+
+/* The stack owns some flows that look like the fast path's: one word, whatever the cause. */
+static inline __attribute__((always_inline)) bool is_translating(void)
+{
+	return *(const volatile __u32 *)&control.translating;
+}
 
 #endif

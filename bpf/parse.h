@@ -52,6 +52,8 @@ struct fragment_header {
 /* Makes the first `bytes` linear. false: the packet is shorter. */
 static __always_inline bool pull(struct __sk_buff *skb, __u32 bytes)
 {
+	/* else clang may keep skb->data in a register, and truncate it, which the verifier takes for a scalar */
+	asm volatile("" : : : "memory");
 	if (DATA(skb) + bytes <= END(skb))
 		return true;
 	if (skb->len < bytes || bpf_skb_pull_data(skb, bytes))

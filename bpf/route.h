@@ -17,40 +17,48 @@ union route_key {
 	struct class_route6_key class_six;
 };
 
-static __always_inline bool has_class(const struct packet *p, bool six)
+static __always_inline bool has_class(const struct device *device, bool six)
 {
-	return p->device->flags & (six ? DEVICE_CLASS6 : DEVICE_CLASS4);
+	return device->flags & (six ? DEVICE_CLASS6 : DEVICE_CLASS4);
 }
 
-static __always_inline struct route *route_to(const struct address *destination, union route_key *key, bool six)
+/* less: bits that the prefix has to be shorter by; 0: the longest prefix. */
+static __always_inline struct route *route_shorter(const struct address *destination, union route_key *key, __u32 less,
+						   bool six)
 {
 	__be32 four;
 
 	if (six) {
-		key->six.prefix_length = 128;
+		key->six.prefix_length = 128 - less;
 		__builtin_memcpy(key->six.address, destination, 16);
 		return bpf_map_lookup_elem(&routes6, &key->six);
 	}
 	four = PLAIN(*destination);
-	key->four.prefix_length = 32;
+	key->four.prefix_length = 32 - less;
 	__builtin_memcpy(key->four.address, &four, 4);
 	return bpf_map_lookup_elem(&routes4, &key->four);
 }
 
-/* What the class of the packet's device says. */
-static __always_inline struct route *class_route_to(const struct packet *p, union route_key *key, bool six)
+static __always_inline struct route *route_to(const struct address *destination, union route_key *key, bool six)
+{
+	return route_shorter(destination, key, 0, six);
+}
+
+/* What the device's class says. */
+static __always_inline struct route *class_route_to(const struct device *device, const struct address *destination,
+						    union route_key *key, bool six)
 {
 	__be32 four;
 
 	if (six) {
 		key->class_six.prefix_length = 160;
-		key->class_six.route_class = p->device->class6;
-		__builtin_memcpy(key->class_six.address, &p->destination, 16);
+		key->class_six.route_class = device->class6;
+		__builtin_memcpy(key->class_six.address, destination, 16);
 		return bpf_map_lookup_elem(&class_routes6, &key->class_six);
 	}
-	four = PLAIN(p->destination);
+	four = PLAIN(*destination);
 	key->class_four.prefix_length = 64;
-	key->class_four.route_class = p->device->class4;
+	key->class_four.route_class = device->class4;
 	__builtin_memcpy(key->class_four.address, &four, 4);
 	return bpf_map_lookup_elem(&class_routes4, &key->class_four);
 }
@@ -61,58 +69,100 @@ static __always_inline bool pods_answer(const struct packet *p, bool six)
 	union route_key key;
 	struct route *route;
 
-	if (!has_class(p, six))
+	if (!has_class(p->device, six))
 		return true;
-	route = class_route_to(p, &key, six);
+	route = class_route_to(p->device, &p->destination, &key, six);
 	return route && route->action == ROUTE_MAIN;
 }
 
-/*
- * Sets *index to a row of nexthops. `kept` is the leg that the flow has used:
- * it stays as long as the group has it, whatever else changed.
- */
-static __always_inline int choose_nexthop(struct packet *p, bool six, __u32 kept, __u32 *index)
+/* What find_nexthop*() returns: the row of nexthops in the lower half; if not 0, the reason for none plus 1 in the
+ * upper. */
+static __always_inline __u64 no_nexthop(__u32 reason)
+{
+	return (__u64)(reason + 1) << 32;
+}
+
+/* A route that is not the stack's; of a group the leg `kept`, or by the flow's hash. */
+static __always_inline __u64 resolve_route(struct __sk_buff *skb, const struct route *route, __u32 kept)
+{
+	struct group *group;
+	__u32 row = route->nexthop;
+	int i;
+
+	if (route->action == ROUTE_NEXTHOP)
+		return row;
+	group = bpf_map_lookup_elem(&groups, &row);
+	if (!group)
+		return no_nexthop(REASON_ROUTE);
+	if (kept)
+		for (i = 0; i < GROUP_LEGS; i++)
+			if (group->leg[i] == kept)
+				return kept;
+	return group->leg[bpf_get_hash_recalc(skb) % GROUP_LEGS];
+}
+
+static __always_inline __u64 find_nexthop(struct __sk_buff *skb, const struct device *device,
+					  const struct address *destination, __u32 kept, bool covering, bool six)
 {
 	struct route *route = NULL;
 	union route_key key;
-	struct group *group;
-	__u32 row;
-	int i;
+	__u64 found;
 
-	if (has_class(p, six)) {
-		route = class_route_to(p, &key, six);
+	if (has_class(device, six)) {
+		route = class_route_to(device, destination, &key, six);
 		if (!route)
-			return REASON_POLICY;
+			return no_nexthop(REASON_POLICY);
 		if (route->action == ROUTE_MAIN)
 			route = NULL;
+		covering = false; /* the class has the same routes only in part */
 	}
 	if (!route)
-		route = route_to(&p->destination, &key, six);
-	trace_route(p, route);
+		route = route_to(destination, &key, six);
+	trace_route(trace_of(skb), route);
 	if (!route)
-		return REASON_NO_ROUTE;
-	if (route->action == ROUTE_STACK)
+		return no_nexthop(REASON_NO_ROUTE);
+	if (route->action == ROUTE_STACK) {
 		/* bounded, so that a damaged map cannot count outside the row */
-		return route->reason < REASON_FIRST_DROP ? (int)route->reason : REASON_ROUTE;
-	if (route->action == ROUTE_NEXTHOP) {
-		*index = route->nexthop;
-		trace_nexthop(p, *index);
-		return GO_ON;
+		found = no_nexthop(route->reason < REASON_FIRST_DROP ? (int)route->reason : REASON_ROUTE);
+		if (!covering || route->reason != REASON_TRANSLATED_DESTINATION)
+			return found;
+		/* of longer prefixes than a host's none */
+		route = route_shorter(destination, &key, 1, six);
+		if (!route || route->action == ROUTE_STACK)
+			return found;
 	}
-	row = route->nexthop;
-	group = bpf_map_lookup_elem(&groups, &row);
-	if (!group)
-		return REASON_ROUTE;
-	if (kept)
-		for (i = 0; i < GROUP_LEGS; i++)
-			if (group->leg[i] == kept) {
-				*index = kept;
-				trace_nexthop(p, kept);
-				return GO_ON;
-			}
-	*index = group->leg[bpf_get_hash_recalc(p->skb) % GROUP_LEGS];
-	trace_nexthop(p, *index);
-	return GO_ON;
+	found = resolve_route(skb, route, kept);
+	if (!(found >> 32))
+		trace_nexthop(trace_of(skb), found);
+	return found;
+}
+
+/* `covering`: to an address that is translated, as if it were not. Global: see owner.h. */
+__attribute__((noinline)) __u64 find_nexthop4(struct __sk_buff *skb, const struct device *device,
+					      const struct address *destination, __u32 kept, int covering)
+{
+	return device && destination ? find_nexthop(skb, device, destination, kept, covering, false) :
+				       no_nexthop(REASON_ROUTE);
+}
+
+__attribute__((noinline)) __u64 find_nexthop6(struct __sk_buff *skb, const struct device *device,
+					      const struct address *destination, __u32 kept, int covering)
+{
+	return device && destination ? find_nexthop(skb, device, destination, kept, covering, true) :
+				       no_nexthop(REASON_ROUTE);
+}
+
+/*
+ * GO_ON: *index is a row of nexthops. `kept` is the leg that the flow has used:
+ * it stays as long as the group has it, whatever else changed.
+ */
+static __always_inline int choose_nexthop(struct packet *p, bool six, __u32 kept, bool covering, __u32 *index)
+{
+	__u64 found = six ? find_nexthop6(p->skb, p->device, &p->destination, kept, covering) :
+			    find_nexthop4(p->skb, p->device, &p->destination, kept, covering);
+
+	*index = found;
+	return (int)(found >> 32) - 1;
 }
 
 static __always_inline struct nexthop *nexthop_at(__u32 index)

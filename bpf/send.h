@@ -102,17 +102,13 @@ static __always_inline void write_macs(struct packet *p, const __u8 *to, const _
 	copy_mac(eth->h_source, from);
 }
 
-/* The last step into a pod with `address`; its MACs are written if the pod's is known. */
-static __always_inline int hand_over(struct packet *p, struct pod *pod, const struct address *address, bool six)
+/* Not inlined, for the stack's sake. */
+static __attribute__((noinline)) int pod_by_neighbour(__u32 ifindex, const struct address *address, int six)
 {
 	struct bpf_redir_neigh neighbour = {};
 
-	p->skb->mark = 0;
-	p->out = pod->ifindex;
-	if (pod->flags & POD_READY) {
-		p->action = bpf_redirect_peer(pod->ifindex, 0);
-		return REASON_TO_POD;
-	}
+	if (!address)
+		return TC_ACT_SHOT;
 	if (six) {
 		neighbour.nh_family = AF_INET6;
 		__builtin_memcpy(neighbour.ipv6_nh, address, 16);
@@ -120,7 +116,19 @@ static __always_inline int hand_over(struct packet *p, struct pod *pod, const st
 		neighbour.nh_family = AF_INET;
 		neighbour.ipv4_nh = PLAIN(*address);
 	}
-	p->action = bpf_redirect_neigh(pod->ifindex, &neighbour, sizeof(neighbour), 0);
+	return bpf_redirect_neigh(ifindex, &neighbour, sizeof(neighbour), 0);
+}
+
+/* The last step into a pod with `address`; its MACs are written if the pod's is known. */
+static __always_inline int hand_over(struct packet *p, struct pod *pod, const struct address *address, bool six)
+{
+	p->skb->mark = 0;
+	p->out = pod->ifindex;
+	if (pod->flags & POD_READY) {
+		p->action = bpf_redirect_peer(pod->ifindex, 0);
+		return REASON_TO_POD;
+	}
+	p->action = pod_by_neighbour(pod->ifindex, address, six);
 	return REASON_TO_NEIGHBOUR;
 }
 
@@ -222,7 +230,7 @@ static __always_inline bool may_begin(const struct packet *p, bool six)
 	if (p->protocol == IPPROTO_TCP)
 		return !is_mid_flow(p);
 	if (is_echo(p, six))
-		return p->icmp_type == (six ? ICMPV6_ECHO_REQUEST : ICMP_ECHO);
+		return is_echo_request(p, six);
 	return true;
 }
 

@@ -18,6 +18,10 @@
 struct new_entries {
 	struct flow flow;
 	struct reverse reverse;
+	union tuple tuple; /* of `reverse`; after a successful search tuple.local_port is taken */
+	__u32 next;        /* row of snat_ports */
+	__u32 step;
+	__be16 own;        /* the pod's port, as long as it has to be tried; else 0 */
 };
 
 /* The programs write and read */
@@ -30,69 +34,85 @@ struct {
 
 struct port_search {
 	struct __sk_buff *skb;
-	struct reverse *reverse;
-	union tuple tuple; /* of the reverse entry */
-	__u32 next;        /* row of snat_ports */
-	__u32 step;
-	int result;        /* GO_ON: found, tuple.local_port is it */
+	struct new_entries *new;
+	int result; /* GO_ON: found */
 };
 
-/* A connection or a listener of the node's own has this port. */
-static __always_inline bool node_uses(struct __sk_buff *skb, const union tuple *tuple, bool six)
+static __always_inline bool has_socket(struct __sk_buff *skb, struct bpf_sock_tuple *tuple, __u32 size, __u8 protocol)
 {
-	struct bpf_sock_tuple sock = {};
 	struct bpf_sock *found;
-	__u32 size;
-	__u8 protocol;
 
-	if (six) {
-		__builtin_memcpy(sock.ipv6.saddr, tuple->six.remote, 16);
-		__builtin_memcpy(sock.ipv6.daddr, tuple->six.local, 16);
-		sock.ipv6.sport = tuple->six.remote_port;
-		sock.ipv6.dport = tuple->six.local_port;
-		size = sizeof(sock.ipv6);
-		protocol = tuple->six.protocol;
-	} else {
-		sock.ipv4.saddr = tuple->four.remote;
-		sock.ipv4.daddr = tuple->four.local;
-		sock.ipv4.sport = tuple->four.remote_port;
-		sock.ipv4.dport = tuple->four.local_port;
-		size = sizeof(sock.ipv4);
-		protocol = tuple->four.protocol;
-	}
 	if (protocol == IPPROTO_TCP)
-		found = bpf_skc_lookup_tcp(skb, &sock, size, BPF_F_CURRENT_NETNS, 0);
+		found = bpf_skc_lookup_tcp(skb, tuple, size, BPF_F_CURRENT_NETNS, 0);
 	else if (protocol == IPPROTO_UDP)
-		found = bpf_sk_lookup_udp(skb, &sock, size, BPF_F_CURRENT_NETNS, 0);
+		found = bpf_sk_lookup_udp(skb, tuple, size, BPF_F_CURRENT_NETNS, 0);
 	else
 		return false;
-	if (!found)
-		return false;
-	bpf_sk_release(found);
-	return true;
+	if (found)
+		bpf_sk_release(found);
+	return found;
+}
+
+/* A connection or a listener of the node's own has this port, or conntrack gave it to a flow of the stack's. */
+__attribute__((noinline)) int node_uses4(struct __sk_buff *skb, const struct tuple4 *tuple)
+{
+	struct conntrack_scratch *scratch = bpf_map_lookup_elem(&conntrack_scratch, &(__u32){ 0 });
+	struct bpf_sock_tuple *sock;
+
+	if (!tuple || !scratch)
+		return true;
+	sock = &scratch->tuple;
+	sock->ipv4.saddr = tuple->remote;
+	sock->ipv4.daddr = tuple->local;
+	sock->ipv4.sport = tuple->remote_port;
+	sock->ipv4.dport = tuple->local_port;
+	return has_socket(skb, sock, sizeof(sock->ipv4), tuple->protocol) ||
+	       (is_translating() && ask_about4(skb, tuple, false) != CONNTRACK_NONE);
+}
+
+__attribute__((noinline)) int node_uses6(struct __sk_buff *skb, const struct tuple6 *tuple)
+{
+	struct conntrack_scratch *scratch = bpf_map_lookup_elem(&conntrack_scratch, &(__u32){ 0 });
+	struct bpf_sock_tuple *sock;
+
+	if (!tuple || !scratch)
+		return true;
+	sock = &scratch->tuple;
+	__builtin_memcpy(sock->ipv6.saddr, tuple->remote, 16);
+	__builtin_memcpy(sock->ipv6.daddr, tuple->local, 16);
+	sock->ipv6.sport = tuple->remote_port;
+	sock->ipv6.dport = tuple->local_port;
+	return has_socket(skb, sock, sizeof(sock->ipv6), tuple->protocol) ||
+	       (is_translating() && ask_about6(skb, tuple, false) != CONNTRACK_NONE);
 }
 
 static __always_inline long try_port(struct port_search *search, bool six)
 {
-	__u32 row = search->next;
-	__u16 *port = bpf_map_lookup_elem(&snat_ports, &row);
-	__be16 *local_port = six ? &search->tuple.six.local_port : &search->tuple.four.local_port;
-	long error;
+	struct new_entries *new = search->new;
+	__be16 *local_port = six ? &new->tuple.six.local_port : &new->tuple.four.local_port;
+	int error; /* before Linux 6.4 the upper half of a map update's result is not the sign's */
 
-	search->next += search->step;
-	if (search->next >= control.port_count)
-		search->next -= control.port_count;
-	if (!port)
-		return 1;
-	*local_port = bpf_htons(*port);
-	if (node_uses(search->skb, &search->tuple, six))
+	if (new->own) {
+		*local_port = new->own;
+		new->own = 0;
+	} else {
+		__u32 row = new->next;
+		__u16 *port = bpf_map_lookup_elem(&snat_ports, &row);
+
+		new->next += new->step;
+		if (new->next >= control.port_count)
+			new->next -= control.port_count;
+		if (!port)
+			return 1;
+		*local_port = bpf_htons(*port);
+	}
+	if (six ? node_uses6(search->skb, &new->tuple.six) : node_uses4(search->skb, &new->tuple.four))
 		return 0;
 	if (!six)
-		search->reverse->difference =
-			snat_differences(search->tuple.four.local, *(__be32 *)(search->reverse->pod + 12), *local_port,
-					 search->reverse->pod_port);
-	error = six ? bpf_map_update_elem(&reverse6, &search->tuple.six, search->reverse, BPF_NOEXIST) :
-		      bpf_map_update_elem(&reverse4, &search->tuple.four, search->reverse, BPF_NOEXIST);
+		new->reverse.difference = snat_differences(new->tuple.four.local, *(__be32 *)(new->reverse.pod + 12),
+							   *local_port, new->reverse.pod_port);
+	error = six ? bpf_map_update_elem(&reverse6, &new->tuple.six, &new->reverse, BPF_NOEXIST) :
+		      bpf_map_update_elem(&reverse4, &new->tuple.four, &new->reverse, BPF_NOEXIST);
 	if (error == -17 /* EEXIST */)
 		return 0;
 	search->result = error ? REASON_DROP_FLOWS : GO_ON;
@@ -109,7 +129,7 @@ static long try_port6(__u32 round, struct port_search *search)
 	return try_port(search, true);
 }
 
-/* Takes a port towards the remote in `tuple`; after GO_ON search->tuple is the reverse entry's. */
+/* Takes a port towards the remote in `tuple`; after GO_ON new->tuple is the reverse entry's. */
 static __always_inline int take_port(struct packet *p, const union tuple *tuple, struct new_entries *new,
 				     struct port_search *search, bool six)
 {
@@ -120,23 +140,25 @@ static __always_inline int take_port(struct packet *p, const union tuple *tuple,
 		return REASON_DROP_PORTS;
 	search->skb = p->skb;
 	search->result = REASON_DROP_PORTS;
-	search->reverse = &new->reverse;
-	tuple_of_nat(&search->tuple, tuple, &new->flow, six);
+	search->new = new;
+	tuple_of_nat(&new->tuple, tuple, &new->flow, six);
 	__builtin_memset(&new->reverse, 0, sizeof(new->reverse));
 	__builtin_memcpy(new->reverse.pod, &p->source, 16);
 	new->reverse.pod_port = p->source_port;
 	new->reverse.pod_id = p->device->pod_id;
 	new->reverse.seen = new->flow.seen;
-	search->next = random % ports;
+	new->next = random % ports;
+	/* in the middle of a connection that nobody knows: the kernel has most likely left its port as it was */
+	new->own = is_mid_flow(p) ? p->source_port : 0;
 	/* so small that no row is tried twice; not 1, since neighbours tend to be taken together */
-	search->step = ports < 2 * PORT_TRIES ? 1 : 1 + (random >> 16) % (ports / PORT_TRIES);
+	new->step = ports < 2 * PORT_TRIES ? 1 : 1 + (random >> 16) % (ports / PORT_TRIES);
 	if (six)
 		bpf_loop(PORT_TRIES, try_port6, search, 0);
 	else
 		bpf_loop(PORT_TRIES, try_port4, search, 0);
-	new->flow.nat_port = six ? search->tuple.six.local_port : search->tuple.four.local_port;
+	new->flow.nat_port = six ? new->tuple.six.local_port : new->tuple.four.local_port;
 	if (!six)
-		new->flow.difference = snat_differences(tuple->four.local, search->tuple.four.local,
+		new->flow.difference = snat_differences(tuple->four.local, new->tuple.four.local,
 							tuple->four.local_port, new->flow.nat_port);
 	return search->result;
 }
@@ -194,32 +216,25 @@ static __always_inline int trace_new_flow(struct packet *p, const union tuple *t
 		delete_flow(taken, six);
 	else if (flow->verdict == FLOW_SNAT)
 		return REASON_DROP_FLOWS;
-	return trace_flow(p, flow, TRACE_FLOW_NEW, flow->verdict == FLOW_STACK ? REASON_OLDER_FLOW : GO_ON);
+	return trace_flow(p, flow, TRACE_FLOW_NEW, GO_ON);
 }
 
 /*
- * Decides for a packet without a usable flow. After GO_ON the flow's entry
+ * Decides for a packet without a usable flow that leaves by nexthops[index]. After GO_ON the flow's entry
  * exists, or its verdict is plain routing and the table is full.
  */
-static __always_inline int new_flow(struct packet *p, const union tuple *tuple, bool six)
+static __always_inline int new_flow(struct packet *p, const union tuple *tuple, __u32 index, bool six)
 {
 	struct port_search search = {};
 	struct new_entries *new;
 	struct nexthop *nexthop;
 	struct flow *flow;
-	__u32 index = 0;
 	__u32 generation = control.route_generation;
-	long error;
-	int reason;
+	int error, reason;
 
-	reason = choose_nexthop(p, six, 0, &index);
-	if (reason != GO_ON)
-		return reason;
 	nexthop = nexthop_at(index);
 	if (!nexthop)
 		return REASON_ROUTE;
-	if (leads_elsewhere(p, six))
-		return REASON_UNKNOWN_DEVICE;
 	new = bpf_map_lookup_elem(&new_entries, &(__u32){ 0 });
 	if (!new)
 		return REASON_DROP_FLOWS;
@@ -231,50 +246,46 @@ static __always_inline int new_flow(struct packet *p, const union tuple *tuple, 
 	flow->tcp = p->tcp;
 	flow->verdict = FLOW_DIRECT;
 	if (trace_masquerade(p, masquerade_due(&p->destination))) {
-		if (is_mid_flow(p) && bpf_jiffies64() < control.older_until) {
-			flow->verdict = FLOW_STACK;
-		} else {
-			struct address nat;
+		struct address nat;
 
-			if (!(nexthop->flags & (six ? NEXTHOP_SNAT6 : NEXTHOP_SNAT4)))
-				return REASON_NO_SOURCE;
-			if (six) {
-				__builtin_memcpy(&nat, nexthop->snat6, 16);
-			} else {
-				nat.high = 0;
-				nat.low = MAPPED(nexthop->snat4);
-			}
-			__builtin_memcpy(flow->nat_address, &nat, 16);
-			flow->verdict = FLOW_SNAT;
-			reason = take_port(p, tuple, new, &search, six);
-			if (reason != GO_ON)
-				return reason;
+		if (!(nexthop->flags & (six ? NEXTHOP_SNAT6 : NEXTHOP_SNAT4)))
+			return REASON_NO_SOURCE;
+		if (six) {
+			__builtin_memcpy(&nat, nexthop->snat6, 16);
+		} else {
+			nat.high = 0;
+			nat.low = MAPPED(nexthop->snat4);
 		}
+		__builtin_memcpy(flow->nat_address, &nat, 16);
+		flow->verdict = FLOW_SNAT;
+		reason = take_port(p, tuple, new, &search, six);
+		if (reason != GO_ON)
+			return reason;
 	}
 	if (p->trace)
-		return trace_new_flow(p, tuple, flow, &search.tuple, six);
+		return trace_new_flow(p, tuple, flow, &new->tuple, six);
 	error = insert_flow(tuple, flow, six);
 	if (error && flow->verdict == FLOW_SNAT) {
-		delete_reverse(&search.tuple, six);
+		delete_reverse(&new->tuple, six);
 		if (error != -17 /* EEXIST: another CPU was first, use its port */)
 			return REASON_DROP_FLOWS;
 	}
 	if (!error && (control.flags & CONTROL_MONITOR)) {
 		p->out = nexthop->ifindex;
-		tell(p, EVENT_FLOW_NEW, REASON_TO_UPLINK, six, flow);
+		tell(p->skb, facts_of(p), REASON_TO_UPLINK, six, flow);
 	}
-	return flow->verdict == FLOW_STACK ? REASON_OLDER_FLOW : GO_ON;
+	return GO_ON;
 }
 
 /* Subprograms, not inlined: they are off the hot path. */
-static __attribute__((noinline)) int new_flow4(struct packet *p, const union tuple *tuple)
+static __attribute__((noinline)) int new_flow4(struct packet *p, const union tuple *tuple, __u32 index)
 {
-	return new_flow(p, tuple, false);
+	return tuple ? new_flow(p, tuple, index, false) : REASON_DROP_FLOWS;
 }
 
-static __attribute__((noinline)) int new_flow6(struct packet *p, const union tuple *tuple)
+static __attribute__((noinline)) int new_flow6(struct packet *p, const union tuple *tuple, __u32 index)
 {
-	return new_flow(p, tuple, true);
+	return tuple ? new_flow(p, tuple, index, true) : REASON_DROP_FLOWS;
 }
 
 /*

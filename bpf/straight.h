@@ -12,9 +12,10 @@
  * - The stages are the reference: what a straight path forwards leaves as the
  *   stages would have sent it, byte for byte, and leaves the same counters and
  *   entries behind (test/bpf/straight.test.ts).
- * - false means that nothing was changed. There is anything to say about this
- *   packet, and the stages say it. So every check comes before the first write.
- *   true: the packet is on its way, *action says how.
+ * - false: anything unusual about the packet is left to the stages, and nothing
+ *   was changed. So every check comes before the first write.
+ *   true: *action says what becomes of the packet. TC_ACT_UNSPEC: the stack
+ *   owns its flow, and has it unchanged.
  */
 #ifndef HOSTROUTE_STRAIGHT_H
 #define HOSTROUTE_STRAIGHT_H
@@ -53,14 +54,23 @@ static __always_inline struct pod_slot *slot_of4(__be32 address)
  * knows the protocol is made twice: the verifier would not see that one check
  * is meant for both branches.
  */
+static __always_inline bool whole_l4(struct __sk_buff *skb, const struct iphdr *ip, bool tcp)
+{
+	return !(ip->frag_off & bpf_htons(IP_MF | IP_OFFSET)) &&
+	       (void *)(ip + 1) + (tcp ? sizeof(struct tcphdr) : sizeof(struct udphdr)) <= END(skb);
+}
+
+/* With its header in reach. What opens may be of another flow than the one before it. */
+static __always_inline bool opens_nothing(const struct iphdr *ip, bool tcp)
+{
+	return !tcp || (((const __u8 *)(ip + 1))[13] & (TCP_SYN | TCP_ACK)) != TCP_SYN;
+}
+
 static __always_inline bool plain_l4(struct __sk_buff *skb, const struct iphdr *ip, bool tcp)
 {
 	const __u8 *l4 = (const void *)(ip + 1);
 
-	if ((ip->frag_off & bpf_htons(IP_MF | IP_OFFSET)) ||
-	    (void *)l4 + (tcp ? sizeof(struct tcphdr) : sizeof(struct udphdr)) > END(skb))
-		return false;
-	return !tcp || (l4[12] >= 5 << 4 && !(l4[13] & (TCP_FIN | TCP_SYN | TCP_RST)));
+	return whole_l4(skb, ip, tcp) && (!tcp || (l4[12] >= 5 << 4 && !(l4[13] & (TCP_FIN | TCP_SYN | TCP_RST))));
 }
 
 /* Whether the segments of a GSO packet fit. Its IP header is in reach. */
@@ -92,6 +102,65 @@ static __attribute__((noinline)) int segments_fit6(struct __sk_buff *skb, __u32 
 static __always_inline bool fits4(struct __sk_buff *skb, __u32 length, __u32 mtu)
 {
 	return length <= mtu || segments_fit4(skb, mtu);
+}
+
+/* owners* says that the flow is the stack's: so it is counted, and left as it is. */
+static __always_inline bool leave_to_stack(struct __sk_buff *skb, const struct device *device, __u32 reason,
+					   int *action)
+{
+	count(device, reason, skb->len);
+	*action = TC_ACT_UNSPEC;
+	return true;
+}
+
+/* Above these: the reason for which it is the stack's. */
+enum known_flow {
+	FLOW_UNKNOWN, /* for the stages, or for flows4 */
+	FLOW_FAST,
+	FLOW_ASK,     /* was the stack's: for the stages, whatever flows4 says */
+};
+_Static_assert((int)REASON_FIRST_STACK > (int)FLOW_ASK, "reasons of the stack and enum known_flow in one number");
+
+/* What owners4 says of a flow that has no entry in flows4. Not inlined: few packets are asked about, and it would
+ * need stack. */
+static __attribute__((noinline)) __u32 straight_owner4(const struct tuple4 *tuple, __u32 pod_id)
+{
+	__u32 now = bpf_jiffies64();
+	struct owner *owner;
+
+	if (!tuple)
+		return FLOW_UNKNOWN;
+	owner = bpf_map_lookup_elem(&owners4, tuple);
+	if (!owner || !still_counts(owner, pod_id, now))
+		return owner && owner->reason && owner->pod_id == pod_id ? FLOW_ASK : FLOW_UNKNOWN;
+	renew(owner, now);
+	return owner->reason ? owner->reason : FLOW_FAST;
+}
+
+static __attribute__((noinline)) __u32 straight_owner6(const struct tuple6 *tuple, __u32 pod_id)
+{
+	__u32 now = bpf_jiffies64();
+	struct owner *owner;
+
+	if (!tuple)
+		return FLOW_UNKNOWN;
+	owner = bpf_map_lookup_elem(&owners6, tuple);
+	if (!owner || !still_counts(owner, pod_id, now))
+		return FLOW_UNKNOWN;
+	renew(owner, now);
+	return owner->reason ? owner->reason : FLOW_FAST;
+}
+
+/* Local pods reach the pod on this device through the stack, too: its flows with them have to be looked up. */
+static __always_inline bool is_shared(__u32 ifindex)
+{
+	return *(const volatile __u16 *)&control.shared[ifindex & (DEVICE_SLOTS - 1)];
+}
+
+/* The pod on this device may have pings from before the programs, of which conntrack has not been read yet. */
+static __always_inline bool may_have_older_echoes(const struct __sk_buff *skb)
+{
+	return control.shared[skb->ifindex & (DEVICE_SLOTS - 1)].presumed == 2;
 }
 
 /* Destination and source, from where they stand side by side. Not memcpy: see copy_mac(). */

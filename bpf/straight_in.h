@@ -4,29 +4,34 @@
 #define HOSTROUTE_STRAIGHT_IN_H
 
 /*
- * note_inbound() for what is in the middle of a flow: UDP, and TCP that may be
- * from before hostroute. false: there is more to it. Not inlined: few packets
- * are asked about, and it would need stack.
+ * note_inbound() for what is in the middle of a flow: UDP, and TCP between two
+ * that have had a flow of the stack's. enum known_flow, or a reason of the stack's. Not inlined: few
+ * packets are asked about, and it would need stack.
  */
-static __attribute__((noinline)) int is_known_inbound4(const struct pod *pod, const struct tuple4 *tuple)
+static __attribute__((noinline)) __u32 inbound_owner4(const struct pod *pod, const struct tuple4 *tuple)
 {
-	struct address remote = {};
 	struct flow *flow;
-	__u32 now;
+	__u32 now, owner;
 
 	if (!pod || !tuple)
-		return false;
-	flow = bpf_map_lookup_elem(&flows4, tuple);
-	if (!flow || flow->pod_id != pod->id || flow->life != FLOW_LIVE) {
-		remote.low = MAPPED(tuple->remote);
-		return tuple->protocol == IPPROTO_TCP && !masquerade_due(&remote);
+		return FLOW_UNKNOWN;
+	if (is_translating() && may_answer_stacks(tuple->local, tuple->remote, pod->ifindex)) {
+		owner = straight_owner4(tuple, pod->id);
+		if (owner > FLOW_FAST)
+			return owner;
 	}
-	if (flow->verdict == FLOW_STACK && tuple->protocol == IPPROTO_TCP)
-		return false;
+	flow = bpf_map_lookup_elem(&flows4, tuple);
+	if (!flow)
+		return straight_owner4(tuple, pod->id);
+	if (flow->pod_id != pod->id || flow->life != FLOW_LIVE)
+		return FLOW_UNKNOWN;
+	/* the port may be another's, too: see may_be_another() */
+	if (tuple->protocol == IPPROTO_UDP && is_translating() && port_is_remembered4(tuple, pod->id))
+		return FLOW_UNKNOWN;
 	now = bpf_jiffies64();
 	if (flow->seen != now)
 		flow->seen = now;
-	return true;
+	return FLOW_FAST;
 }
 
 static __always_inline bool straight_in4(struct __sk_buff *skb, const struct device *device, bool tcp, int *action)
@@ -57,9 +62,14 @@ static __always_inline bool straight_in4(struct __sk_buff *skb, const struct dev
 	if (!slot)
 		return false;
 	if (slot->address4 == ip->daddr) {
-		if (special4(ip->saddr) || !fits4(skb, skb->len - ETH, slot->pod.mtu) ||
-		    ((!tcp || bpf_jiffies64() < control.older_until) && !is_known_inbound4(&slot->pod, &tuple)))
+		if (special4(ip->saddr) || !fits4(skb, skb->len - ETH, slot->pod.mtu))
 			return false;
+		if (!tcp || (is_translating() && may_answer_stacks(ip->saddr, ip->daddr, slot->pod.ifindex))) {
+			__u32 owner = inbound_owner4(&slot->pod, &tuple);
+
+			if (owner != FLOW_FAST)
+				return owner > FLOW_ASK && leave_to_stack(skb, device, owner, action);
+		}
 		decrease_ttl4(ip);
 		return deliver(skb, device, &slot->pod, eth, action);
 	}

@@ -28,16 +28,27 @@ static __always_inline bool straight_to_uplink4(struct __sk_buff *skb, const str
 	 * too. */
 	asm volatile("" : : : "memory");
 	/* the length is the packet's own: with the header in reach it is long enough */
-	if (!plain_l4(skb, ip, tcp))
+	if (!whole_l4(skb, ip, tcp))
 		return false;
 	tuple.local = ip->saddr;
 	tuple.remote = ip->daddr;
 	tuple.local_port = port[0];
 	tuple.remote_port = port[1];
 	tuple.protocol = tcp ? IPPROTO_TCP : IPPROTO_UDP;
+	if (is_translating() && may_be_stacks(ip->saddr, ip->daddr) && opens_nothing(ip, tcp)) {
+		__u32 owner = straight_owner4(&tuple, device->pod_id);
+
+		if (owner > FLOW_FAST)
+			return owner > FLOW_ASK && leave_to_stack(skb, device, owner, action);
+		asm volatile("" : : : "memory");
+	}
+	if (!plain_l4(skb, ip, tcp))
+		return false;
 	flow = bpf_map_lookup_elem(&flows4, &tuple);
-	if (!flow || flow->pod_id != device->pod_id || flow->life != FLOW_LIVE || (tcp && !(flow->tcp & SEEN_ACK)) ||
-	    flow->verdict == FLOW_STACK || (flow->verdict == FLOW_SNAT && !tells_checksum_state()))
+	if (!flow)
+		return false;
+	if (flow->pod_id != device->pod_id || flow->life != FLOW_LIVE || (tcp && !(flow->tcp & SEEN_ACK)) ||
+	    (flow->verdict == FLOW_SNAT && !tells_checksum_state()))
 		return false;
 	route = flow->route;
 	if (route >> 32 != control.route_generation)
@@ -72,6 +83,100 @@ static __always_inline bool straight_to_uplink4(struct __sk_buff *skb, const str
 }
 
 /*
+ * Between local pods of which one is shared: whose flow it is. To a shared one
+ * the opening of a flow is looked at, as it may clash with one of the stack's
+ * (owner_of_local()). Not inlined: see straight_owner4().
+ */
+static __attribute__((noinline)) __u32 local_owner4(struct __sk_buff *skb, __u32 pod_id, __u32 to, __u32 to_id)
+{
+	struct iphdr *ip = DATA(skb) + ETH;
+	__be16 *port = (void *)(ip + 1);
+	struct tuple4 tuple = {};
+	struct owner *clashing;
+	__u32 owner;
+	bool shared = is_shared(skb->ifindex);
+
+	if ((void *)(ip + 1) > END(skb))
+		return FLOW_UNKNOWN;
+	if (ip->protocol == IPPROTO_TCP ? !whole_l4(skb, ip, true) || !opens_nothing(ip, true) :
+	    ip->protocol == IPPROTO_UDP ? !whole_l4(skb, ip, false) :
+					  true)
+		return FLOW_UNKNOWN;
+	/* in the middle of a flow; or a pair that has none */
+	if ((!shared && ip->protocol == IPPROTO_TCP) || !may_be_stacks(ip->saddr, ip->daddr))
+		return FLOW_FAST;
+	tuple.local = ip->saddr;
+	tuple.remote = ip->daddr;
+	if ((void *)(port + 2) > END(skb))
+		return FLOW_UNKNOWN;
+	tuple.local_port = port[0];
+	tuple.remote_port = port[1];
+	tuple.protocol = ip->protocol;
+	if (shared) {
+		owner = straight_owner4(&tuple, pod_id);
+		if (owner != FLOW_FAST || ip->protocol == IPPROTO_TCP)
+			return owner;
+	}
+	if (!is_shared(to))
+		return FLOW_FAST;
+	tuple.local = ip->daddr;
+	tuple.remote = ip->saddr;
+	tuple.local_port = port[1];
+	tuple.remote_port = port[0];
+	clashing = bpf_map_lookup_elem(&owners4, &tuple);
+	return clashing && clashing->reason && still_counts(clashing, to_id, bpf_jiffies64()) ? FLOW_UNKNOWN :
+												FLOW_FAST;
+}
+
+#define FOR_STAGES (-2) /* no action of TC's */
+
+/*
+ * The rest of the way between local pods of which one is shared. Not inlined, and
+ * the end: the others have all registers for themselves.
+ */
+static __attribute__((noinline)) int straight_shared4(struct __sk_buff *skb, struct device *device,
+						      struct pod_slot *slot)
+{
+	struct ethhdr *eth = DATA(skb);
+	struct iphdr *ip = (void *)(eth + 1);
+	int action = FOR_STAGES;
+	__u32 owner;
+
+	if (!device || !slot || (void *)(ip + 1) > END(skb))
+		return FOR_STAGES;
+	owner = local_owner4(skb, device->pod_id, slot->pod.ifindex, slot->pod.id);
+	if (owner == FLOW_FAST) {
+		decrease_ttl4(ip);
+		deliver(skb, device, &slot->pod, eth, &action);
+	} else if (owner > FLOW_ASK) {
+		leave_to_stack(skb, device, owner, &action);
+	}
+	return action;
+}
+
+static __attribute__((noinline)) __u32 local_owner6(struct __sk_buff *skb, __u32 pod_id, __u32 to)
+{
+	struct ipv6hdr *ip = DATA(skb) + ETH;
+	const struct tcphdr *tcp = (void *)(ip + 1);
+	struct tuple6 tuple = {};
+
+	/* to be plain it must be long enough for TCP, whatever it is */
+	if ((void *)(tcp + 1) > END(skb) ||
+	    (ip->nexthdr == IPPROTO_TCP && (((const __u8 *)tcp)[13] & (TCP_FIN | TCP_SYN | TCP_RST))))
+		return FLOW_UNKNOWN;
+	if (ip->nexthdr != IPPROTO_TCP && is_shared(to))
+		return FLOW_UNKNOWN;
+	if (!is_shared(skb->ifindex))
+		return FLOW_FAST;
+	__builtin_memcpy(tuple.local, &ip->saddr, 16);
+	__builtin_memcpy(tuple.remote, &ip->daddr, 16);
+	tuple.local_port = tcp->source;
+	tuple.remote_port = tcp->dest;
+	tuple.protocol = ip->nexthdr;
+	return straight_owner6(&tuple, pod_id);
+}
+
+/*
  * The slot is looked up first: what was read before it would have to be read
  * again after it. A padded packet is for the stages, pods send none.
  */
@@ -103,6 +208,10 @@ static __always_inline bool straight_from_pod4(struct __sk_buff *skb, struct dev
 	if (slot->pod.ifindex == device->ifindex || (device->flags & (DEVICE_STACK4 | DEVICE_CLASS4)) ||
 	    !fits4(skb, length, slot->pod.mtu))
 		return false;
+	if (is_translating() && (is_shared(device->ifindex) || is_shared(slot->pod.ifindex))) {
+		*action = straight_shared4(skb, device, slot);
+		return *action != FOR_STAGES;
+	}
 	decrease_ttl4(ip);
 	return deliver(skb, device, &slot->pod, eth, action);
 }
@@ -127,6 +236,12 @@ static __always_inline bool straight_from_pod6(struct __sk_buff *skb, struct dev
 	if (!slot || !same_address(destination, slot->address) || slot->pod.ifindex == device->ifindex ||
 	    (skb->len - ETH > slot->pod.mtu && !segments_fit6(skb, slot->pod.mtu)))
 		return false;
+	if (is_translating() && (is_shared(device->ifindex) || is_shared(slot->pod.ifindex))) {
+		__u32 owner = local_owner6(skb, device->pod_id, slot->pod.ifindex);
+
+		if (owner != FLOW_FAST)
+			return owner && leave_to_stack(skb, device, owner, action);
+	}
 	ip->hop_limit--;
 	return deliver(skb, device, &slot->pod, eth, action);
 }

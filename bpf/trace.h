@@ -53,23 +53,23 @@ static __always_inline int trace_flow(struct packet *p, const struct flow *flow,
 	return reason;
 }
 
-static __always_inline void trace_route(struct packet *p, const struct route *route)
+static __always_inline void trace_route(struct trace *trace, const struct route *route)
 {
-	if (!p->trace)
+	if (!trace)
 		return;
-	p->trace->stages |= TRACE_ASKED_ROUTE;
+	trace->stages |= TRACE_ASKED_ROUTE;
 	if (route) {
-		p->trace->stages |= TRACE_ROUTE;
-		__builtin_memcpy(&p->trace->route, route, sizeof(*route));
+		trace->stages |= TRACE_ROUTE;
+		__builtin_memcpy(&trace->route, route, sizeof(*route));
 	}
 }
 
-static __always_inline void trace_nexthop(struct packet *p, __u32 index)
+static __always_inline void trace_nexthop(struct trace *trace, __u32 index)
 {
-	if (!p->trace)
+	if (!trace)
 		return;
-	p->trace->stages |= TRACE_NEXTHOP;
-	p->trace->nexthop = index;
+	trace->stages |= TRACE_NEXTHOP;
+	trace->nexthop = index;
 }
 
 /* Says what the answer is, and passes it on. */

@@ -18,11 +18,12 @@
 
 #include <linux/types.h>
 
-#define HR_LAYOUT 3
+#define HR_LAYOUT 4
 
 /* Table sizes that index arithmetic relies on: powers of two. */
 #define DEVICE_SLOTS 16384 /* devices: ifindex & (DEVICE_SLOTS - 1) */
 #define POD_SLOTS 16384    /* pod_slots: see pod_slot_index() */
+#define STACK_PAIRS 65536  /* stack_pairs: see pair_of() */
 #define MAX_NEXTHOPS 16384
 #define MAX_PORTS 65536
 #define CLASS_ROUTES 65536 /* of all classes of a family */
@@ -33,33 +34,35 @@
  * REASON_FIRST_STACK and REASON_FIRST_DROP.
  */
 enum reason {
-	REASON_TO_POD = 0,     /* redirected into a pod of this node */
-	REASON_TO_UPLINK,      /* sent with a MAC from the maps */
-	REASON_TO_NEIGHBOUR,   /* sent through the kernel's neighbour entry */
+	REASON_TO_POD = 0,             /* redirected into a pod of this node */
+	REASON_TO_UPLINK,              /* sent with a MAC from the maps */
+	REASON_TO_NEIGHBOUR,           /* sent through the kernel's neighbour entry */
 
-	REASON_OFF,            /* switched off, or the daemon's lease ran out */
-	REASON_UNKNOWN_DEVICE, /* device, or address behind it, not in the maps (yet) */
-	REASON_NOT_FOR_ROUTER, /* another MAC, broadcast, multicast */
-	REASON_NOT_IP,         /* ARP and all other ethertypes */
-	REASON_VLAN,           /* tagged frame on the parent device */
-	REASON_MALFORMED,      /* short or contradictory headers */
-	REASON_OPTIONS,        /* IP options or extension headers */
-	REASON_FRAGMENT,       /* fragment for the node that belongs to no answer we know */
-	REASON_TTL,            /* TTL or hop limit 1 or less */
-	REASON_MTU,            /* larger than the next hop takes */
-	REASON_LINK_LOCAL,     /* link-local, multicast, loopback, unspecified */
-	REASON_POLICY,         /* ip rules or configuration: kernel decides */
-	REASON_NO_ROUTE,       /* no prefix in the maps covers it */
-	REASON_LOCAL,          /* an address of the node */
-	REASON_ROUTE,          /* a route that the maps cannot express */
-	REASON_POD_NOT_READY,  /* the pod's MAC is not known yet */
-	REASON_SAME_POD,       /* a pod that sends to itself */
-	REASON_PROTOCOL,       /* SNAT is due, the protocol has no ports */
-	REASON_OLDER_FLOW,     /* connection from before hostroute: conntrack has it */
-	REASON_NO_SOURCE,      /* SNAT is due, no source address on the device */
-	REASON_NODE,           /* from an uplink, for the node or beyond it */
+	REASON_OFF,                    /* switched off, or the daemon's lease ran out */
+	REASON_UNKNOWN_DEVICE,         /* device, or address behind it, not in the maps (yet) */
+	REASON_NOT_FOR_ROUTER,         /* another MAC, broadcast, multicast */
+	REASON_NOT_IP,                 /* ARP and all other ethertypes */
+	REASON_VLAN,                   /* tagged frame on the parent device */
+	REASON_MALFORMED,              /* short or contradictory headers */
+	REASON_OPTIONS,                /* IP options or extension headers */
+	REASON_FRAGMENT,               /* fragment for the node that belongs to no answer we know */
+	REASON_TTL,                    /* TTL or hop limit 1 or less */
+	REASON_MTU,                    /* larger than the next hop takes */
+	REASON_LINK_LOCAL,             /* link-local, multicast, loopback, unspecified */
+	REASON_POLICY,                 /* ip rules or configuration: kernel decides */
+	REASON_NO_ROUTE,               /* no prefix in the maps covers it */
+	REASON_LOCAL,                  /* an address of the node */
+	REASON_ROUTE,                  /* a route that the maps cannot express */
+	REASON_POD_NOT_READY,          /* the pod's MAC is not known yet */
+	REASON_SAME_POD,               /* a pod that sends to itself */
+	REASON_PROTOCOL,               /* SNAT is due, the protocol has no ports */
+	REASON_TRANSLATED_FLOW,        /* conntrack translates this flow */
+	REASON_TRANSLATED_DESTINATION, /* the node's own rules translate this address */
+	REASON_UNKNOWN_OWNER,          /* conntrack cannot be asked, and has or may have the flow's other direction */
+	REASON_NO_SOURCE,              /* SNAT is due, no source address on the device */
+	REASON_NODE,                   /* from an uplink, for the node or beyond it */
 	REASON_UNRESOLVED,     /* the next hop's MAC is not known: the kernel asks, and tells if nobody answers */
-	REASON_TRANSLATED,     /* an answer, with the pod's address by now: the kernel cuts it into fragments */
+	REASON_REWRITTEN,      /* an answer, with the pod's address by now: the stack cuts it into fragments */
 
 	REASON_DROP_SPOOF,     /* source address is not the pod's */
 	REASON_DROP_PORTS,     /* no free SNAT port towards this remote */
@@ -241,7 +244,7 @@ enum flow_verdict {
 	FLOW_DIRECT = 1,  /* routed, source left alone */
 	FLOW_SNAT = 2,    /* source becomes nat_address:nat_port */
 	FLOW_INBOUND = 3, /* opened from outside: source left alone */
-	FLOW_STACK = 4,   /* conntrack has it: stays on the stack */
+	FLOW_STACK = 4,   /* in fragment.verdict only: the stack owns it */
 };
 
 /* flow.life and reverse.life: see bpf/expire.h for who moves what. */
@@ -291,6 +294,23 @@ struct reverse {
 	struct snat_difference difference; /* IPv4 */
 }; /* 36 */
 
+/* A row of stack_pairs. */
+enum pair {
+	PAIR_UNKNOWN = 0,
+	PAIR_STACKS = 1,
+	PAIR_ASKED = 2, /* by to_pod, in the middle of a connection: that one is not translated */
+};
+
+/*
+ * What is remembered of a flow without an entry in flows*: whose it is. Key as
+ * there. It may be forgotten at any time: conntrack is asked again.
+ */
+struct owner {
+	__u32 seen;   /* jiffies (low 32 bits) of the last packet */
+	__u32 pod_id;
+	__u32 reason; /* the stack's: enum reason to count under; 0: the fast path's */
+}; /* 12 */
+
 /* Fragments of one datagram, as in the kernel's own reassembly. */
 struct fragment_key {
 	__u8 source[16]; /* as on the packet: v4-mapped or IPv6 */
@@ -332,13 +352,42 @@ enum timeout {
 #define CONTROL_SNAT (1U << 2)           /* SNAT is ours; else it is never due */
 #define CONTROL_DROP_PROTOCOLS (1U << 3) /* SNAT due and no ports: drop, not stack */
 #define CONTROL_MARKS (1U << 4)          /* ip rules ask for marks: a marked packet is the stack's */
+#define CONTROL_HAND_OVER (1U << 5)      /* flows without an entry go to the stack: hostroute is about to leave */
 
-/* Section .data.control, pinned: one writer (the daemon), all programs read. */
+/*
+ * The stack owns some flows that look like the fast path's (see owner.h): flows
+ * are looked up. A byte for each cause, with one writer each; never lowered but
+ * where said.
+ */
+struct translating {
+	__u8 seen;       /* 1: by the programs, which have met such a flow */
+	__u8 presumed;   /* 1: by the daemon, until it has read conntrack */
+	__u8 configured; /* 1: by the daemon, as long as destinations are the stack's by configuration or by the node's
+			    rules */
+	__u8 known;      /* 1: by the daemon, for what it read from conntrack */
+}; /* 4 */
+
+/*
+ * Local pods reach the pod on this device through the stack, too, or may do: its
+ * packets to local pods, and theirs to it, are looked up in owners*; looked at
+ * while `translating` only. A byte for each writer.
+ */
+struct shared_pod {
+	__u8 delivered; /* SHARED_*: by the programs, or by the daemon for what it read from conntrack */
+	__u8 presumed; /* by the daemon, until it has read conntrack; 2: the pod may have flows from before the programs
+			*/
+}; /* 2 */
+
+#define SHARED_LOCAL (1U << 0) /* as above */
+#define SHARED_TAKEN (1U << 1) /* it goes on with connections that conntrack may not know: answers are looked up */
+
+/* Section .data.control, pinned: written by the daemon but where said, all programs read. */
 struct control {
-	__u32 layout;           /* HR_LAYOUT */
-	__u32 flags;            /* CONTROL_* */
-	__u64 lease;            /* jiffies64 after which the programs step aside */
-	__u64 older_until;      /* jiffies64: till then unknown mid-flow TCP is conntrack's */
+	__u32 layout; /* HR_LAYOUT */
+	__u32 flags;  /* CONTROL_* */
+	__u64 lease;  /* jiffies64 after which the programs step aside */
+	struct translating translating;
+	__u32 pad0;
 	__u32 route_generation; /* raised after each change of routes or groups */
 	__u32 masquerade_epoch;
 	__u32 port_count;       /* rows of snat_ports in use */
@@ -348,7 +397,8 @@ struct control {
 	__u32 trace_mark; /* a packet with this mark is traced, not forwarded; 0: none */
 	__u32 straight;   /* 1: on, not monitored, and the lease not over; lease.h takes it away */
 	__u32 pad;
-}; /* 88 */
+	struct shared_pod shared[DEVICE_SLOTS]; /* rows as in devices */
+}; /* 88 + 2 * DEVICE_SLOTS */
 
 enum event_type {
 	EVENT_PACKET = 1, /* a packet and its reason (drops always, all if monitored) */
@@ -389,6 +439,19 @@ struct event {
 #define TRACE_NEXTHOP (1U << 11)      /* trace.nexthop is the row; without: the flow's own */
 #define TRACE_SENT (1U << 12)         /* it would be sent: out, to, from, nat_* */
 #define TRACE_ICMP_ERROR (1U << 13)   /* about trace.flow, or the reverse entry */
+#define TRACE_ASKED_OWNER (1U << 14)  /* no entry in flows*: whose flow is it? */
+#define TRACE_CONNTRACK (1U << 15)    /* trace.original and trace.reply are conntrack's */
+
+/* Of an entry of conntrack, as it keeps them. */
+struct conntrack_tuple {
+	__u8 source[16];    /* IPv4: the first four bytes */
+	__be16 source_port; /* ICMP: identifier */
+	__u16 family;
+	__u8 destination[16];
+	__be16 destination_port;
+	__u8 protocol;
+	__u8 direction;
+}; /* 40 */
 
 /* The one row of `traces`: what a program found out about a traced packet. */
 struct trace {
@@ -405,7 +468,9 @@ struct trace {
 	__u8 pad[2];
 	__u32 pad1;
 	struct flow flow;
-}; /* 120 */
+	struct conntrack_tuple original;
+	struct conntrack_tuple reply;
+}; /* 200 */
 
 /* Context of the `expire` program (SEC("syscall")): in and out. */
 struct expire_args {

@@ -99,7 +99,7 @@ static __always_inline bool tell_sender(struct packet *p, __u8 type, __u8 code, 
 
 	if (!answer || p->fragment == PLACE_LATER || unfinished(p, six))
 		return false;
-	if (choose_nexthop(p, six, 0, &index) != GO_ON)
+	if (choose_nexthop(p, six, 0, false, &index) != GO_ON)
 		return false;
 	nexthop = nexthop_at(index);
 	if (!nexthop || !may_tell(&answer->budget))
@@ -159,7 +159,10 @@ static __always_inline bool tell_sender(struct packet *p, __u8 type, __u8 code, 
 		return false;
 	p->skb->mark = 0;
 	p->out = nexthop->ifindex;
-	send_to_neighbour(p, nexthop, six);
+	if (six)
+		by_neighbour6(p, nexthop);
+	else
+		by_neighbour4(p, nexthop);
 	return true;
 }
 
@@ -169,16 +172,16 @@ static __always_inline int translate(struct packet *p, struct rewrite *new)
 	int error;
 
 	if (p->trace)
-		return REASON_TRANSLATED;
+		return REASON_REWRITTEN;
 	if (p->fragment) {
 		error = rewrite_fragment(p, &new->address, new->port, false, 0, false);
 	} else {
 		error = fix_l4(p, &p->destination, &new->address, p->destination_port, new->port, false);
 		/* what the port adds to the sum its checksum takes away */
 		error |= bpf_skb_store_bytes(p->skb, p->l4 + (is_echo(p, false) ? 4 : 2), &new->port, 2, 0);
-		error |= store_ip(p, &p->destination, &new->address, false, 0, false);
+		error |= store_ip(p->skb, &p->destination, &new->address, false, 0, false);
 	}
-	return error ? REASON_DROP_MALFORMED : REASON_TRANSLATED;
+	return error ? REASON_DROP_MALFORMED : REASON_REWRITTEN;
 }
 
 static __always_inline bool may_be_cut(struct packet *p)
@@ -230,7 +233,7 @@ static __attribute__((noinline)) int too_big_to_leave4(struct packet *p)
 	old = ip.frag_off;
 	ip.frag_off |= bpf_htons(IP_DF);
 	ip.check = checksum_after(ip.check, difference2(old, ip.frag_off));
-	return store(p, ETH, &ip, sizeof(ip)) ? REASON_DROP_MALFORMED : REASON_MTU;
+	return store(p->skb, ETH, &ip, sizeof(ip)) ? REASON_DROP_MALFORMED : REASON_MTU;
 }
 
 #endif

@@ -25,11 +25,8 @@ struct address {
 /* Of a fragment within its datagram. An IPv6 datagram in one fragment is FIRST. */
 enum place { PLACE_WHOLE, PLACE_FIRST, PLACE_LATER };
 
-/* What the stages learn of a packet. Pointers into it are never kept here. */
-struct packet {
-	struct __sk_buff *skb;
-	struct device *device; /* where it came in */
-	struct trace *trace;   /* NULL but for a packet that the daemon asks about: see trace.h */
+/* What the stages learn of a packet: plain values, for global functions, too (owner.h says what these are). */
+struct facts {
 	struct address source;
 	struct address destination;
 	__u8 protocol;
@@ -48,6 +45,19 @@ struct packet {
 	__u32 out;    /* ifindex, 0 unknown */
 	int action;   /* TC_ACT_* if the reason is a forwarding one, or the dropped packet became an ICMP error */
 };
+
+/* Pointers into the packet are never kept here. */
+struct packet {
+	struct __sk_buff *skb;
+	struct device *device; /* where it came in */
+	struct trace *trace;   /* NULL but for a packet that the daemon asks about: see trace.h */
+	struct facts;          /* its members are this structure's, facts_of() the whole */
+};
+
+static __always_inline struct facts *facts_of(struct packet *p)
+{
+	return (void *)p + offsetof(struct packet, source);
+}
 
 static __always_inline void count(const struct device *device, __u32 reason, __u32 bytes)
 {
@@ -75,11 +85,9 @@ struct {
 	__type(value, struct event_budget);
 } event_budgets SEC(".maps");
 
-/*
- * `made`: the flow that EVENT_FLOW_NEW tells of, else NULL. Not inlined: it is
- * off the hot path and would only lengthen it.
- */
-static __attribute__((noinline)) int tell(struct packet *p, __u32 type, __u32 reason, bool six, const struct flow *made)
+/* `made`: the flow that EVENT_FLOW_NEW tells of, else NULL and type EVENT_PACKET. */
+__attribute__((noinline)) int tell(struct __sk_buff *skb, const struct facts *p, __u32 reason, int six,
+				   const struct flow *made)
 {
 	__u32 zero = 0;
 	__u64 now = bpf_ktime_get_ns();
@@ -87,7 +95,7 @@ static __attribute__((noinline)) int tell(struct packet *p, __u32 type, __u32 re
 	struct event_budget *budget = bpf_map_lookup_elem(&event_budgets, &zero);
 	struct event *event;
 
-	if (!budget)
+	if (!budget || !p)
 		return 0;
 	if (budget->second != second) {
 		budget->second = second;
@@ -104,11 +112,11 @@ static __attribute__((noinline)) int tell(struct packet *p, __u32 type, __u32 re
 	}
 	__builtin_memset(event, 0, sizeof(*event));
 	event->time = now;
-	event->type = type;
+	event->type = made ? EVENT_FLOW_NEW : EVENT_PACKET;
 	event->reason = reason;
-	event->ifindex = p->skb->ifindex;
+	event->ifindex = skb->ifindex;
 	event->out = p->out;
-	event->length = p->skb->len;
+	event->length = skb->len;
 	if (p->source.high | p->source.low | p->destination.high | p->destination.low)
 		event->family = six ? 6 : 4;
 	event->protocol = p->protocol;
@@ -136,11 +144,11 @@ static __always_inline int conclude(struct packet *p, int reason, bool six)
 	}
 	count(p->device, reason, p->skb->len);
 	if (reason >= REASON_FIRST_DROP) {
-		tell(p, EVENT_PACKET, reason, six, NULL);
+		tell(p->skb, facts_of(p), reason, six, NULL);
 		return p->action ? p->action : TC_ACT_SHOT;
 	}
 	if (control.flags & CONTROL_MONITOR)
-		tell(p, EVENT_PACKET, reason, six, NULL);
+		tell(p->skb, facts_of(p), reason, six, NULL);
 	if (reason < REASON_FIRST_STACK)
 		return p->action;
 	/* not OK: that would keep the packet from programs attached after ours */

@@ -69,6 +69,10 @@ bool Arguments::boolean(size_t index, const char *name, bool &out) const {
   return true;
 }
 
+bool Arguments::optionalBoolean(size_t index, const char *name, bool &out) const {
+  return info_[index].IsUndefined() || boolean(index, name, out);
+}
+
 bool Arguments::bytes(size_t index, const char *name, Bytes &out) const {
   return readBytes(info_.Env(), info_[index], what(name), out);
 }

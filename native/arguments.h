@@ -33,6 +33,8 @@ public:
   bool path(size_t index, const char *name, std::string &out) const;
   bool number(size_t index, const char *name, uint32_t least, uint32_t most, uint32_t &out) const;
   bool boolean(size_t index, const char *name, bool &out) const;
+  // undefined leaves `out` as it is.
+  bool optionalBoolean(size_t index, const char *name, bool &out) const;
   bool bytes(size_t index, const char *name, Bytes &out) const;
   // A buffer of exactly `size` bytes.
   bool bytes(size_t index, const char *name, size_t size, Bytes &out) const;

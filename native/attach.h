@@ -17,7 +17,7 @@ struct Attachment {
   bool replaced = false;
 };
 
-enum class Hook { TcxIngress, NetkitPrimary, NetkitPeer };
+enum class Hook { TcxIngress, TcxEgress, NetkitPrimary, NetkitPeer };
 
 struct Program {
   int descriptor = -1;
@@ -42,10 +42,10 @@ Result attachRawTracepoint(const Program &program, const std::string &name, cons
 Result attachCgroup(const Program &program, const std::string &cgroupPath, const std::string &pinPath,
                     Attachment &out);
 // EEXIST when another program than ours stands at this priority.
-Result attachClsact(const Program &program, int ifindex, uint32_t priority, Attachment &out);
+Result attachClsact(const Program &program, int ifindex, uint32_t priority, bool egress, Attachment &out);
 
 Result detachPinned(const std::string &path, bool &found);
-// Only removes a filter whose program is one of the embedded objects'.
+// At both hooks; only removes filters whose program is one of the embedded objects'.
 Result detachClsact(int ifindex, uint32_t priority, bool &found);
 
 } // namespace hostroute

@@ -31,7 +31,7 @@ std::set<std::pair<std::string, int>> &madeQdiscs() {
   return *made;
 }
 
-struct bpf_tc_hook hookOf(int ifindex, enum bpf_tc_attach_point point = BPF_TC_INGRESS) {
+struct bpf_tc_hook hookOf(int ifindex, enum bpf_tc_attach_point point) {
   LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = ifindex, .attach_point = point);
   return hook;
 }
@@ -52,10 +52,10 @@ Failure failureOf(const char *verb, int ifindex, uint32_t priority, int error, c
 }
 
 // The program at our handle and priority, 0 none.
-Result query(int ifindex, uint32_t priority, uint32_t &program) {
+Result query(int ifindex, enum bpf_tc_attach_point point, uint32_t priority, uint32_t &program) {
   LibbpfLog log;
   program = 0;
-  struct bpf_tc_hook hook = hookOf(ifindex);
+  struct bpf_tc_hook hook = hookOf(ifindex, point);
   LIBBPF_OPTS(bpf_tc_opts, options, .handle = kHandle, .priority = priority);
   int failed = bpf_tc_query(&hook, &options);
   if (failed == -ENOENT || failed == -EINVAL) return std::nullopt; // EINVAL: no clsact qdisc
@@ -97,9 +97,10 @@ Result removeQdiscIfOurs(int ifindex) {
 
 } // namespace
 
-Result attachClsact(const Program &program, int ifindex, uint32_t priority, Attachment &out) {
+Result attachClsact(const Program &program, int ifindex, uint32_t priority, bool egress, Attachment &out) {
   out.replaced = false;
-  struct bpf_tc_hook hook = hookOf(ifindex);
+  const enum bpf_tc_attach_point point = egress ? BPF_TC_EGRESS : BPF_TC_INGRESS;
+  struct bpf_tc_hook hook = hookOf(ifindex, point);
   {
     LibbpfLog log;
     int failed = bpf_tc_hook_create(&hook);
@@ -112,7 +113,7 @@ Result attachClsact(const Program &program, int ifindex, uint32_t priority, Atta
     }
   }
   uint32_t present = 0;
-  if (Result failure = query(ifindex, priority, present)) return failure;
+  if (Result failure = query(ifindex, point, priority, present)) return failure;
   if (present) {
     std::string name = programName(present);
     if (name != program.name.substr(0, BPF_OBJ_NAME_LEN - 1) && !isEmbeddedProgram(name))
@@ -131,18 +132,18 @@ Result attachClsact(const Program &program, int ifindex, uint32_t priority, Atta
 
 Result detachClsact(int ifindex, uint32_t priority, bool &found) {
   found = false;
-  uint32_t present = 0;
-  if (Result failure = query(ifindex, priority, present)) return failure;
-  if (!present || !isEmbeddedProgram(programName(present))) return std::nullopt;
-  {
+  for (enum bpf_tc_attach_point point : {BPF_TC_INGRESS, BPF_TC_EGRESS}) {
+    uint32_t present = 0;
+    if (Result failure = query(ifindex, point, priority, present)) return failure;
+    if (!present || !isEmbeddedProgram(programName(present))) continue;
     LibbpfLog log;
-    struct bpf_tc_hook hook = hookOf(ifindex);
+    struct bpf_tc_hook hook = hookOf(ifindex, point);
     LIBBPF_OPTS(bpf_tc_opts, options, .handle = kHandle, .priority = priority);
     if (int failed = bpf_tc_detach(&hook, &options))
       return failureOf("remove the", ifindex, priority, -failed, "RTM_DELTFILTER", log.detail());
+    found = true;
   }
-  found = true;
-  return removeQdiscIfOurs(ifindex);
+  return found ? removeQdiscIfOurs(ifindex) : std::nullopt;
 }
 
 } // namespace hostroute

@@ -21,6 +21,7 @@ namespace {
 
 // Numbers of linux/bpf.h, which older headers lack: 6.6 TCX, 6.7 netkit.
 constexpr uint32_t kTcxIngress = 46;
+constexpr uint32_t kTcxEgress = 47;
 constexpr uint32_t kNetkitPrimary = 54;
 constexpr uint32_t kNetkitPeer = 55;
 constexpr uint32_t kLinkTcx = 11;
@@ -124,10 +125,12 @@ uint32_t attachedXdpMode(int ifindex) {
 
 Result attachDevice(const Program &program, Hook hook, int ifindex, const std::string &pinPath,
                     Attachment &out) {
+  const bool tcx = hook == Hook::TcxIngress || hook == Hook::TcxEgress;
   uint32_t type = hook == Hook::TcxIngress      ? kTcxIngress
+                  : hook == Hook::TcxEgress     ? kTcxEgress
                   : hook == Hook::NetkitPrimary ? kNetkitPrimary
                                                 : kNetkitPeer;
-  uint32_t linkType = hook == Hook::TcxIngress ? kLinkTcx : kLinkNetkit;
+  uint32_t linkType = tcx ? kLinkTcx : kLinkNetkit;
   Target target{deviceName(ifindex),
                 [&](const LinkInfo &info) {
                   return info.type == linkType && info.first == static_cast<uint32_t>(ifindex) &&

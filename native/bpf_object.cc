@@ -192,6 +192,27 @@ Napi::Value BpfObject::writeControl(const Napi::CallbackInfo &info) {
   return env.Undefined();
 }
 
+namespace {
+
+/*
+ * Not Napi::Object's Get and Set: they make an error of a failure, and Node ends
+ * the process when there is none to be made, as in a worker that is being ended.
+ */
+Napi::Value property(Napi::Env env, const Napi::Object &object, const char *name) {
+  napi_value value = nullptr;
+  if (napi_get_named_property(env, object, name, &value) != napi_ok) return {};
+  return {env, value};
+}
+
+void setBytes(Napi::Env env, const Napi::Object &object, const char *name,
+              const std::vector<uint8_t> &bytes) {
+  napi_value value = nullptr;
+  if (napi_create_buffer_copy(env, bytes.size(), bytes.data(), nullptr, &value) == napi_ok)
+    napi_set_named_property(env, object, name, value);
+}
+
+} // namespace
+
 Napi::Value BpfObject::testRun(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
   Program chosen;
@@ -201,31 +222,31 @@ Napi::Value BpfObject::testRun(const Napi::CallbackInfo &info) {
     return {};
   TestRun run;
   for (auto [name, target] : {std::pair{"data", &run.data}, {"context", &run.context}}) {
-    Napi::Value value = options.Get(name);
+    Napi::Value value = property(env, options, name);
     Bytes bytes;
-    if (env.IsExceptionPending()) return {};
+    if (value.IsEmpty()) return {};
     if (value.IsUndefined()) continue;
     if (!readBytes(env, value, std::string("testRun: ") + name, bytes)) return {};
     target->assign(bytes.data, bytes.data + bytes.size);
   }
   for (auto [name, target] : {std::pair{"repeat", &run.repeat}, {"ifindex", &run.ifindex}}) {
-    Napi::Value value = options.Get(name);
-    if (env.IsExceptionPending()) return {};
+    Napi::Value value = property(env, options, name);
+    if (value.IsEmpty()) return {};
     if (!value.IsUndefined() && !readNumber(env, value, std::string("testRun: ") + name, 0, INT_MAX, *target))
       return {};
   }
-  Napi::Value complete = options.Get("checksumComplete");
-  if (env.IsExceptionPending()) return {};
-  run.checksumComplete = complete.ToBoolean();
+  Napi::Value complete = property(env, options, "checksumComplete");
+  if (complete.IsEmpty()) return {};
+  run.checksumComplete = complete.IsBoolean() && complete.As<Napi::Boolean>().Value();
   if (Result failure = hostroute::testRun(chosen.descriptor, type, chosen.name, run)) {
     throwFailure(env, *failure);
     return {};
   }
   Napi::Object result = Napi::Object::New(env);
-  result.Set("retval", run.retval);
-  result.Set("data", Napi::Buffer<uint8_t>::Copy(env, run.data.data(), run.data.size()));
-  result.Set("context", Napi::Buffer<uint8_t>::Copy(env, run.context.data(), run.context.size()));
-  result.Set("duration", run.duration);
+  napi_set_named_property(env, result, "retval", Napi::Number::New(env, run.retval));
+  setBytes(env, result, "data", run.data);
+  setBytes(env, result, "context", run.context);
+  napi_set_named_property(env, result, "duration", Napi::Number::New(env, run.duration));
   return result;
 }
 
@@ -258,12 +279,14 @@ Napi::Value BpfObject::attachTcx(const Napi::CallbackInfo &info) {
   Arguments arguments(info, "attachTcx");
   Program chosen;
   uint32_t ifindex = 0;
+  bool egress = false;
   std::string pinPath;
   if (!program(info, "attachTcx", chosen) || !arguments.number(1, "ifindex", 1, INT_MAX, ifindex) ||
-      !arguments.optionalString(2, "pinPath", pinPath))
+      !arguments.optionalString(2, "pinPath", pinPath) || !arguments.optionalBoolean(3, "egress", egress))
     return {};
   Attachment attachment;
-  Result failure = attachDevice(chosen, Hook::TcxIngress, static_cast<int>(ifindex), pinPath, attachment);
+  Result failure = attachDevice(chosen, egress ? Hook::TcxEgress : Hook::TcxIngress,
+                                static_cast<int>(ifindex), pinPath, attachment);
   return attached(info.Env(), failure, attachment);
 }
 
@@ -287,11 +310,13 @@ Napi::Value BpfObject::attachClsact(const Napi::CallbackInfo &info) {
   Program chosen;
   uint32_t ifindex = 0;
   uint32_t priority = 0;
+  bool egress = false;
   if (!program(info, "attachClsact", chosen) || !arguments.number(1, "ifindex", 1, INT_MAX, ifindex) ||
-      !arguments.number(2, "priority", 1, UINT16_MAX, priority))
+      !arguments.number(2, "priority", 1, UINT16_MAX, priority) ||
+      !arguments.optionalBoolean(3, "egress", egress))
     return {};
   Attachment attachment;
-  Result failure = hostroute::attachClsact(chosen, static_cast<int>(ifindex), priority, attachment);
+  Result failure = hostroute::attachClsact(chosen, static_cast<int>(ifindex), priority, egress, attachment);
   return attached(info.Env(), failure, attachment);
 }
 

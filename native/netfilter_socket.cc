@@ -1,5 +1,6 @@
 #include "netfilter_socket.h"
 
+#include <fcntl.h>
 #include <linux/netlink.h>
 #include <netinet/in.h>
 #include <sched.h>
@@ -47,7 +48,7 @@ Napi::Value request(const Napi::CallbackInfo &info, NetfilterSockets &sockets) {
     return {};
   }
   std::vector<uint8_t> answers;
-  std::vector<uint8_t> datagram(kDatagram);
+  static thread_local std::vector<uint8_t> datagram(kDatagram);
   for (;;) {
     ssize_t length = recv(sockets.netlink.get(), datagram.data(), datagram.size(), MSG_DONTWAIT);
     if (length < 0 && errno == EINTR) continue;
@@ -74,7 +75,7 @@ bool readOption(const Napi::CallbackInfo &info, const char *method, const Netfil
   if (!arguments.number(0, "level", 0, INT_MAX, out.level) ||
       !arguments.number(1, "name", 0, INT_MAX, out.name) || !arguments.bytes(2, "value", out.value))
     return false;
-  out.socket = out.level == IPPROTO_IPV6 ? sockets.raw6.get() : sockets.raw4.get();
+  out.socket = out.level == IPPROTO_IPV6 ? sockets.option6.get() : sockets.option4.get();
   if (out.socket >= 0) return true;
   throwFailure(info.Env(), {"there is no IPv6 here", EAFNOSUPPORT, "socket"});
   return false;
@@ -103,6 +104,44 @@ Napi::Value getOption(const Napi::CallbackInfo &info, NetfilterSockets &sockets)
   return Napi::Buffer<uint8_t>::Copy(info.Env(), answer.data(), size);
 }
 
+// getsockopt of a large table takes the kernel 100 ms and more: it copies, and
+// sums up each rule's counters.
+class OptionReader : public Napi::AsyncWorker {
+public:
+  // Takes option.socket over.
+  OptionReader(Napi::Env env, const Option &option)
+      : Napi::AsyncWorker(env), deferred_(env), socket_(option.socket), option_(option),
+        answer_(option.value.data, option.value.data + option.value.size) {}
+
+  Napi::Promise promise() const { return deferred_.Promise(); }
+
+protected:
+  void Execute() override {
+    size_ = static_cast<socklen_t>(answer_.size());
+    if (getsockopt(option_.socket, static_cast<int>(option_.level), static_cast<int>(option_.name),
+                   answer_.data(), &size_) != 0)
+      failure_ = Failure{"cannot read a legacy table", errno, "getsockopt"};
+  }
+
+  void OnOK() override {
+    if (failure_) {
+      deferred_.Reject(makeError(Env(), *failure_).Value());
+      return;
+    }
+    auto *bytes = new std::vector<uint8_t>(std::move(answer_));
+    deferred_.Resolve(Napi::Buffer<uint8_t>::New(Env(), bytes->data(), size_,
+                                                 [bytes](Napi::Env, uint8_t *) { delete bytes; }));
+  }
+
+private:
+  Napi::Promise::Deferred deferred_;
+  Descriptor socket_;
+  Option option_;
+  std::vector<uint8_t> answer_;
+  socklen_t size_ = 0;
+  Result failure_;
+};
+
 void addMethod(Napi::Env env, Napi::Object handle, const Shared &sockets, const char *name, Call call) {
   auto run = [sockets, call](const Napi::CallbackInfo &info) -> Napi::Value {
     if (sockets->netlink) return call(info, *sockets);
@@ -119,6 +158,21 @@ Napi::Object makeHandle(Napi::Env env, const Shared &sockets) {
   addMethod(env, handle, sockets, "request", request);
   addMethod(env, handle, sockets, "setOption", setOption);
   addMethod(env, handle, sockets, "getOption", getOption);
+  auto read = [sockets](const Napi::CallbackInfo &info) -> Napi::Value {
+    Napi::Env env = info.Env();
+    Option option;
+    if (!sockets->netlink) throwFailure(env, *closedFailure());
+    if (env.IsExceptionPending() || !readOption(info, "readOption", *sockets, option)) return {};
+    option.socket = fcntl(option.socket, F_DUPFD_CLOEXEC, 0);
+    if (option.socket < 0) {
+      throwFailure(env, {"cannot duplicate a raw socket", errno, "fcntl"});
+      return {};
+    }
+    auto *reader = new OptionReader(env, option);
+    reader->Queue();
+    return reader->promise();
+  };
+  handle.Set("readOption", Napi::Function::New(env, read, "readOption"));
   auto close = [sockets](const Napi::CallbackInfo &) { *sockets = NetfilterSockets(); };
   handle.Set("close", Napi::Function::New(env, close, "close"));
   return handle;
@@ -129,9 +183,10 @@ Napi::Object makeHandle(Napi::Env env, const Shared &sockets) {
 Result NetfilterSockets::open() {
   netlink = Descriptor(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER));
   if (!netlink) return Failure{"cannot open an nfnetlink socket", errno, "socket"};
-  raw4 = Descriptor(socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW));
-  if (!raw4) return Failure{"cannot open a raw socket", errno, "socket"};
-  raw6 = Descriptor(socket(AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW));
+  // Not raw: the kernel hands packets of a raw socket's protocol to it, and tells their sender nothing.
+  option4 = Descriptor(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, IPPROTO_UDP));
+  if (!option4) return Failure{"cannot open a socket for legacy tables", errno, "socket"};
+  option6 = Descriptor(socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, IPPROTO_UDP));
   struct sockaddr_nl address = {};
   address.nl_family = AF_NETLINK;
   if (bind(netlink.get(), reinterpret_cast<struct sockaddr *>(&address), sizeof(address)) != 0)

@@ -14,8 +14,8 @@ namespace hostroute {
 
 struct NetfilterSockets {
   Descriptor netlink;
-  Descriptor raw4;
-  Descriptor raw6; // closed where IPv6 is off
+  Descriptor option4;
+  Descriptor option6; // closed where IPv6 is off
   uint64_t cookie = 0;
 
   Result open();

@@ -1,5 +1,6 @@
 #include "netlink_dump.h"
 
+#include <linux/netlink.h>
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -19,12 +20,16 @@ Napi::Value NetlinkDump::start(const Napi::CallbackInfo &info) {
       !arguments.function(2, "onChunk", onChunk))
     return {};
   uint32_t group = 0;
+  uint32_t protocol = NETLINK_ROUTE;
   if (info.Length() > 3 && !info[3].IsUndefined() && !arguments.number(3, "events", 1, 1024, group))
+    return {};
+  if (info.Length() > 4 && !info[4].IsUndefined() &&
+      !arguments.number(4, "protocol", 0, MAX_LINKS - 1, protocol))
     return {};
   auto dump = std::make_shared<NetlinkDump>(env);
   Napi::Promise promise = dump->deferred_.Promise();
-  Result failure = dump->socket_.open(4 * 1024 * 1024);
-  if (!failure && group != 0) failure = dump->events_.open(64 * 1024);
+  Result failure = dump->socket_.open(4 * 1024 * 1024, static_cast<int>(protocol));
+  if (!failure && group != 0) failure = dump->events_.open(64 * 1024, static_cast<int>(protocol));
   if (!failure && group != 0) failure = dump->events_.join(group);
   if (!failure) failure = dump->socket_.sendDump(static_cast<uint16_t>(type), request.data, request.size);
   if (!failure) failure = dump->Feed::start(env, onChunk, "hr-dump", true);

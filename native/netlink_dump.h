@@ -15,7 +15,7 @@ namespace hostroute {
 
 class NetlinkDump : public Feed {
 public:
-  // dumpNetlink(type, request, onChunk, events) of src/native.ts.
+  // dumpNetlink(type, request, onChunk, events, protocol) of src/native.ts.
   static Napi::Value start(const Napi::CallbackInfo &info);
 
   explicit NetlinkDump(Napi::Env env) : deferred_(env) {}

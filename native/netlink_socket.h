@@ -1,4 +1,4 @@
-// A rtnetlink socket of the network namespace of the thread that opens it.
+// A netlink socket of the network namespace of the thread that opens it.
 #pragma once
 
 #include <cstddef>

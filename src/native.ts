@@ -79,13 +79,13 @@ export interface BpfObject {
   /** Kernel's id of the loaded program. */
   programId(program: string): number
   /**
-   * Attaches at TC ingress and pins the link at pinPath. A link pinned there
+   * Attaches at TC ingress, or at `egress`, and pins the link at pinPath. A link pinned there
    * for the same device has its program replaced in one step, without a gap.
    * 'tcx' needs Linux 6.6; it throws EINVAL or EOPNOTSUPP on older kernels.
    */
-  attachTcx(program: string, ifindex: number, pinPath?: string): AttachResult
+  attachTcx(program: string, ifindex: number, pinPath?: string, egress?: boolean): AttachResult
   /** Attaches through clsact, handle 1, `priority`; replaces our own filter in one step. */
-  attachClsact(program: string, ifindex: number, priority: number): AttachResult
+  attachClsact(program: string, ifindex: number, priority: number, egress?: boolean): AttachResult
   attachXdp(program: string, ifindex: number, mode: 'native' | 'generic', pinPath?: string): AttachResult
   /** Attaches to a netkit's primary device (`ifindex` is always the primary's): to what it sends, or with `peer` to what the pod's end sends. Needs Linux 6.7. */
   attachNetkit(program: string, ifindex: number, peer: boolean, pinPath?: string): AttachResult
@@ -132,6 +132,8 @@ export interface NetfilterSocket {
   setOption(level: number, name: number, value: Buffer): void
   /** getsockopt: `value` is the question, as long as the answer. */
   getOption(level: number, name: number, value: Buffer): Buffer
+  /** The same on another thread, for large tables. */
+  readOption(level: number, name: number, value: Buffer): Promise<Buffer>
   close(): void
 }
 
@@ -140,7 +142,7 @@ export interface Native {
   openPinnedMap(path: string): BpfMap
   /** Detaches what the link pinned at path holds and removes the pin. false: nothing there. */
   detachPinned(path: string): boolean
-  /** Removes our clsact filter; and the clsact qdisc when no filter is left and we made it. false: nothing there. */
+  /** Removes our clsact filters, of both hooks; and the clsact qdisc when no filter is left and we made it. false: nothing there. */
   detachClsact(ifindex: number, priority: number): boolean
   /** Records of a ring buffer map, each copied; called in batches on the main thread. Close by the returned function. */
   readRing(map: BpfMap, onRecords: (records: Buffer[]) => void): { close(): void }
@@ -150,13 +152,14 @@ export interface Native {
    * message after nlmsghdr. Resolves with whole messages in chunks through
    * onChunk; rejects with the kernel's errno and extended ACK; `interrupted`
    * is NLM_F_DUMP_INTR, or that the group `events` told something meanwhile:
-   * the caller repeats.
+   * the caller repeats. `protocol`: netlink protocol, default NETLINK_ROUTE (0).
    */
   dumpNetlink(
     type: number,
     request: Buffer,
     onChunk: (messages: Buffer) => void,
-    events?: number
+    events?: number,
+    protocol?: number
   ): Promise<{ interrupted: boolean }>
   /** true: in a new network namespace, which is left when the sockets close; needs CAP_SYS_ADMIN. */
   openNetfilter(newNamespace: boolean): NetfilterSocket

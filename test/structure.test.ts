@@ -13,11 +13,14 @@ const MAY_IMPORT: Record<string, string[]> = {
   netlink: ['state'],
   plan: ['state', 'config'],
   maps: ['plan'],
-  check: ['netlink', 'plan', 'config'],
-  guard: ['config'],
+  check: ['netlink', 'plan', 'config', 'translated'],
+  netfilter: [],
+  guard: ['config', 'netfilter'],
+  conntrack: ['netlink', 'state', 'netfilter'],
+  translated: ['netfilter', 'netlink'],
   control: [],
   cli: ['control', 'config', 'check', 'guard'],
-  daemon: ['netlink', 'state', 'plan', 'maps', 'check', 'guard', 'config', 'control']
+  daemon: ['netlink', 'state', 'plan', 'maps', 'check', 'guard', 'conntrack', 'translated', 'config', 'control']
 }
 
 function sources(folder: string, ends: RegExp): string[] {

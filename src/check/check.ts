@@ -13,7 +13,7 @@ import { judgeDevices, judgeRouting, readNode } from './node.js'
 import { defaultPolicy, type Policy } from './policy.js'
 import { checkPrograms } from './programs.js'
 import { bySeverity, CheckError, type CheckReport, countOutcomes, type Finding } from './report.js'
-import { checkRules, ruleContext } from './rules.js'
+import { checkRules, nodeRules } from './rules.js'
 import { judgeSysctls } from './sysctls.js'
 import { judgeSandbox, judgeSystem, readSystem } from './system.js'
 import { createTools } from './tool.js'
@@ -26,6 +26,8 @@ export interface CheckOptions {
   policy?: Policy
   /** Where maps and links will be pinned. */
   pinDirectory: string
+  /** List also the rules that the report otherwise sums up by owner. */
+  everyRule?: boolean
   /** Where tools are looked for, as in $PATH. Absent: $PATH. */
   path?: string
 }
@@ -39,11 +41,7 @@ export async function runChecks(options: CheckOptions): Promise<CheckReport> {
   const system = readSystem()
   const kernel = await checkKernel(tools, options.pinDirectory)
   const node = await readNode(config)
-  const rules = await checkRules(
-    tools,
-    ruleContext(node.state, node.plan, config.stackPrefixes, config.snat.enabled),
-    policy
-  )
+  const rules = await checkRules(tools, nodeRules(node.state, node.plan, config), policy, options.everyRule ?? false)
   const programs = await checkPrograms(tools, node, config)
   const findings = [
     judgeSystem(system, policy),
@@ -83,5 +81,6 @@ export function refusal(report: CheckReport): string | null {
 
 function accepted(each: Finding, policy: Policy): Finding {
   if (each.outcome !== 'refuse' || !policy.accepted.includes(each.code)) return each
-  return { ...each, outcome: 'warning', why: `${each.why ?? ''}${each.why ? '; ' : ''}accepted by the policy` }
+  const why = `${each.why ?? ''}${each.why ? '; ' : ''}accepted by the policy`
+  return { ...each, outcome: 'warning', why, remedy: null }
 }

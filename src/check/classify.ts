@@ -1,9 +1,10 @@
 // Which rules the fast path would bypass.
 //
 // A packet of the fast path comes in by a served device, is addressed to
-// another host, carries no mark and leaves by a served device; it never sees
-// netfilter's hooks prerouting, forward and postrouting, nor a device's ingress
-// hook. Each table is walked from its base chains along jumps with one
+// another host, carries no mark, belongs to no flow that conntrack translates
+// and leaves by a served device; it never sees netfilter's hooks prerouting,
+// forward and postrouting, nor a device's ingress hook. Destinations that the
+// node's rules translate (translations.ts) are the stack's. Each table is walked from its base chains along jumps with one
 // question: can a packet that the fast path would take arrive here?
 //
 // - `never`: the rule is host-only, and so is all that only it leads to.
@@ -13,22 +14,26 @@
 //   is judged by itself.
 // What is not understood counts as reached and as doing something.
 
-import type { Policy, PolicyRule } from './policy.js'
+import type { Policy } from './policy.js'
 import { matchesPolicyRule } from './policy.js'
-import { insideAny } from './prefixes.js'
+import { type PrefixSet, prefixSet } from './prefixes.js'
 import type { Condition, Effect, Hook, Rule, RuleChain, RuleClass, RuleTable } from './ruleset.js'
+import { hairpinSets, isKubeProxys, kubeProxyMode } from './service-proxy.js'
 
 /** What is known about the node when rules are judged. */
 export interface RuleContext {
   /** Served devices by role. */
   pods: readonly string[]
   uplinks: readonly string[]
-  /** Devices that exist and whose packets always take the kernel's way. */
+  /** Devices that exist and whose packets always use the stack. */
   neverServed: readonly string[]
-  /** Prefix keys: destinations that are left to the kernel as a whole, by configuration or by their route. */
-  stackPrefixes: readonly string[]
-  /** Prefix keys of the node's own addresses. */
-  ownAddresses: readonly string[]
+  /** Destinations that are left to the stack as a whole, by configuration or by their route. */
+  stackPrefixes: PrefixSet
+  /** Destinations that are left to the stack because the node's rules translate them. */
+  translated: PrefixSet
+  ownAddresses: PrefixSet
+  /** Addresses of this node's pods: delivered there before any route is asked. */
+  podAddresses: PrefixSet
   /** hostroute masquerades. */
   snat: boolean
 }
@@ -40,8 +45,10 @@ export interface JudgedRule {
   rule: Rule | null
   text: string
   class: RuleClass
-  /** Whose it is, by the policy. */
-  owner: PolicyRule | null
+  /** Whose it is, as far as it is known. */
+  owner: string | null
+  /** The policy says by name that hostroute replaces it. */
+  replaced: boolean
   why: string
   remedy: string | null
 }
@@ -121,11 +128,11 @@ function endsChain(effect: Effect): boolean {
 }
 
 function whyHookIsHostOnly(table: RuleTable, chain: RuleChain, context: RuleContext): string | null {
-  if (table.family === 'bridge') return 'it sees packets on bridge ports; hostroute leaves those to the kernel'
-  if (table.family === 'arp') return 'it sees ARP; hostroute leaves ARP to the kernel'
+  if (table.family === 'bridge') return 'it sees packets on bridge ports; hostroute leaves those to the stack'
+  if (table.family === 'arp') return 'it sees ARP; hostroute leaves ARP to the stack'
   const hook = chain.hook as Hook
   if (!fastHooks.has(hook))
-    return `hook ${hook} sees only packets to or from the node itself; hostroute leaves those to the kernel`
+    return `hook ${hook} sees only packets to or from the node itself; hostroute leaves those to the stack`
   if ((hook !== 'ingress' && hook !== 'egress') || chain.devices.length === 0) return null
   // bpf_redirect to an uplink passes the device's egress hook, redirect_peer to a pod does not
   const served = hook === 'egress' ? context.pods : [...context.pods, ...context.uplinks]
@@ -165,10 +172,12 @@ function evaluate(condition: Condition, hook: Hook, nat: boolean, context: RuleC
     case 'destination':
     case 'source':
       return turned(prefixes(condition, hook, nat, context), condition.invert)
+    case 'translated-flow':
+      return turned({ truth: 'never', why: 'conntrack translates these flows; they use the stack' }, condition.invert)
     case 'owner':
       return { truth: 'never', why: 'it is for packets that a process of the node sends' }
     case 'bridge-port':
-      return { truth: 'never', why: 'it is for packets on bridge ports; hostroute leaves those to the kernel' }
+      return { truth: 'never', why: 'it is for packets on bridge ports; hostroute leaves those to the stack' }
     case 'other':
       return { truth: 'maybe', why: '' }
   }
@@ -198,8 +207,14 @@ export function matchesDevice(pattern: string, name: string): boolean {
 }
 
 /** Loopback, multicast, broadcast; and link-local as a destination: never taken by the fast path. */
-const kernelsOwn = ['7f000000/8', 'e0000000/4', 'ffffffff/32', `${'0'.repeat(31)}1/128`, `ff${'0'.repeat(30)}/8`]
-const linkLocal = ['a9fe0000/16', `fe80${'0'.repeat(28)}/10`]
+const kernelsOwn = prefixSet([
+  '7f000000/8',
+  'e0000000/4',
+  'ffffffff/32',
+  `${'0'.repeat(31)}1/128`,
+  `ff${'0'.repeat(30)}/8`
+])
+const linkLocal = prefixSet(['a9fe0000/16', `fe80${'0'.repeat(28)}/10`])
 
 function prefixes(
   condition: { kind: string; prefixes: string[] },
@@ -207,21 +222,29 @@ function prefixes(
   nat: boolean,
   context: RuleContext
 ): Answer {
-  const inside = (list: readonly string[]) => condition.prefixes.every((prefix) => insideAny(prefix, list))
-  if (condition.prefixes.some((prefix) => prefix.endsWith('/0'))) return { truth: 'maybe', why: '' }
+  const maybe: Answer = { truth: 'maybe', why: '' }
+  const inside = (...sets: PrefixSet[]) => condition.prefixes.every((prefix) => sets.some((set) => set.covers(prefix)))
+  if (condition.prefixes.some((prefix) => prefix.endsWith('/0'))) return maybe
   if (inside(kernelsOwn))
     return { truth: 'never', why: 'the fast path takes no loopback, multicast or broadcast packets' }
-  if (condition.kind === 'source') return { truth: 'maybe', why: '' }
-  if (inside([...kernelsOwn, ...linkLocal]))
+  if (condition.kind === 'source') return maybe
+  if (inside(kernelsOwn, linkLocal))
     return { truth: 'never', why: 'the fast path takes no packets to link-local addresses' }
-  if (inside([...kernelsOwn, ...linkLocal, ...context.stackPrefixes])) {
-    return { truth: 'never', why: 'packets to these addresses are left to the kernel' }
-  }
+  if (meetsPods(condition, context)) return maybe
+  const { stackPrefixes, translated, ownAddresses } = context
+  // answers to masqueraded connections are addressed to the node, and taken
   const answers = context.snat && !nat && (hook === 'prerouting' || hook === 'ingress')
-  if (!answers && inside([...kernelsOwn, ...linkLocal, ...context.stackPrefixes, ...context.ownAddresses])) {
-    return { truth: 'never', why: 'it is for packets to the node itself' }
-  }
-  return { truth: 'maybe', why: '' }
+  if (answers && condition.prefixes.some((prefix) => ownAddresses.meets(prefix))) return maybe
+  if (inside(ownAddresses)) return { truth: 'never', why: 'it is for packets to the node itself' }
+  if (inside(translated, ownAddresses))
+    return { truth: 'never', why: "the node's rules translate these addresses, so they are left to the stack" }
+  if (inside(kernelsOwn, linkLocal, stackPrefixes, translated, ownAddresses))
+    return { truth: 'never', why: 'packets to these addresses are left to the stack' }
+  return maybe
+}
+
+function meetsPods(condition: { prefixes: string[] }, { podAddresses }: RuleContext): boolean {
+  return condition.prefixes.some((prefix) => podAddresses.meets(prefix))
 }
 
 function judge(
@@ -233,19 +256,43 @@ function judge(
   policy: Policy
 ): JudgedRule {
   const matching = policy.rules.filter((each) => matchesPolicyRule(each, table, chain.name, rule.text))
-  const owner = matching[0] ?? null
-  const base = { table, chain, rule, text: rule.text, owner }
+  const proxy = isKubeProxys(table, chain)
+  const explained = proxy ? null : (matching[0] ?? null)
+  const owner = proxy ? 'kube-proxy' : (explained?.name ?? null)
+  const base = { table, chain, rule, text: rule.text, owner, replaced: explained?.class === 'translatable' }
   const own = byEffects(rule, reach, context)
   const said = matching.find((each) => each.class !== null && (own.class === 'bypassed' || each.class === 'bypassed'))
-  if (said?.class) return { ...base, owner: said, class: said.class, why: said.why, remedy: said.remedy }
+  if (said?.class)
+    return {
+      ...base,
+      owner: said.name,
+      class: said.class,
+      why: said.why,
+      remedy: said.remedy,
+      replaced: said.class === 'translatable'
+    }
+  if (proxy && kubeProxyMode(table) === 'ipvs' && hairpinSets.test(rule.text))
+    return {
+      ...base,
+      class: 'host-only',
+      why: 'it is for pods that reach themselves through a Service; that uses the stack',
+      remedy: null
+    }
   if (own.class !== 'bypassed') return { ...base, ...own, remedy: null }
-  return { ...base, class: 'bypassed', why: owner?.why ?? own.why, remedy: owner?.remedy ?? general(context, rule) }
+  return {
+    ...base,
+    class: 'bypassed',
+    why: explained?.why ?? own.why,
+    remedy: explained?.remedy ?? remedyFor(context, rule, reach)
+  }
 }
 
 function byEffects(rule: Rule, reach: Reach | undefined, context: RuleContext): { class: RuleClass; why: string } {
   if (!reach) return { class: 'harmless', why: 'no base chain leads to it' }
   if (!reach.fast) return { class: 'host-only', why: reach.why }
-  const doing = rule.effects.find((effect) => ['drop', 'change', 'record', 'masquerade'].includes(effect.kind))
+  const doing = rule.effects.find((effect) =>
+    ['drop', 'change', 'record', 'masquerade', 'translate'].includes(effect.kind)
+  )
   if (!doing) return { class: 'harmless', why: 'it only lets packets pass, counts them or leads to other rules' }
   const hooks = [...reach.hooks].filter((hook) => fastHooks.has(hook)).join(', ')
   if (doing.kind === 'masquerade') {
@@ -260,6 +307,8 @@ function byEffects(rule: Rule, reach: Reach | undefined, context: RuleContext): 
       : 'and hostroute would not (snat.enabled: false)'
     return { class: 'bypassed', why: `it masquerades pods' packets ${reason}` }
   }
+  if (doing.kind === 'translate' && reach.hooks.has('prerouting'))
+    return { class: 'bypassed', why: whyNotHonoured(rule, context) }
   return {
     class: 'bypassed',
     why: `${effectWords(doing)} in hook ${hooks}, which packets of the fast path do not pass`
@@ -277,33 +326,70 @@ function effectWords(effect: Effect): string {
   return effect.kind === 'change' ? `it works on packets (${effect.how})` : `it does "${effect.kind}"`
 }
 
-function general(context: RuleContext, rule: Rule): string {
-  if (!context.snat && rule.effects.some((effect) => effect.kind === 'masquerade')) {
-    return 'Let hostroute masquerade (snat.enabled: true), or remove the rule.'
+/** Why a translating rule is none that translations.ts finds. */
+function whyNotHonoured(rule: Rule, context: RuleContext): string {
+  const limits = destinationsOf(rule)
+  if (limits.length === 0)
+    return 'it translates packets to any destination; hostroute leaves only destinations that rules name to the stack, and the fast path takes all others'
+  return limits.some((each) => meetsPods(each, context))
+    ? 'it translates packets to addresses of pods of this node; the fast path delivers these packets to the pods'
+    : 'it translates packets to destinations that hostroute does not find by itself (it does not follow sets of ipset)'
+}
+
+function destinationsOf(rule: Rule): { prefixes: string[] }[] {
+  return rule.conditions.flatMap((each) =>
+    each.kind === 'destination' && !each.invert && !each.prefixes.some((prefix) => prefix.endsWith('/0')) ? [each] : []
+  )
+}
+
+function remedyFor(context: RuleContext, rule: Rule, reach: Reach | undefined): string {
+  const does = (kind: Effect['kind']) => rule.effects.some((effect) => effect.kind === kind)
+  if (!context.snat && does('masquerade')) return 'Let hostroute masquerade (snat.enabled: true), or remove the rule.'
+  const limits = destinationsOf(rule)
+  if (does('translate') && reach?.hooks.has('prerouting')) {
+    if (limits.some((each) => meetsPods(each, context)))
+      return 'Remove the rule, or let it translate an address that no pod has.'
+    return limits.length > 0
+      ? 'Name the destinations in the rule (-d), or put them into stackPrefixes.'
+      : 'Limit the rule to the addresses it is meant for (iptables -d ADDRESS, or -m addrtype --dst-type LOCAL for the node itself; nft: ip daddr, fib daddr type local). If it is meant for all traffic of some pods, leave their devices out of pods.devices.'
   }
-  const byDestination = rule.conditions.some((each) => each.kind === 'destination')
-    ? ' put its destinations into stackPrefixes,'
-    : ''
-  return `Remove the rule,${byDestination} or declare it fine in a policy file (--policy; see --print-policy).`
+  const stack = limits.some(
+    (each) => !meetsPods(each, context) && !each.prefixes.some((prefix) => context.ownAddresses.meets(prefix))
+  )
+  const unmasqueraded = context.snat ? ', which hostroute then does not masquerade' : ''
+  const put = stack ? ` put its destinations into stackPrefixes${unmasqueraded},` : ''
+  return `Remove the rule,${put} or accept it in a policy file (hostroute check --policy FILE; --print-policy shows the form).`
 }
 
 function judgePolicy(table: RuleTable, chain: RuleChain, walk: Walk, policy: Policy): JudgedRule {
   const text =
     table.backend === 'nft' ? `chain ${chain.name} { hook ${chain.hook}; policy drop; }` : `-P ${chain.name} DROP`
   const said = policy.rules.find((each) => each.class !== null && matchesPolicyRule(each, table, chain.name, text))
-  const base = { table, chain, rule: null, text, owner: said ?? null }
+  const base = { table, chain, rule: null, text, owner: said?.name ?? null, replaced: false }
   if (!walk.openPolicies.has(chain))
     return { ...base, class: 'host-only', why: 'no packet of the fast path meets this policy', remedy: null }
   if (said?.class) return { ...base, class: said.class, why: said.why, remedy: said.remedy }
-  const docker = [...table.chains.keys()].some((name) => name.startsWith('DOCKER'))
   return {
     ...base,
     class: 'bypassed',
-    why: `what no rule accepts is dropped in hook ${chain.hook}; packets of the fast path would pass`,
-    remedy: docker
-      ? 'Docker set it: "ip-forward-no-drop": true in /etc/docker/daemon.json (Docker 28), then iptables -P FORWARD ACCEPT.'
-      : `Make the policy ACCEPT, or declare it fine in a policy file if its rules accept all traffic of pods.`
+    why: `packets that no rule accepts are dropped in hook ${chain.hook}, which packets of the fast path do not pass`,
+    remedy: policyRemedy(table, chain)
   }
+}
+
+/** A policy that a program of the node sets has to be changed there, or it comes back. */
+function policyRemedy(table: RuleTable, chain: RuleChain): string {
+  const names = [...table.chains.keys()]
+  const tool = table.family === 'ip6' ? 'ip6tables' : 'iptables'
+  if (table.backend !== 'nft' && names.some((name) => name.startsWith('DOCKER')))
+    return `Docker sets it when it switches forwarding on. Put net.ipv4.ip_forward=1 into /etc/sysctl.d (Docker then leaves the policy alone; Docker 28 also has "ip-forward-no-drop": true in /etc/docker/daemon.json), then: ${tool} -P FORWARD ACCEPT`
+  if (table.backend !== 'nft' && names.some((name) => /^ufw6?-/.test(name)))
+    return 'ufw sets it: DEFAULT_FORWARD_POLICY="ACCEPT" in /etc/default/ufw, then ufw reload. The rules for the node itself (INPUT) stay.'
+  const accept =
+    table.backend === 'nft'
+      ? `Make the policy accept (nft chain ${table.family} ${table.name} ${chain.name} '{ policy accept; }')`
+      : `Make the policy ACCEPT (${tool} -P ${chain.name} ACCEPT)`
+  return `${accept}, or accept it in a policy file (hostroute check --policy FILE) if its rules let all traffic of pods pass.`
 }
 
 function judgeFlowtable(
@@ -319,13 +405,13 @@ function judgeFlowtable(
     devices: flowtable.devices,
     rules: []
   }
-  const base = { table, chain, rule: null, text: flowtable.text, owner: null }
+  const base = { table, chain, rule: null, text: flowtable.text, owner: null, replaced: false }
   const hostOnly = whyHookIsHostOnly(table, chain, context)
   if (hostOnly !== null) return { ...base, class: 'host-only', why: hostOnly, remedy: null }
   return {
     ...base,
     class: 'bypassed',
-    why: 'it forwards packets of the same devices past the kernel: in software it would see none any more, in hardware it would hide them from hostroute',
+    why: 'it forwards packets of the same devices past the stack: in software it would see none any more, in hardware it would hide them from hostroute',
     remedy: 'Remove the flowtable, or keep its devices out of hostroute (pods.devices, uplink.devices).'
   }
 }

@@ -1,6 +1,6 @@
 // The policy that holds without --policy, as the text that --print-policy shows.
 
-export const defaultPolicyText = `# Policy of "hostroute check": what may stand on a node.
+export const defaultPolicyText = `# Policy of "hostroute check": what is fine on a node.
 
 version: 1
 
@@ -27,44 +27,44 @@ rules:
   - name: ip-masq-agent
     table: nat
     chain: [IP-MASQ-AGENT, IP-MASQ]
-    text: ['* -j MASQUERADE', '* -j MASQUERADE --random-fully']
+    text: ['* -j MASQUERADE', '* -j MASQUERADE --random-fully', '*masquerade*']
     class: translatable
     why: ip-masq-agent's rule; hostroute reads the same configuration and masquerades by it
   - name: kube-proxy
     table: filter
     chain: KUBE-FORWARD
-    text: '* -m conntrack --ctstate INVALID -j DROP'
+    text: '* --ctstate INVALID*-j DROP'
     class: harmless
-    why: kube-proxy keeps packets from the stack that conntrack cannot place; the fast path follows flows by itself
+    why: kube-proxy drops packets that conntrack cannot place; flows of the fast path are not conntrack's, and flows of the stack pass it in both directions
   - name: kube-proxy
     table: kube-proxy
     chain: filter-forward
     text: 'ct state invalid drop*'
     class: harmless
-    why: kube-proxy keeps packets from the stack that conntrack cannot place; the fast path follows flows by itself
-  - name: kube-proxy
-    chain: KUBE-*
-    why: kube-proxy translates Service addresses here; the fast path would send such packets on untranslated
-    remedy: Put the Service range (--service-cluster-ip-range) into stackPrefixes of config.yaml.
-  - name: kube-proxy
-    table: kube-proxy
-    why: kube-proxy translates Service addresses here; the fast path would send such packets on untranslated
-    remedy: Put the Service range (--service-cluster-ip-range) into stackPrefixes of config.yaml.
+    why: kube-proxy drops packets that conntrack cannot place; flows of the fast path are not conntrack's, and flows of the stack pass it in both directions
+  - name: kube-router
+    chain: ['KUBE-ROUTER-*', 'KUBE-NWPLCY-*', 'KUBE-POD-FW-*']
+    why: kube-router enforces NetworkPolicy here; the fast path would bypass it
+    remedy: "Run either kube-router's NetworkPolicy (k3s has --disable-network-policy) or hostroute on this node. Its chains stay until the next boot."
   - name: Istio
     chain: ISTIO_*
-    why: Istio redirects traffic of pods here; the fast path would take it past the mesh
+    why: Istio redirects traffic of pods here; the fast path would bypass the mesh
     remedy: Use Istio with sidecars or ambient mode, whose rules stand inside pods, or keep hostroute off this node.
   - name: Istio
     table: istio*
-    why: Istio redirects traffic of pods here; the fast path would take it past the mesh
+    why: Istio redirects traffic of pods here; the fast path would bypass the mesh
     remedy: Use Istio with sidecars or ambient mode, whose rules stand inside pods, or keep hostroute off this node.
   - name: Docker
+    chain: DOCKER-USER
+    why: the rule applies to pods, too; the fast path would bypass it
+    remedy: Limit it to Docker's containers (-i docker0 or -o docker0).
+  - name: Docker
     chain: DOCKER*
-    why: Docker's rule for its containers applies to pods, too
-    remedy: Run pods under Kubernetes without Docker on this node, or start Docker with "iptables" false.
+    why: Docker's rule applies to pods, too; the fast path would bypass it
+    remedy: If its network is gone (docker network ls), remove the rule; else limit it to Docker's containers (-i or -o of their bridge).
   - name: Calico
     chain: cali-*
-    why: Calico enforces network policy here; the fast path would take packets past it
+    why: Calico enforces network policy here; the fast path would bypass it
     remedy: Run either Calico's policy or hostroute on this node.
   - name: Cilium
     chain: ['CILIUM_*', 'OLD_CILIUM_*']
@@ -74,16 +74,23 @@ rules:
     chain: FLANNEL-*
     why: flannel's rule for traffic of pods
     remedy: Run flannel with --ip-masq=false and let hostroute masquerade.
+  - name: portmap
+    chain: ['CNI-HOSTPORT-*', 'CNI-DN-*', 'CNI-SN-*']
+    why: the portmap plugin's rule for a hostPort
+  - name: portmap
+    table: cni_hostport
+    why: "the portmap plugin's rule for a hostPort; in its nftables mode before 1.9.0 it also translates packets to other addresses"
+    remedy: Update the CNI plugins to 1.9.0 or later, or set portmap's backend to iptables; then make the pods with a hostPort anew.
   - name: CNI plugins
     chain: CNI-*
-    why: a CNI plugin's rule for hostPort or masquerading
+    why: a CNI plugin's rule, most often for masquerading
     remedy: Leave ipMasq out of the CNI configuration and let hostroute masquerade.
   - name: ufw
     chain: 'ufw*'
-    why: ufw filters forwarded packets here; the fast path would take them past it
-    remedy: Disable ufw (ufw disable), or keep its rules to traffic of the node itself.
+    why: ufw filters forwarded packets here; the fast path would bypass it
+    remedy: Keep ufw's rules to traffic of the node itself. Delete those for forwarded packets (ufw status shows them as FWD), set DEFAULT_FORWARD_POLICY="ACCEPT" in /etc/default/ufw, then ufw logging low and ufw reload.
   - name: firewalld
     table: firewalld
-    why: firewalld filters forwarded packets here; the fast path would take them past it
-    remedy: Disable firewalld (systemctl disable --now firewalld).
+    why: firewalld filters forwarded packets here; the fast path would bypass it
+    remedy: Replace firewalld by rules for the node itself (hook input), then systemctl disable --now firewalld.
 `

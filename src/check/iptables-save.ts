@@ -2,6 +2,8 @@
 // print. They share the form: "*table", ":CHAIN POLICY", "-A CHAIN …", "COMMIT".
 
 import { parseAddress, parsePrefix, prefixKey } from '../address.js'
+import { type IpSet, setCondition } from './ipset.js'
+import { rangePrefixes } from './prefixes.js'
 import {
   type Backend,
   builtinHook,
@@ -18,8 +20,13 @@ export interface SavedRules {
   incompatible: string[]
 }
 
+/** Sets that rules may match, by name. */
+export type IpSets = Pick<ReadonlyMap<string, IpSet>, 'get'>
+
+export const noSets: IpSets = new Map()
+
 /** Throws an Error with the line that is not understood. */
-export function parseSave(text: string, backend: Backend, family: RuleFamily): SavedRules {
+export function parseSave(text: string, backend: Backend, family: RuleFamily, sets: IpSets = noSets): SavedRules {
   const result: SavedRules = { tables: [], incompatible: [] }
   let table: RuleTable | null = null
   for (const line of text.split('\n')) {
@@ -31,7 +38,7 @@ export function parseSave(text: string, backend: Backend, family: RuleFamily): S
       table = { backend, family, name: trimmed.slice(1), chains: new Map(), flowtables: [] }
       result.tables.push(table)
     } else if (table && trimmed.startsWith(':')) addChain(table, trimmed)
-    else if (table && /^(\[\d+:\d+\] )?-A /.test(trimmed)) addRule(table, trimmed.replace(/^\[\d+:\d+\] /, ''))
+    else if (table && /^(\[\d+:\d+\] )?-A /.test(trimmed)) addRule(table, trimmed.replace(/^\[\d+:\d+\] /, ''), sets)
     else throw new Error(`the line "${trimmed}" is none that iptables-save prints`)
   }
   for (const each of result.tables)
@@ -53,7 +60,7 @@ export function parseListing(text: string, backend: Backend, family: RuleFamily,
       chain = heading[1] ?? heading[3] ?? ''
       const policy = heading[2] ?? heading[4] ?? '-'
       addChain(table, `:${chain} ${builtinHook(chain) === null ? '-' : policy}`)
-    } else if (line !== '' && chain !== '') addRule(table, `-A ${chain} ${line}`)
+    } else if (line !== '' && chain !== '') addRule(table, `-A ${chain} ${line}`, noSets)
   }
   for (const { rules } of table.chains.values()) for (const rule of rules) linkTargets(table, rule)
   return table
@@ -72,12 +79,12 @@ function addChain(table: RuleTable, line: string): void {
   })
 }
 
-function addRule(table: RuleTable, line: string): void {
+function addRule(table: RuleTable, line: string, sets: IpSets): void {
   const words = splitWords(line)
   const name = words[1] ?? ''
   const chain = table.chains.get(name)
   if (!chain) throw new Error(`the rule "${line}" is in a chain that was not named before`)
-  chain.rules.push({ text: line, ...readRule(words.slice(2)) })
+  chain.rules.push({ text: line, ...readRule(words.slice(2), sets) })
 }
 
 /** Words as a shell splits them. */
@@ -88,7 +95,7 @@ export function splitWords(line: string): string[] {
   return words
 }
 
-function readRule(words: string[]): Pick<Rule, 'conditions' | 'effects'> {
+function readRule(words: string[], sets: IpSets): Pick<Rule, 'conditions' | 'effects'> {
   const conditions: Condition[] = []
   let effects: Effect[] = [{ kind: 'count' }]
   let invert = false
@@ -110,7 +117,10 @@ function readRule(words: string[]): Pick<Rule, 'conditions' | 'effects'> {
       effects = [target(value, word.includes('g'), words.slice(i + 2))]
       break
     } else if (word === '--comment' || word === '-c') i++
-    else if (word.startsWith('-')) {
+    else if (word === '--match-set') {
+      conditions.push(setCondition(sets.get(value), words[i + 2] ?? '', invert, prefixOf))
+      i += 2
+    } else if (word.startsWith('-')) {
       conditions.push(condition(word, value, module, invert))
       while (i + 1 < words.length && !/^(-|!$)/.test(words[i + 1] ?? '')) i++
     }
@@ -142,6 +152,18 @@ function condition(option: string, value: string, module: string, invert: boolea
       return value === 'LOCAL' ? { kind: 'local-destination', invert } : { kind: 'other' }
     case '--src-type':
       return value === 'LOCAL' ? { kind: 'local-source', invert } : { kind: 'other' }
+    case '--ctstate':
+      return value.split(',').every((state) => state === 'DNAT' || state === 'SNAT')
+        ? { kind: 'translated-flow', invert }
+        : { kind: 'other' }
+    case '--dst-range':
+    case '--src-range': {
+      const [first = '', last = first] = value.split('-').map((each) => parseAddress(each) ?? '')
+      const prefixes = rangePrefixes(first, last)
+      return prefixes === null || first === ''
+        ? { kind: 'other' }
+        : { kind: option === '--src-range' ? 'source' : 'destination', prefixes, invert }
+    }
     default:
       return { kind: 'other' }
   }
@@ -184,10 +206,13 @@ const ending: Record<string, Effect> = {
   NOTRACK: { kind: 'untrack' }
 }
 
+const translating = new Set(['DNAT', 'REDIRECT', 'NETMAP'])
+
 /** Chains of the table's own are found by linkTargets, once all are known. */
 function target(name: string, goto: boolean, options: string[]): Effect {
   if (goto) return { kind: 'goto', chain: name }
   if (name === 'CT' && options.length === 1 && options[0] === '--notrack') return { kind: 'untrack' }
+  if (translating.has(name)) return { kind: 'translate', how: name }
   return ending[name] ?? (recording.has(name) ? { kind: 'record', how: name } : { kind: 'change', how: name })
 }
 

@@ -17,9 +17,7 @@ export async function checkKernel(tools: Tools, pinDirectory: string): Promise<L
   const result = typeof probed === 'string' ? probeHere() : probed
   if (result.managed === 'untried' && typeof probed !== 'string')
     notLookedAt.push('managed neighbours: no program ip to make a device with')
-  const findings = [...judgeProbe(result), bpffs(pinDirectory), jit(), forwardedByModules()].filter(
-    (each) => each !== null
-  )
+  const findings = [...judgeProbe(result), bpffs(pinDirectory), jit()].filter((each) => each !== null)
   return { findings, notLookedAt }
 }
 
@@ -59,7 +57,7 @@ function probeHere(): ProbeResult {
 export function judgeProbe(result: ProbeResult): Finding[] {
   if (result.load !== null) {
     return [
-      finding('refuse', 'kernel', 'kernel-load', `The kernel (${release()}) does not take the programs.`, {
+      finding('refuse', 'kernel', 'kernel-load', `The kernel (${release()}) does not load the BPF programs.`, {
         why: result.load,
         remedy:
           'Linux 5.17 or later with CONFIG_BPF_SYSCALL, CONFIG_BPF_JIT and CONFIG_NET_CLS_BPF is needed; where lockdown is on, BPF must be allowed.'
@@ -71,7 +69,7 @@ export function judgeProbe(result: ProbeResult): Finding[] {
       'pass',
       'kernel',
       'kernel-load',
-      'The kernel takes the programs: bpf_redirect_peer, bpf_redirect_neigh, bpf_loop, LPM tries, ring buffer.'
+      'BPF programs load: bpf_redirect_peer, bpf_redirect_neigh, bpf_loop, LPM tries, ring buffer.'
     )
   ]
   findings.push(...judgeHook(result))
@@ -92,7 +90,7 @@ export function judgeProbe(result: ProbeResult): Finding[] {
   else if (result.managed !== 'untried') {
     findings.push(
       finding('warning', 'kernel', 'kernel-managed', 'The kernel has no managed neighbours (Linux 5.16).', {
-        why: `${result.managed}; next hops whose MAC is not fresh are sent through the neighbour table of the kernel, which is slower`,
+        why: `${result.managed}; next hops whose MAC is not fresh go through the kernel's neighbour table, which is slower`,
         remedy: 'Linux 5.16 or later.'
       })
     )
@@ -139,18 +137,5 @@ function jit(): Finding | null {
   return finding('warning', 'kernel', 'kernel-jit', 'BPF programs are interpreted: the JIT compiler is off.', {
     why: 'each packet costs several times more',
     remedy: 'sysctl -w net.core.bpf_jit_enable=1, and the same in /etc/sysctl.d.'
-  })
-}
-
-/** IPVS (kube-proxy's mode ipvs) works on packets to local addresses, which stay with the kernel. */
-function forwardedByModules(): Finding | null {
-  const path = '/proc/self/net/ip_vs'
-  if (!existsSync(path)) return null
-  const services = readFileSync(path, 'utf8')
-    .split('\n')
-    .filter((line) => /^(TCP|UDP|SCTP|FWM)/.test(line)).length
-  if (services === 0) return null
-  return finding('info', 'kernel', 'kernel-ipvs', `IPVS has ${services} services.`, {
-    why: 'packets to their addresses are left to the kernel as long as these are addresses of the node (kube-ipvs0)'
   })
 }

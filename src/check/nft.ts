@@ -1,7 +1,9 @@
 // Reads `nft -j -a list ruleset`. The words for people come from the plain
 // `nft -a list ruleset`: both name the same handles.
 
+import { parseAddress } from '../address.js'
 import { prefixOf } from './iptables-save.js'
+import { rangePrefixes } from './prefixes.js'
 import type { Condition, Effect, Hook, Rule, RuleChain, RuleFamily, RuleTable } from './ruleset.js'
 
 type Json = { [key: string]: unknown }
@@ -94,6 +96,7 @@ function readExpression(expression: Json, rule: Rule, place: string, names: Name
   else if (limiting.has(kind)) rule.conditions.push({ kind: 'other' })
   else if (counting.has(kind)) rule.effects.push({ kind: 'count' })
   else if (kind === 'log' || kind === 'set') rule.effects.push({ kind: 'record', how: kind })
+  else if (kind === 'dnat' || kind === 'redirect') readTranslation(kind, value as Json | null, rule, place, names)
   else if (kind === 'vmap') readVerdictMap(value as Json, rule, place, names)
   else if (kind === 'xt') readXt(value as Json | null, rule)
   else if (kind === 'mangle' && metaKey((value as Json)['key']) === 'nftrace')
@@ -106,12 +109,23 @@ function verdict(kind: string, value: unknown): Effect | null {
   return plainVerdicts[kind] ?? null
 }
 
+/** `dnat to ip daddr map @m` translates only what the map has. */
+function readTranslation(kind: string, value: Json | null, rule: Rule, place: string, names: Names): void {
+  rule.effects.push({ kind: 'translate', how: kind })
+  const map = (value?.['addr'] as Json | undefined)?.['map'] as Json | undefined
+  if (!map) return
+  const keys = elementsOf(map['data'], place, names)?.map((element) => keyOf((element as unknown[])[0]))
+  const prefixes = destinationsOf(map['key'], keys ?? [])
+  rule.conditions.push(prefixes ? { kind: 'destination', prefixes, invert: false } : { kind: 'other' })
+}
+
 /** An extension of iptables that nft can name at best. */
 function readXt(value: Json | null, rule: Rule): void {
   const name = String(value?.['name'] ?? 'an extension of iptables')
   if (value?.['type'] === 'match') {
     if (name !== 'comment') rule.conditions.push({ kind: 'other' })
   } else if (name === 'MASQUERADE') rule.effects.push({ kind: 'masquerade' })
+  else if (['DNAT', 'REDIRECT', 'NETMAP'].includes(name)) rule.effects.push({ kind: 'translate', how: name })
   else if (name === 'LOG' || name === 'NFLOG') rule.effects.push({ kind: 'record', how: name })
   else rule.effects.push({ kind: 'change', how: name })
 }
@@ -136,10 +150,7 @@ function destinationsOf(key: unknown, keys: unknown[]): string[] | null {
   const parts = (key as Json)?.['concat'] as Json[] | undefined
   const index = (parts ?? [key as Json]).findIndex((part) => addressField(part) === 'daddr')
   if (index < 0 || keys.length === 0) return null
-  const prefixes = keys.map((each) =>
-    prefixValue(parts ? ((each as Json)?.['concat'] as unknown[] | undefined)?.[index] : each)
-  )
-  return prefixes.every((prefix) => prefix !== null) ? prefixes : null
+  return prefixList(keys.map((each) => (parts ? ((each as Json)?.['concat'] as unknown[] | undefined)?.[index] : each)))
 }
 
 /** An element may carry a comment, a timeout or a counter. */
@@ -160,15 +171,21 @@ function matchOf(match: Json, place: string, names: Names): Condition {
   if (!['==', '!=', 'in'].includes(String(match['op'])) || values === null) return { kind: 'other' }
   const field = addressField(left)
   if (field) {
-    const prefixes = values.map(prefixValue)
-    if (!prefixes.every((prefix) => prefix !== null)) return { kind: 'other' }
+    const prefixes = prefixList(values)
+    if (!prefixes) return { kind: 'other' }
     return { kind: field === 'daddr' ? 'destination' : 'source', prefixes, invert }
   }
   const meta = metaKey(left)
   if (meta === 'iif' || meta === 'iifname') return { kind: 'in-device', names: values.map(String), invert }
   if (meta === 'oif' || meta === 'oifname') return { kind: 'out-device', names: values.map(String), invert }
   if (meta === 'skuid' || meta === 'skgid') return { kind: 'owner' }
+  if (isNatStatus(left, values)) return { kind: 'translated-flow', invert }
   return markMatch(left, values, invert) ?? fibMatch(left, values, invert) ?? { kind: 'other' }
+}
+
+function isNatStatus(left: Json, values: unknown[]): boolean {
+  const status = ((left as Json)?.['ct'] as Json | undefined)?.['key'] === 'status'
+  return status && values.length > 0 && values.every((value) => value === 'dnat' || value === 'snat')
 }
 
 function markMatch(left: Json, values: unknown[], invert: boolean): Condition | null {
@@ -209,10 +226,23 @@ function valuesOf(right: unknown, place: string, names: Names): unknown[] | null
   return Array.isArray(right) ? right : [right]
 }
 
-function prefixValue(value: unknown): string | null {
+function prefixList(values: unknown[]): string[] | null {
+  const prefixes: string[] = []
+  for (const value of values) {
+    const found = prefixesOf(value)
+    if (!found) return null
+    prefixes.push(...found)
+  }
+  return prefixes
+}
+
+function prefixesOf(value: unknown): string[] | null {
   const prefix = (value as Json)?.['prefix'] as Json | undefined
-  if (prefix) return prefixOf(`${prefix['addr']}/${prefix['len']}`)
-  return typeof value === 'string' ? prefixOf(value) : null
+  const range = (value as Json)?.['range'] as string[] | undefined
+  if (range) return rangePrefixes(parseAddress(String(range[0])) ?? '', parseAddress(String(range[1])) ?? '-')
+  const text = prefix ? `${prefix['addr']}/${prefix['len']}` : value
+  const key = typeof text === 'string' ? prefixOf(text) : null
+  return key === null ? null : [key]
 }
 
 function listOf(value: unknown): unknown[] {

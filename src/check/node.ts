@@ -72,7 +72,7 @@ export function judgeDevices({ state, plan }: NodeFacts): Finding[] {
     const kind = state.links.get(ifindex)?.kind ?? 'physical'
     findings.push(
       finding('info', 'devices', 'devices-unserved', `Device ${name} (${kind}) is not served.`, {
-        why: `${why}; its traffic takes the way of the kernel`
+        why: `${why}; its traffic uses the kernel stack`
       })
     )
   }
@@ -98,7 +98,7 @@ export function judgeRouting({ state, plan }: NodeFacts): Finding[] {
         all ? 'warning' : 'info',
         'routing',
         'routing-left',
-        `Traffic of ${all ? 'all devices' : shorten(devices)} is left to the kernel for ${key}.`,
+        `Traffic of ${all ? 'all devices' : shorten(devices)} is left to the stack for ${key}.`,
         {
           why: 'the maps cannot tell, or do not hold, what the kernel would do with these packets',
           ...(all && !key.includes('switched off')
@@ -118,7 +118,7 @@ export function judgeRouting({ state, plan }: NodeFacts): Finding[] {
         why: rule.l3mdev
           ? 'devices of a VRF are not served'
           : leaving.has(`${rule.family} ${text}`)
-            ? 'packets that it may concern are left to the kernel; others are not'
+            ? 'packets that it may concern are left to the stack; others are not'
             : 'the maps hold what it says, or it concerns no packet of a pod'
       })
     )
@@ -128,14 +128,14 @@ export function judgeRouting({ state, plan }: NodeFacts): Finding[] {
     const list = [...tables].map(([table, count]) => `${table} (${count})`).join(', ')
     findings.push(
       finding('info', 'routing', 'routing-tables', `Routing tables besides main and local: ${list}.`, {
-        why: 'they are reached through ip rules and stay with the kernel'
+        why: 'they are reached through ip rules and stay with the stack'
       })
     )
   }
   for (const link of state.links.values()) {
     if (link.kind === 'vrf')
       findings.push(
-        finding('info', 'routing', 'routing-vrf', `VRF ${link.name}`, { why: 'its devices are left to the kernel' })
+        finding('info', 'routing', 'routing-vrf', `VRF ${link.name}`, { why: 'its devices are left to the stack' })
       )
   }
   if (findings.length === 0)
@@ -150,7 +150,7 @@ export function judgeRouting({ state, plan }: NodeFacts): Finding[] {
   return findings
 }
 
-/** Family and text of the rules because of which traffic is left to the kernel. */
+/** Family and text of the rules because of which traffic is left to the stack. */
 function rulesThatLeave(plan: Plan): Set<string> {
   const found = new Set<string>()
   for (const { stack } of plan.devices.values())

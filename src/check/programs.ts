@@ -25,7 +25,7 @@ export interface Qdisc {
   where: 'root' | 'clsact' | 'ingress' | 'other'
 }
 
-const ours = new Set(['from_pod', 'from_uplink', 'uplink_filter'])
+const ours = new Set(['from_pod', 'to_pod', 'from_uplink', 'uplink_filter'])
 
 /** Root qdiscs that only queue. */
 const plainQdiscs = new Set(['noqueue', 'noop', 'pfifo_fast', 'pfifo', 'bfifo', 'fq', 'fq_codel', 'mq', 'sfq', 'codel'])
@@ -185,14 +185,7 @@ export function judgePrograms(
     }
   }
   if (findings.length === 0)
-    findings.push(
-      finding(
-        'pass',
-        'programs',
-        'programs-none',
-        'Nobody else has filters, programs or shapers in the way of hostroute.'
-      )
-    )
+    findings.push(finding('pass', 'programs', 'programs-none', 'No conflicting tc or XDP programs or qdiscs.'))
   return findings
 }
 

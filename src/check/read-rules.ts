@@ -9,11 +9,15 @@
 //   ones people wrote. All others of nf_tables are taken from nft.
 
 import { existsSync, readFileSync } from 'node:fs'
-import { parseListing, parseSave } from './iptables-save.js'
-import { listNfTables, type TableName } from './nf-tables.js'
+import { formatPrefix } from '../address.js'
+import { parseIpsets } from './ipset.js'
+import { type IpSets, noSets, parseListing, parseSave } from './iptables-save.js'
+import { type IpvsService, ipvsDestinations } from './ipvs.js'
+import { countChainUses, listNfTables, type TableName } from './nf-tables.js'
 import { parseNft } from './nft.js'
 import { type Finding, finding } from './report.js'
-import { type Backend, isIptablesTable, type RuleFamily, type RuleTable, ruleCount } from './ruleset.js'
+import { type Backend, isIptablesTable, type RuleFamily, type RuleTable } from './ruleset.js'
+import { serviceSets } from './service-proxy.js'
 import type { Tools } from './tool.js'
 
 export interface RulesRead {
@@ -22,8 +26,19 @@ export interface RulesRead {
   notLookedAt: string[]
 }
 
-export async function readRules(tools: Tools): Promise<RulesRead> {
-  const result: RulesRead = { tables: [], findings: [], notLookedAt: [] }
+interface Reading extends RulesRead {
+  /** Asked for once, and only when a rule names a set. */
+  sets: () => Promise<IpSets>
+}
+
+export async function readRules(tools: Tools, services: readonly IpvsService[] = []): Promise<RulesRead> {
+  let sets: Promise<IpSets> | null = null
+  const result: Reading = {
+    tables: [],
+    findings: [],
+    notLookedAt: [],
+    sets: () => (sets ??= readSets(tools, services, result))
+  }
   await readLegacy(tools, result)
   await readHostOnlyLegacy(tools, result)
   await readNfTables(tools, result)
@@ -56,7 +71,7 @@ const legacySources: LegacySource[] = [
   }
 ]
 
-async function readLegacy(tools: Tools, result: RulesRead): Promise<void> {
+async function readLegacy(tools: Tools, result: Reading): Promise<void> {
   for (const source of legacySources) {
     let names: string[]
     try {
@@ -75,7 +90,7 @@ async function readLegacy(tools: Tools, result: RulesRead): Promise<void> {
     }
     if (names.length === 0) continue
     const tables: RuleTable[] = []
-    const why = await saved(tools, source.save, source.backend, source.family, tables)
+    const why = await saved(tools, source.save, source.backend, source.family, result.sets, tables)
     const missing = names.filter((name) => !tables.some((table) => table.name === name))
     result.tables.push(...tables)
     if (missing.length > 0) {
@@ -99,6 +114,7 @@ async function saved(
   programs: string[],
   backend: Backend,
   family: RuleFamily,
+  sets: Reading['sets'],
   into: RuleTable[]
 ): Promise<string | null> {
   for (const program of programs) {
@@ -107,8 +123,9 @@ async function saved(
       continue
     const answer = await tools.run([program])
     if (answer.kind !== 'done') return answer.kind === 'failed' ? answer.why : `${program} is missing`
+    const known = answer.stdout.includes(' --match-set ') ? await sets() : noSets
     try {
-      const { tables, incompatible } = parseSave(answer.stdout, backend, family)
+      const { tables, incompatible } = parseSave(answer.stdout, backend, family, known)
       into.push(...tables.filter(({ name }) => !incompatible.includes(name)))
       return null
     } catch (error) {
@@ -116,6 +133,26 @@ async function saved(
     }
   }
   return `no program ${programs[0]} is installed`
+}
+
+/**
+ * Sets of ipset(8). Without the program kube-proxy's are known all the same:
+ * their members are the addresses of the virtual services.
+ */
+async function readSets(tools: Tools, services: readonly IpvsService[], result: RulesRead): Promise<IpSets> {
+  const answer = await tools.run(['ipset', 'save'])
+  if (answer.kind === 'done') return parseIpsets(answer.stdout)
+  const why = answer.kind === 'missing' ? 'no program ipset is installed' : answer.why
+  result.notLookedAt.push(`sets of iptables rules (ipset): ${why}; a rule with a set counts as one for all packets`)
+  const members = (digits: number) =>
+    [...ipvsDestinations(services)].filter((each) => each.indexOf('/') === digits).map((each) => [formatPrefix(each)])
+  const [four, six] = [members(8), members(32)]
+  return {
+    get: (name: string) =>
+      serviceSets.test(name)
+        ? { parts: ['ip', 'port'], members: name.startsWith('KUBE-6-') ? six : four, exceptions: false }
+        : undefined
+  }
 }
 
 /** Plain iptables-save says which backend it has: "iptables-save v1.8.9 (legacy)"; before 1.8 there was only one. */
@@ -161,7 +198,7 @@ async function readHostOnlyLegacy(tools: Tools, result: RulesRead): Promise<void
   }
 }
 
-async function readNfTables(tools: Tools, result: RulesRead): Promise<void> {
+async function readNfTables(tools: Tools, result: Reading): Promise<void> {
   let present: TableName[]
   try {
     present = await listNfTables()
@@ -171,33 +208,44 @@ async function readNfTables(tools: Tools, result: RulesRead): Promise<void> {
     return
   }
   if (present.length === 0) return
-  const native: RuleTable[] = []
-  const why = await listed(tools, native)
-  const translated = await readXtables(tools, present)
+  const translated = await readXtables(tools, present, result.sets)
+  const uses = translated.length > 0 ? await countChainUses().catch(() => null) : null
   for (const { family, name } of present) {
-    const own = native.find((table) => table.family === family && table.name === name)
     const theirs = translated.find((table) => table.family === family && table.name === name)
-    if (theirs && (!own || ruleCount(own) === ruleCount(theirs))) result.tables.push(theirs)
-    else if (own) result.tables.push(own)
+    if (theirs && isWhole(theirs, uses?.get(`${family} ${name}`))) {
+      result.tables.push(theirs)
+      continue
+    }
+    const own = await listed(tools, family, name)
+    if (typeof own !== 'string') result.tables.push(own)
     else if (family === 'arp' || family === 'bridge') {
       result.notLookedAt.push(
-        `nft table ${family} ${name}: ${why ?? 'no tool shows it'}; such rules never concern packets that hostroute takes`
+        `nft table ${family} ${name}: ${own}; such rules never concern packets that hostroute takes`
       )
-    } else
-      result.findings.push(
-        unread('nft', family, [name], why ?? 'nft does not show it', 'Install the package nftables, which has nft.')
-      )
+    } else result.findings.push(unread('nft', family, [name], own, 'Install the package nftables, which has nft.'))
   }
 }
 
-/** Native nft; why it failed, else null. */
-async function listed(tools: Tools, into: RuleTable[]): Promise<string | null> {
-  const json = await tools.run(['nft', '-j', '-a', 'list', 'ruleset'])
+/** The table has the rules and jumps that the kernel counts. */
+function isWhole(table: RuleTable, uses: ReadonlyMap<string, number> | undefined): boolean {
+  if (!uses || [...uses.keys()].some((name) => !table.chains.has(name))) return false
+  const jumps = new Map<string, number>()
+  for (const { rules } of table.chains.values())
+    for (const { effects } of rules)
+      for (const effect of effects)
+        if (effect.kind === 'jump' || effect.kind === 'goto')
+          jumps.set(effect.chain, (jumps.get(effect.chain) ?? 0) + 1)
+  return [...table.chains].every(([name, { rules }]) => (uses.get(name) ?? 0) === rules.length + (jumps.get(name) ?? 0))
+}
+
+/** The table as nft shows it; a sentence why not. */
+async function listed(tools: Tools, family: RuleFamily, name: string): Promise<RuleTable | string> {
+  const json = await tools.run(['nft', '-j', '-a', 'list', 'table', family, name])
   if (json.kind !== 'done') return json.kind === 'failed' ? json.why : 'no program nft is installed'
-  const text = await tools.run(['nft', '-a', 'list', 'ruleset'])
+  const text = await tools.run(['nft', '-a', 'list', 'table', family, name])
   try {
-    into.push(...parseNft(json.stdout, text.kind === 'done' ? text.stdout : ''))
-    return null
+    const [table] = parseNft(json.stdout, text.kind === 'done' ? text.stdout : '')
+    return table ?? 'nft does not show it'
   } catch (error) {
     return `the output of nft is not understood: ${(error as Error).message}`
   }
@@ -211,11 +259,11 @@ const xtables: { backend: Backend; family: RuleFamily; save: string[] }[] = [
 ]
 
 /** What the nft variants of iptables can show. A failure leaves the table to nft. */
-async function readXtables(tools: Tools, present: readonly TableName[]): Promise<RuleTable[]> {
+async function readXtables(tools: Tools, present: readonly TableName[], sets: Reading['sets']): Promise<RuleTable[]> {
   const tables: RuleTable[] = []
   for (const { backend, family, save } of xtables) {
     if (!present.some((each) => each.family === family && isIptablesTable(family, each.name))) continue
-    await saved(tools, save, backend, family, tables)
+    await saved(tools, save, backend, family, sets, tables)
   }
   return tables
 }

@@ -19,7 +19,7 @@ export type Hook = 'ingress' | 'egress' | 'prerouting' | 'input' | 'forward' | '
 
 /**
  * bypassed: works on packets that the fast path takes past it.
- * host-only: sees only packets that still take the kernel's way.
+ * host-only: sees only packets that use the stack.
  * harmless: changes nothing for packets that the fast path takes.
  * translatable: hostroute does the same itself.
  */
@@ -57,8 +57,10 @@ export type Condition =
   | { kind: 'mark'; value: number; mask: number; invert: boolean }
   /** The address is the node's own (fib, addrtype). */
   | { kind: 'local-destination' | 'local-source'; invert: boolean }
-  /** Prefix keys like "0a000000/8". */
-  | { kind: 'destination' | 'source'; prefixes: string[]; invert: boolean }
+  /** Prefix keys like "0a000000/8". ipset: as a set of ipset(8) has them now; the daemon does not follow these. */
+  | { kind: 'destination' | 'source'; prefixes: string[]; invert: boolean; ipset?: true }
+  /** Conntrack translates its flow. */
+  | { kind: 'translated-flow'; invert: boolean }
   /** A socket of this node sends it. */
   | { kind: 'owner' }
   /** It passes a bridge's port. */
@@ -70,6 +72,8 @@ export type Effect =
   | { kind: 'jump' | 'goto'; chain: string }
   /** Writes somewhere that the packet came by. */
   | { kind: 'record'; how: string }
+  /** Changes the destination of a connection (DNAT, REDIRECT, NETMAP). */
+  | { kind: 'translate'; how: string }
   /** Does something to the packet. */
   | { kind: 'change'; how: string }
 
@@ -92,10 +96,4 @@ export function isIptablesTable(family: string, name: string): boolean {
   if (family === 'ip' || family === 'ip6') return ['filter', 'nat', 'mangle', 'raw', 'security'].includes(name)
   if (family === 'bridge') return ['filter', 'nat', 'broute'].includes(name)
   return family === 'arp' && name === 'filter'
-}
-
-export function ruleCount(table: RuleTable): number {
-  let count = 0
-  for (const { rules } of table.chains.values()) count += rules.length
-  return count
 }

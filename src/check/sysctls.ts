@@ -3,7 +3,13 @@
 
 import { readFileSync } from 'node:fs'
 import type { Config } from '../config/config.js'
-import { formatPortRanges, type parsePortRanges, readKernelPorts, snatPorts } from '../config/ports.js'
+import {
+  formatPortRanges,
+  type KernelPorts,
+  type parsePortRanges,
+  readKernelPorts,
+  snatPorts
+} from '../config/ports.js'
 import type { NodeFacts } from './node.js'
 import { shorten } from './node.js'
 import { type Finding, finding } from './report.js'
@@ -22,7 +28,12 @@ export function readSysctl(key: string): string | null {
 const fewPorts = 4096
 
 export function judgeSysctls(node: NodeFacts, config: Config, read: ReadSysctl = readSysctl): Finding[] {
-  const findings = [...forwarding(node, config, read), ...reversePath(node, config, read), ...ports(config)]
+  const findings = [
+    ...forwarding(node, config, read),
+    ...reversePath(node, config, read),
+    ...looseTcp(read),
+    ...ports(config)
+  ]
   if (!findings.some(({ outcome }) => outcome !== 'pass')) {
     findings.push(finding('pass', 'sysctl', 'sysctl-fine', 'Forwarding is on and no setting stands in the way.'))
   }
@@ -49,7 +60,7 @@ function forwarding({ plan }: NodeFacts, config: Config, read: ReadSysctl): Find
           `The node does not forward ${family} (${text} is 0).`,
           {
             why: needed
-              ? 'hostroute would forward packets although the node is set not to, and what it leaves to the kernel would be dropped'
+              ? 'hostroute would forward packets although the node is set not to, and what it passes to the stack would be dropped'
               : `no pod has an ${family} address; once one has, hostroute would forward what the kernel does not`,
             remedy: `sysctl -w ${text}=1, and the same in /etc/sysctl.d; or ${key}: false in config.yaml.`
           }
@@ -69,7 +80,7 @@ function forwarding({ plan }: NodeFacts, config: Config, read: ReadSysctl): Find
           'sysctl-device-forwarding',
           `Forwarding is off for packets that come in by ${shorten(off)}.`,
           {
-            why: 'hostroute forwards what the kernel would drop there; what it leaves to the kernel is lost',
+            why: 'hostroute forwards what the kernel would drop there; what it passes to the stack is lost',
             remedy: `sysctl -w net.ipv4.conf.${off[0]}.forwarding=1 for each of them.`
           }
         )
@@ -94,10 +105,21 @@ function reversePath({ plan }: NodeFacts, config: Config, read: ReadSysctl): Fin
       'sysctl-rp-filter',
       `Reverse path filtering is strict on ${shorten(strict)}, and there are several uplinks.`,
       {
-        why: 'answers may come in by another uplink; hostroute takes them, but those it leaves to the kernel are dropped there',
+        why: 'answers may come in by another uplink; hostroute takes them, but those it passes to the stack are dropped there',
         remedy: `sysctl -w net.ipv4.conf.${strict[0]}.rp_filter=2 (loose) for each uplink, and net.ipv4.conf.all.rp_filter no higher than 2.`
       }
     )
+  ]
+}
+
+/** Connections that conntrack has not seen begin: with tcp_loose it takes them as they come. */
+function looseTcp(read: ReadSysctl): Finding[] {
+  if (read('netfilter/nf_conntrack_tcp_loose') !== '0') return []
+  return [
+    finding('warning', 'sysctl', 'sysctl-tcp-loose', 'net.netfilter.nf_conntrack_tcp_loose is 0.', {
+      why: 'connections between pods of this node that were opened while hostroute was enabled may be classed INVALID after disable, and a rule that drops INVALID then ends them',
+      remedy: 'sysctl -w net.netfilter.nf_conntrack_tcp_loose=1, and the same in /etc/sysctl.d.'
+    })
   ]
 }
 
@@ -120,7 +142,7 @@ function ports(config: Config): Finding[] {
       )
     )
   }
-  const overlap = config.snat.ports === 'auto' ? [] : common(config.snat.ports, kernel.local)
+  const overlap = config.snat.ports === 'auto' ? [] : sharedPorts(config.snat.ports, kernel)
   if (overlap.length > 0) {
     findings.push(
       finding(
@@ -140,10 +162,28 @@ function ports(config: Config): Finding[] {
 
 type Ranges = NonNullable<ReturnType<typeof parsePortRanges>>
 
+/** Ports among these that the kernel hands out to processes. */
+export function sharedPorts(ports: Ranges, kernel: KernelPorts): Ranges {
+  return without(common(ports, kernel.local), kernel.reserved)
+}
+
 function common(a: Ranges, b: Ranges): Ranges {
   return a.flatMap((one) =>
     b
       .map((other) => ({ first: Math.max(one.first, other.first), last: Math.min(one.last, other.last) }))
       .filter(({ first, last }) => first <= last)
+  )
+}
+
+function without(ranges: Ranges, holes: Ranges): Ranges {
+  return holes.reduce<Ranges>(
+    (left, hole) =>
+      left.flatMap(({ first, last }) =>
+        [
+          { first, last: Math.min(last, hole.first - 1) },
+          { first: Math.max(first, hole.last + 1), last }
+        ].filter((each) => each.first <= each.last)
+      ),
+    ranges
   )
 }

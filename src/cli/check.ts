@@ -13,7 +13,7 @@ export interface CheckArguments extends GlobalOptions {
 
 export const checkCommand: CommandModule<GlobalOptions, CheckArguments> = {
   command: 'check',
-  describe: 'Everything that speaks against enabling hostroute here, without a daemon',
+  describe: 'Anything that blocks enabling hostroute here, without a daemon',
   builder: (cli) =>
     cli
       .option('config', {
@@ -38,7 +38,11 @@ export const checkCommand: CommandModule<GlobalOptions, CheckArguments> = {
         default: false,
         describe: 'Print the built-in policy as a file to start from'
       })
-      .option('all', { type: 'boolean', default: false, describe: 'Harmless rules, too' }) as never,
+      .option('all', {
+        type: 'boolean',
+        default: false,
+        describe: 'Also rules that change nothing, and lists in full'
+      }) as never,
   handler: async (options) => {
     process.exitCode = await check(options)
   }
@@ -60,6 +64,7 @@ async function check(options: CheckArguments): Promise<number> {
   const report = await runChecks({
     config: loadConfig(options.config).config,
     pinDirectory: options.pinDirectory,
+    everyRule: options.all,
     ...policy
   })
   if (options.json) print(JSON.stringify(report, null, 2))

@@ -19,6 +19,7 @@ import type {
 } from '../control/api.js'
 import { metricsPath } from '../control/api.js'
 import { ControlError } from '../control/client.js'
+import { handedBackLines } from '../control/handed-back.js'
 import { packageVersion } from '../version.js'
 import { refusedWhenDisabled } from './explain.js'
 import { renderCheck } from './render-check.js'
@@ -173,7 +174,11 @@ export async function confirm(session: Session): Promise<Exit> {
 }
 
 export async function disable(session: Session): Promise<Exit> {
-  return changed(session, '/v1/disable', {}, () => "hostroute is disabled: all packets take the kernel's own way.")
+  return changed(session, '/v1/disable', {}, ({ handedBack }) => {
+    const lines = ["hostroute is disabled: all packets take the kernel's own way."]
+    if (handedBack) lines.push(...handedBackLines(handedBack))
+    return lines.join('\n')
+  })
 }
 
 async function changed(

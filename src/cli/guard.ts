@@ -7,6 +7,7 @@ import type {
   GuardBackendRow,
   GuardEventRow,
   GuardMode,
+  GuardRefuses,
   GuardStatus,
   GuardVerdict,
   GuardWitness
@@ -55,11 +56,11 @@ function subcommands(cli: Argv<GlobalOptions>, run: Run): void {
   )
   cli.command(
     'allow',
-    'Let one writer through, until the daemon ends or for a time',
+    'Exempt one writer, until the daemon ends or for a time',
     (y) => writer(y).option('for', { type: 'string', requiresArg: true, describe: 'How long, e.g. 10m' }),
     (o) => run((session) => allow(session, o, o.for === undefined ? undefined : secondsOf(o.for)))(o)
   )
-  cli.command('deny', 'Take such a permission back', writer, (o) => run((session) => deny(session, o))(o))
+  cli.command('deny', 'Remove such an exemption', writer, (o) => run((session) => deny(session, o))(o))
 }
 
 async function status(session: Session): Promise<number> {
@@ -83,14 +84,14 @@ async function setMode(session: Session, mode: GuardMode): Promise<number> {
 async function allow(session: Session, options: WriterOptions, seconds: number | undefined): Promise<number> {
   const answer = await session.client.post<GuardStatus>('/v1/guard/allow', { ...writerOf(options), seconds })
   session.show(answer, (value) =>
-    section(session.paint, 'May write', allowances(value.allowances, session.paint, Date.now()))
+    section(session.paint, 'Exemptions', allowances(value.allowances, session.paint, Date.now()))
   )
   return exitStatus.fine
 }
 
 async function deny(session: Session, options: WriterOptions): Promise<number> {
   const answer = await session.client.post<{ done: boolean }>('/v1/guard/deny', writerOf(options))
-  session.show(answer, ({ done }) => (done ? 'It may not write any more.' : 'It had no permission.'))
+  session.show(answer, ({ done }) => (done ? 'Exemption removed.' : 'No such exemption.'))
   return answer.value.done ? exitStatus.fine : exitStatus.error
 }
 
@@ -122,7 +123,7 @@ export function renderGuard(status: GuardStatus, paint: Paint, now: number): str
         ['refused', count(counts.refused)],
         ['audited', `${count(counts.audited)} let through, would have been refused`],
         ['exempt', `${count(counts.exempt)} let through by exemption`],
-        ['in spite', `${count(counts.appeared)} found in the kernel all the same`],
+        ['missed', `${count(counts.appeared)} not refused, present in the kernel despite the guard`],
         ['removals', `${count(counts.removals)} replacements of legacy tables that only removed`],
         ['lost', `${count(counts.lost)} events counted but not recorded`]
       ])
@@ -131,8 +132,8 @@ export function renderGuard(status: GuardStatus, paint: Paint, now: number): str
   ]
   if (status.witness) parts.push(section(paint, 'Who writes to nf_tables', `  ${witnessWords(status.witness, paint)}`))
   if (status.tables.length > 0) parts.push(section(paint, 'Owned tables', tables(status)))
-  if (status.allowances.length > 0) parts.push(section(paint, 'May write', allowances(status.allowances, paint, now)))
-  if (status.present.length > 0) parts.push(section(paint, 'There before the guard', present(status)))
+  if (status.allowances.length > 0) parts.push(section(paint, 'Exemptions', allowances(status.allowances, paint, now)))
+  if (status.present.length > 0) parts.push(section(paint, 'Existing rules', present(status)))
   if (status.last)
     parts.push(section(paint, `Last event, ${since(status.last.time, now)}`, `  ${eventLine(status.last)}`))
   return parts.join('\n\n')
@@ -143,10 +144,16 @@ function headline(status: GuardStatus, paint: Paint): string {
   if (status.backend === null) return `${paint.bad('●')} Nothing is guarded.${why}`
   const by = `by ${status.backend}`
   if (status.mode === 'enforce')
-    return `${paint.good('●')} iptables writes are ${paint.good('refused')} on this node, ${by}.${why}`
+    return `${paint.good('●')} ${refusedWords(status.refuses).replace('refused', paint.good('refused'))}, ${by}.${why}`
   if (status.mode === 'audit')
     return `${paint.warn('●')} iptables writes are ${paint.warn('reported only')}, ${by}.${why}`
-  return `${paint.warn('●')} The guard is ${paint.warn('off')}: iptables writes are not looked at.${why}`
+  return `${paint.warn('●')} The guard is ${paint.warn('off')}: iptables writes are not monitored.${why}`
+}
+
+/** Mode enforce. */
+export function refusedWords(refuses: GuardRefuses): string {
+  if (refuses === 'all writes' || refuses === 'nothing') return 'iptables writes are refused'
+  return `${refuses} are refused, other nf_tables writes are reported`
 }
 
 function backends(rows: GuardBackendRow[], paint: Paint): string {
@@ -173,20 +180,45 @@ function tables(status: GuardStatus): string {
   return lines.join('\n')
 }
 
+/** Defaults that are not on this node and never were take one line. */
 function allowances(rows: GuardAllowance[], paint: Paint, now: number): string {
-  const until = (row: GuardAllowance) => (row.until === null ? 'for ever' : span((Date.parse(row.until) - now) / 1000))
-  return table(
+  const until = (row: GuardAllowance) => (row.until === null ? '-' : span((Date.parse(row.until) - now) / 1000))
+  const absent = rows.filter((row) => row.source === 'default' && !row.present && row.used === 0)
+  const shown = rows.filter((row) => !absent.includes(row))
+  const listed = table(
     paint,
-    [{ title: 'KIND' }, { title: 'NAME' }, { title: 'LEFT' }, { title: 'WRITES', right: true }, { title: '' }],
-    rows.map((row) => [
+    [
+      { title: 'KIND' },
+      { title: 'NAME' },
+      { title: 'FROM' },
+      { title: 'LEFT' },
+      { title: 'WRITES', right: true },
+      { title: '' }
+    ],
+    shown.map((row) => [
       row.kind,
       row.name,
+      row.source,
       until(row),
       count(row.used),
       row.present ? '' : paint.warn('not there now')
     ]),
     '  '
   )
+  const rest = wrapped(absent.map(({ name }) => name))
+  const lines = shown.length > 0 ? [listed] : []
+  if (absent.length > 0) lines.push(paint.dim(`  by default as well, not on this node now:\n${rest}`))
+  return lines.join('\n')
+}
+
+function wrapped(names: string[]): string {
+  const lines: string[] = []
+  for (const name of names) {
+    const last = lines.at(-1)
+    if (last === undefined || last.length + name.length > 76) lines.push(`    ${name}`)
+    else lines[lines.length - 1] = `${last}, ${name}`
+  }
+  return lines.join(',\n')
 }
 
 function present(status: GuardStatus): string {
@@ -205,7 +237,7 @@ const colours: Record<GuardVerdict, 'bad' | 'warn' | 'dim'> = {
 
 /** A table; what was asked for stands last because it is longest. */
 export function renderGuardEvents(rows: GuardEventRow[], paint: Paint): string {
-  if (rows.length === 0) return 'Nobody has tried to write.'
+  if (rows.length === 0) return 'No events.'
   return table(
     paint,
     [
@@ -226,7 +258,7 @@ export function renderGuardEvents(rows: GuardEventRow[], paint: Paint): string {
       row.unit ?? row.cgroup ?? '-',
       what(row),
       where(row),
-      row.arguments ?? (row.command === '' ? '-' : row.command)
+      (row.arguments ?? (row.command === '' ? '-' : row.command)) + exemptWords(row)
     ])
   )
 }
@@ -234,6 +266,10 @@ export function renderGuardEvents(rows: GuardEventRow[], paint: Paint): string {
 function what(row: GuardEventRow): string {
   const odd = row.reason === 'write' ? '' : ` (${row.reason})`
   return `${row.system} ${row.message}${odd}`
+}
+
+function exemptWords({ exemption }: GuardEventRow): string {
+  return exemption === null ? '' : ` [exempt: ${exemption}]`
 }
 
 function where(row: GuardEventRow): string {
@@ -244,5 +280,5 @@ function eventLine(row: GuardEventRow): string {
   const by = row.arguments ?? row.command
   const unit = row.unit === null ? '' : `, ${row.unit}`
   const path = row.executable === null ? '' : `, ${row.executable}`
-  return `${row.verdict}: ${what(row)} in ${where(row)} by "${by}" (pid ${row.pid}${path}${unit})`
+  return `${row.verdict}: ${what(row)} in ${where(row)} by "${by}" (pid ${row.pid}${path}${unit})${exemptWords(row)}`
 }

@@ -59,9 +59,18 @@ const reasons: Record<string, ReasonWords> = {
     words: 'SNAT is due but the protocol has no ports (SCTP, GRE, ESP, ...)',
     remedy: 'snat.otherProtocols decides: stack or drop'
   },
-  'older-flow': {
-    words: "connection from before hostroute was enabled: the kernel's conntrack has it",
-    remedy: 'ends with these connections'
+  'translated-flow': {
+    words: 'conntrack translates this flow (Service, hostPort, DNAT or SNAT on this node); it uses the kernel stack',
+    remedy: ''
+  },
+  'translated-destination': {
+    words: "the node's own rules translate this address (Service, load balancer, DNAT); it uses the kernel stack",
+    remedy: ''
+  },
+  'unknown-owner': {
+    words:
+      'conntrack may translate it and cannot be asked: an echo reply whose request used the stack, or a protocol without ports on a node that translates',
+    remedy: ''
   },
   'no-source': {
     words: 'SNAT is due, but the uplink has no address of this family',
@@ -72,8 +81,8 @@ const reasons: Record<string, ReasonWords> = {
     words: "the next hop's MAC is not known: the kernel asks for it, or says that the host is unreachable",
     remedy: 'normal for first packets; if it goes on the host is not there: ip neigh show ADDRESS'
   },
-  translated: {
-    words: 'answer for a pod, larger than its device takes: translated, then cut into fragments by the kernel',
+  rewritten: {
+    words: 'answer for a pod, larger than its device takes: translated, then fragmented by the kernel stack',
     remedy: "if many: compare the pods' MTU with the uplink's"
   },
 

@@ -19,7 +19,7 @@ export function renderCheck(report: CheckReport, paint: Paint, options: RenderOp
   const { lines, hidden } = cut(visible, options)
   const blocks = lines.map((each) => renderFinding(each, paint, options.width))
   const notes = report.notLookedAt.map((text) =>
-    fold(`${paint.warn('unseen'.padEnd(indent - 2))}  ${text}`, options.width, indent)
+    fold(`${paint.warn('skipped'.padEnd(indent - 2))}  ${text}`, options.width, indent)
   )
   const body = [...blocks, ...notes].join('\n')
   return [heading(report, paint), body, ...summary(report, hidden, paint, options)].filter(Boolean).join('\n\n')
@@ -54,7 +54,7 @@ function renderFinding(each: Finding, paint: Paint, width: number): string {
   if (each.outcome === 'pass') return lines.join('\n')
   if (each.rule) lines.push(`${' '.repeat(indent)}${paint.dim('rule')}  ${each.rule.text}`)
   if (each.why) lines.push(fold(`${' '.repeat(indent)}${paint.dim('why')}   ${each.why}`, width, indent + 6))
-  if (each.remedy) lines.push(fold(`${' '.repeat(indent)}${paint.dim('do')}    ${each.remedy}`, width, indent + 6))
+  if (each.remedy) lines.push(fold(`${' '.repeat(indent)}${paint.dim('fix')}   ${each.remedy}`, width, indent + 6))
   return lines.join('\n')
 }
 
@@ -79,7 +79,7 @@ function summary(report: CheckReport, hidden: number, paint: Paint, { all }: Ren
   const verdict = report.pass
     ? paint.good(`Passed${warnings}: hostroute can be enabled here.`)
     : paint.bad(
-        `Refused: ${plural(counts.refuse, 'finding')} ${counts.refuse === 1 ? 'stands' : 'stand'} against enabling${warnings}.`
+        `Refused: ${plural(counts.refuse, 'finding')} ${counts.refuse === 1 ? 'blocks' : 'block'} enabling${warnings}.`
       )
   return [lines.join('\n'), verdict]
 }

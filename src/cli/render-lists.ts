@@ -118,7 +118,7 @@ export function renderFlows({ flows, total }: FlowList, paint: Paint): string {
     endpoint(flow.remote, flow.remotePort),
     flow.state,
     span(flow.idle),
-    span(flow.age)
+    flow.age === null ? '-' : span(flow.age)
   ])
   const columns = [
     { title: 'PROTO' },

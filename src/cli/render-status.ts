@@ -1,6 +1,7 @@
 // `hostroute status` for people: one sentence that says how it is, then the rest.
 
-import type { Fill, HookRow, PacketCounts, Status } from '../control/api.js'
+import type { Fill, HookRow, PacketCounts, Status, TranslatedRow } from '../control/api.js'
+import { refusedWords } from './guard.js'
 import { bitRate, bytes, count, facts, type Paint, plural, rate, section, since, span, table } from './text.js'
 
 /** now: milliseconds since 1970. */
@@ -10,6 +11,7 @@ export function renderStatus(status: Status, paint: Paint, now: number): string 
     section(paint, 'Packets', packets(status, paint)),
     devices(status, paint),
     leftToKernel(status, paint),
+    services(status, paint),
     section(paint, 'Maps', maps(status, paint)),
     masquerade(status, paint, now),
     section(paint, 'Daemon', daemon(status, paint, now)),
@@ -107,8 +109,44 @@ function leftToKernel({ stack }: Status, paint: Paint): string {
   return section(paint, 'Left to the kernel', rows.join('\n'))
 }
 
-function few(names: readonly string[], most = 6): string {
-  return names.length <= most ? names.join(', ') : `${names.slice(0, most).join(', ')} and ${names.length - most} more`
+function services({ translated: { rows, unbounded } }: Status, paint: Paint): string {
+  const lines: string[] = []
+  if (rows.length > 0) lines.push(`Services: ${rows.map(translatedWords).join('; ')}`)
+  const text = 'Rules that translate without naming a destination; the fast path bypasses them'
+  if (unbounded.length > 0)
+    lines.push(
+      section(
+        paint,
+        text,
+        few(
+          unbounded.map((rule) => `  ${paint.warn(rule)}`),
+          10,
+          '\n'
+        )
+      )
+    )
+  return lines.join('\n\n')
+}
+
+const kindWords: Record<TranslatedRow['kind'], string> = {
+  nftables: 'nftables',
+  'iptables-nft': 'iptables-nft',
+  'iptables-legacy': 'iptables-legacy',
+  ipvs: 'IPVS'
+}
+
+/** "43 addresses from kube-proxy, nftables" */
+function translatedWords({ who, kind, addresses, prefixes }: TranslatedRow): string {
+  const counts = [
+    addresses > 0 || prefixes === 0 ? plural(addresses, 'address', 'addresses') : '',
+    prefixes > 0 ? plural(prefixes, 'prefix', 'prefixes') : ''
+  ]
+  return `${counts.filter(Boolean).join(' and ')} from ${who}, ${kindWords[kind]}`
+}
+
+function few(names: readonly string[], most = 6, between = ', '): string {
+  if (names.length <= most) return names.join(between)
+  return `${names.slice(0, most).join(between)}${between === ', ' ? '' : between} and ${names.length - most} more`
 }
 
 function maps({ counts }: Status, paint: Paint): string {
@@ -197,9 +235,9 @@ function daemon(status: Status, paint: Paint, now: number): string {
 }
 
 function guardWords(guard: Status['guard'], paint: Paint): string {
-  if (guard === null) return 'off: iptables writes are not looked at'
+  if (guard === null) return 'off: iptables writes are not monitored'
   const what =
-    guard.mode === 'enforce' ? 'iptables writes are refused' : `iptables writes are let through (${guard.mode})`
+    guard.mode === 'enforce' ? refusedWords(guard.refuses) : `iptables writes are let through (${guard.mode})`
   if (guard.backend === null) return paint.bad(guard.why ?? 'no backend refuses on this kernel')
   return `${what}, by ${guard.backend}; ${count(guard.refused)} so far; see: hostroute guard status`
 }

@@ -42,7 +42,11 @@ export const reference = {
       'XDP program before the TC program of uplinks. native needs a driver that supports XDP; generic works everywhere and is slower.'
     )
   },
-  stackPrefixes: key(kind.prefixes(), '[]', 'Destinations that are always left to the kernel.'),
+  stackPrefixes: key(
+    kind.prefixes(),
+    '[]',
+    "Prefixes whose traffic always uses the kernel stack, as destination and as source. Addresses that the node's own rules translate (Services, load balancers, DNAT) are found without this; it is for ranges whose addresses do not exist yet."
+  ),
   snat: {
     enabled: key(
       kind.flag(),
@@ -85,12 +89,27 @@ export const reference = {
       'auto',
       'How writes are refused. auto: the strongest way that is seen to refuse on this kernel.'
     ),
+    remove: key(
+      kind.flag(),
+      'false',
+      'Backend cgroup: delete again what could not be refused, and only a whole new table of one transaction, with base chains on forwarding hooks alone, that nobody else has touched. false: it is reported.'
+    ),
     allow: {
-      units: key(kind.names(), '[]', 'Systemd units that may write, like [kube-proxy.service].'),
+      defaults: key(
+        kind.flag(),
+        'true',
+        'Let the node itself write: kubelet, container runtimes (and CNI plugins, which run in their cgroups) and pods on the host network, such as kube-proxy. `hostroute guard status` lists them.'
+      ),
+      units: key(kind.names(), '[]', 'Systemd units that may write as well, like [firewalld.service].'),
+      cgroups: key(
+        kind.cgroups(),
+        '[]',
+        'Cgroups that may write as well, by path, with all cgroups below them. They need not exist yet.'
+      ),
       executables: key(
         kind.plainPaths(),
         '[]',
-        'Programs that may write, by path. They are known by device and inode: a link or a copy is another one.'
+        'Programs that may write, by path. They are known by device and inode: a link or a copy is another one. A program in a container image is not recognised.'
       )
     }
   },

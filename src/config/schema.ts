@@ -74,7 +74,15 @@ export function plainPaths(): Kind<string[]> {
 
 /** Names of systemd units. */
 export function names(): Kind<string[]> {
-  return { schema: v.array(v.pipe(v.string(), v.regex(/^[^\s/]{1,255}$/))), allowed: 'a list of names' }
+  return { schema: v.array(v.pipe(v.string(), v.regex(/^[^\s/]{1,95}$/))), allowed: 'a list of names' }
+}
+
+/** Paths below the root of the cgroup tree. */
+export function cgroups(): Kind<string[]> {
+  return {
+    schema: v.array(v.pipe(v.string(), v.regex(/^(\/[^/\s]{1,95})+$/))),
+    allowed: 'a list of paths like [/kubepods.slice], each name in them at most 95 bytes'
+  }
 }
 
 /** Prefix keys like "0a000000/8". */

@@ -8,7 +8,7 @@
 
 import type { Family } from '../state/types.js'
 import type { ExplainRequest, Explanation } from './explain-api.js'
-import type { GuardBackendName, GuardControl, GuardMode } from './guard-api.js'
+import type { GuardBackendName, GuardControl, GuardMode, GuardRefuses } from './guard-api.js'
 
 /** Raised when an answer's meaning changes; keys may be added without. */
 export const apiVersion = 1
@@ -141,6 +141,23 @@ export interface ErrorRow {
   text: string
 }
 
+/** Destinations that one program's rules translate in one way; they use the stack. */
+export interface TranslatedRow {
+  /** "kube-proxy", "table ip nat", "virtual services". */
+  who: string
+  kind: 'nftables' | 'iptables-nft' | 'iptables-legacy' | 'ipvs'
+  /** Single addresses. */
+  addresses: number
+  /** Shorter prefixes. */
+  prefixes: number
+}
+
+export interface TranslatedStatus {
+  rows: TranslatedRow[]
+  /** Rules that translate without naming the destination: packets of the fast path do not meet them. "ip nat PREROUTING, handle 7: tcp dport 80 redirect" */
+  unbounded: string[]
+}
+
 export interface Status {
   api: number
   version: string
@@ -164,9 +181,16 @@ export interface Status {
   packets: { forwarded: PacketCounts; stack: PacketCounts; dropped: PacketCounts }
   lease: LeaseStatus
   masquerade: MasqueradeStatus
+  translated: TranslatedStatus
   configuration: { path: string; present: boolean; error: string | null; loaded: string | null }
   /** null: iptables writes are not guarded. More: GET /v1/guard. */
-  guard: { mode: GuardMode; backend: GuardBackendName | null; refused: number; why: string | null } | null
+  guard: {
+    mode: GuardMode
+    backend: GuardBackendName | null
+    refuses: GuardRefuses
+    refused: number
+    why: string | null
+  } | null
   /** Newest first, few. */
   errors: ErrorRow[]
 }
@@ -281,11 +305,12 @@ export interface FlowRow {
   /** verdict snat. */
   natAddress: string | null
   natPort: number | null
-  /** 'opening', 'established', 'closing', 'one-way', 'replied', 'dying' */
+  /** 'opening', 'established', 'closing', 'one-way', 'replied', 'dying'; verdict stack: the reason */
   state: string
   /** Seconds since the last packet. */
   idle: number
-  age: number
+  /** Seconds since the first; null where that is not kept (verdict stack). */
+  age: number | null
 }
 
 export interface FlowFilter {
@@ -386,6 +411,17 @@ export interface EnableResult {
   confirmBefore: string | null
   /** The report of the checks (CheckReport of src/check), when they were made. */
   report: object | null
+  /** What became of the connections of the fast path; null: nothing was switched off. */
+  handedBack: HandedBack | null
+}
+
+/** Connections through SNAT at the moment when the fast path ended. */
+export interface HandedBack {
+  /** The stack goes on with them. */
+  continues: number
+  cannot: number
+  /** Why not, and what else went wrong: one sentence each. */
+  reasons: string[]
 }
 
 export interface ReloadResult {

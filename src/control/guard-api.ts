@@ -9,8 +9,9 @@ export type GuardBackendName = 'lsm' | 'fmod_ret' | 'cgroup'
 
 /**
  * refused: the caller got EPERM. audited: would have been. exempt: allowed by
- * unit, cgroup or executable. appeared: found in the kernel in spite of the
- * guard. removed: the same, and taken away again.
+ * unit, cgroup or executable; told once per writer, then counted. appeared:
+ * present in the kernel despite the guard. removed: the same, and taken away
+ * again (guard.remove).
  */
 export type GuardVerdict = 'refused' | 'audited' | 'exempt' | 'appeared' | 'removed'
 
@@ -43,7 +44,9 @@ export interface GuardEventRow {
   executable: string | null
   cgroup: string | null
   unit: string | null
-  /** How many equal attempts within one second this row stands for. */
+  /** What allows it, like "cgroup /kubepods (default)"; null: nothing does, or it is not known. */
+  exemption: string | null
+  /** How many equal attempts within one second this row stands for; exempt: all of the writer's since `time`. */
   repeated: number
 }
 
@@ -61,7 +64,7 @@ export interface GuardBackendRow {
 export type GuardWitnessName = 'kprobe' | 'capability'
 
 export interface GuardWitness {
-  /** null: none can be attached here; writes are refused or removed all the same. */
+  /** null: none can be attached here; writes are refused all the same. */
   name: GuardWitnessName | null
   /** Why a stronger one is not used. */
   why: string | null
@@ -78,6 +81,8 @@ export interface GuardTableRow {
 export interface GuardAllowance {
   kind: 'unit' | 'cgroup' | 'executable'
   name: string
+  /** default: built in, see guard.allow.defaults. command: hostroute guard allow. */
+  source: 'default' | 'configuration' | 'command'
   /** null: for ever. */
   until: string | null
   /** Writes it let through. */
@@ -94,8 +99,12 @@ export interface GuardPresentRow {
   rules: number
 }
 
+/** Of those who are not exempt. iptables writes: what is not in a table of iptables-nft's is reported instead. */
+export type GuardRefuses = 'all writes' | 'iptables writes' | 'iptables-legacy writes' | 'nothing'
+
 export interface GuardStatus {
   mode: GuardMode
+  refuses: GuardRefuses
   /** null: none of them refuses here; nothing is guarded. */
   backend: GuardBackendName | null
   /** One sentence when something is not as it should be. */
@@ -115,6 +124,8 @@ export interface GuardStatus {
     appeared: number
   }
   tables: GuardTableRow[]
+  /** Backend cgroup: the exemption for whose sake the guard owns no tables; null: it owns what it can. */
+  unownedFor: string | null
   allowances: GuardAllowance[]
   /** Rules that were there when the guard started. */
   present: GuardPresentRow[]

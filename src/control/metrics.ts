@@ -77,6 +77,18 @@ export function renderMetrics({ status, drops, guard }: Snapshot): string {
           .flatMap((row) => (row.devices ?? ['']).map((device): Sample => [{ family: row.family, device }, 1]))
       )
     ),
+    family(
+      'hostroute_translated_destinations',
+      'gauge',
+      "Destinations that the node's own rules translate; they use the stack.",
+      status.translated.rows.map(({ who, kind, addresses, prefixes }) => [{ who, kind }, addresses + prefixes])
+    ),
+    family(
+      'hostroute_unbounded_rules',
+      'gauge',
+      'Rules that translate without naming a destination: the fast path bypasses them.',
+      [[{}, status.translated.unbounded.length]]
+    ),
     family('hostroute_synced', 'gauge', '1: the tables follow rtnetlink.', [[{}, flag(sync.state === 'synced')]]),
     family('hostroute_sync_events_total', 'counter', 'rtnetlink events applied.', [[{}, sync.events]]),
     family('hostroute_sync_dumps_total', 'counter', 'Whole dumps of the kernel tables.', [[{}, sync.dumps]]),

@@ -37,6 +37,7 @@ import { listFlows } from './flow-view.js'
 import { leftRows } from './left-view.js'
 import { releaseMemory } from './memory.js'
 import type { Node } from './node.js'
+import { translatedStatus } from './translated-view.js'
 import { verifyNode } from './verify.js'
 import { neighbourRows, nexthopRows, podRows, routeList } from './views.js'
 
@@ -72,6 +73,7 @@ export class Answers implements NodeControl {
       packets: { forwarded: total(drops, 'forwarded'), stack: total(drops, 'stack'), dropped: total(drops, 'drop') },
       lease: this.lease(),
       masquerade: this.masquerade(),
+      translated: translatedStatus(node),
       configuration: { path: node.options.config, ...node.configuration },
       guard: this.guardSummary(),
       errors: node.errors.list()
@@ -149,8 +151,8 @@ export class Answers implements NodeControl {
 
   private guardSummary(): Status['guard'] {
     if (!this.node.guard) return null
-    const { mode, backend, why, counts } = this.node.guard.status()
-    return { mode, backend, refused: counts.refused, why }
+    const { mode, backend, refuses, why, counts } = this.node.guard.status()
+    return { mode, backend, refuses, refused: counts.refused, why }
   }
 
   private lease(): Status['lease'] {

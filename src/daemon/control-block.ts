@@ -4,11 +4,17 @@
 
 import type { Config } from '../config/config.js'
 import { decodeControl } from '../maps/codec.js'
-import { CODES, LAYOUT, STRUCTS } from '../maps/layout.js'
+import { CODES, DEVICE_SLOTS, LAYOUT, STRUCTS } from '../maps/layout.js'
 import type { BpfObject } from '../native.js'
 import { runExpire } from './clock.js'
 
 const { offset } = STRUCTS.control
+const sharedPod = STRUCTS.shared_pod.offset
+
+function sharedRow(ifindex: number): number {
+  return offset.shared + (ifindex & (DEVICE_SLOTS - 1)) * STRUCTS.shared_pod.size
+}
+
 const forEver = 0xffff_ffff_ffff_ffffn
 const eventsPerSecond = 1000
 
@@ -81,11 +87,38 @@ export class ControlBlock {
   }
 
   /**
-   * Connections from before are conntrack's for as long as one of them can be
-   * idle. Set once, when the datapath is new; a restart keeps it.
+   * The stack owns some flows that look like the fast path's, so flows are
+   * looked up. For one of the causes in struct translating; while any holds, or
+   * the programs have met such a flow themselves, it does.
    */
-  expectOlderFlows(milliseconds: number): void {
-    this.write64(offset.older_until, this.now() + BigInt(this.jiffies(milliseconds)))
+  setTranslating(cause: 'presumed' | 'configured' | 'known', holds: boolean): void {
+    this.object.writeControl(offset.translating + STRUCTS.translating.offset[cause], Buffer.from([holds ? 1 : 0]))
+  }
+
+  /** Flows without an entry go to the stack; those that are known go on. */
+  handOver(on: boolean): void {
+    // so that also TCP in the middle of a flow is looked up
+    if (on) this.setTranslating('presumed', true)
+    this.setFlag(CODES.CONTROL_HAND_OVER, on)
+  }
+
+  /** Local pods reach the pod on this device through the stack, too: its packets to them are looked up. */
+  markShared(ifindex: number): void {
+    this.object.writeControl(sharedRow(ifindex) + sharedPod.delivered, Buffer.from([1]))
+  }
+
+  /**
+   * The same until conntrack has been read, or the device's row is another's.
+   * 'older': the pod may have flows from before the programs; 'new': it has just come.
+   */
+  presumeShared(ifindex: number, presumed: 'older' | 'new' | false): void {
+    const value = presumed === false ? 0 : presumed === 'new' ? 1 : 2
+    this.object.writeControl(sharedRow(ifindex) + sharedPod.presumed, Buffer.from([value]))
+  }
+
+  /** For a device that is new in its row. */
+  clearShared(ifindex: number): void {
+    this.object.writeControl(sharedRow(ifindex), Buffer.alloc(STRUCTS.shared_pod.size))
   }
 
   read(): ReturnType<typeof decodeControl> {

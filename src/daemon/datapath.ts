@@ -11,6 +11,8 @@ import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Config } from '../config/config.js'
 import { readKernelPorts, snatPorts } from '../config/ports.js'
+import { mayTranslate } from '../conntrack/nat.js'
+import { isLoaded } from '../conntrack/table.js'
 import type { Logger } from '../log.js'
 import { REASON_MAX } from '../maps/reasons.js'
 import { type ApplyResult, createWriter, type Writer } from '../maps/writer.js'
@@ -38,6 +40,10 @@ export class Datapath {
   private started = false
   private portsInUse = ''
   private portTotal = 0
+  /** What is attached: `object`, or what was loaded later with the same maps. */
+  private current: BpfObject
+  /** nf_conntrack was there when the programs were loaded: what came later they cannot ask. */
+  private asksConntrack: boolean
 
   private constructor(
     private readonly options: DatapathOptions,
@@ -47,47 +53,125 @@ export class Datapath {
     readonly hooks: Hooks,
     private readonly ring: { close(): void },
     /** Maps of an earlier daemon were taken over. */
-    readonly takenOver: boolean
-  ) {}
+    readonly takenOver: boolean,
+    /** Devices of pods whose connections conntrack has not been asked for (take-over.ts). */
+    readonly unread: Set<number>,
+    asksConntrack: boolean
+  ) {
+    this.current = object
+    this.asksConntrack = asksConntrack
+  }
 
   /** Loads the programs and takes over what is pinned. Throws Refusal; then nothing of an earlier daemon has changed. */
   static async open(options: DatapathOptions): Promise<Datapath> {
     const { config, pinDirectory, runDirectory, log } = options
+    const asksConntrack = isLoaded()
     const object = load(config, pinDirectory)
     const takenOver = object.reused.includes('flows4')
     const control = new ControlBlock(object, await measureJiffies(object), (text) => log.warn(text))
-    if (!takenOver) control.expectOlderFlows(config.snat.timeouts.tcpEstablished)
     control.configure(config)
     control.monitor(false)
     const writer = createWriter(object)
+    const unread = new Set<number>()
+    let opened: Datapath | null = null
     const hooks = new Hooks({
       object,
       pinDirectory,
       journalPath: join(runDirectory, 'clsact.json'),
       xdp: config.uplink.xdp,
-      log
+      log,
+      onNew: ({ ifindex, role }) => {
+        control.clearShared(ifindex)
+        if (role !== 'pod') return
+        control.setTranslating('presumed', true)
+        control.presumeShared(ifindex, opened?.started ? 'new' : 'older')
+        unread.add(ifindex)
+      }
     })
     const ring = native().readRing(object.map('events'), options.onEvents)
-    const datapath = new Datapath(options, object, writer, control, hooks, ring, takenOver)
+    const datapath = new Datapath(options, object, writer, control, hooks, ring, takenOver, unread, asksConntrack)
+    opened = datapath
     datapath.writePorts(config)
     return datapath
   }
 
-  /** The first plan: maps, then the switch, then the programs. Throws NativeError. */
+  /** The first plan: maps, then the programs. Those of an earlier daemon go on, new ones wait for switchOn(). Throws NativeError. */
   start(plan: Plan): void {
+    // also of a running datapath: there may be more pods than it had, or its lease was over
+    this.control.setTranslating('presumed', true)
     this.write(plan, 'all')
     this.control.renewLease(this.options.config.lease)
-    this.control.switchOn(true)
+    if (mayTranslate()) this.hooks.watchDelivered()
     this.hooks.sweep(this.served(plan))
     this.hooks.apply(this.served(plan))
     this.started = true
   }
 
+  /** The object whose programs are attached. */
+  get programs(): BpfObject {
+    return this.current
+  }
+
+  /**
+   * nf_conntrack was loaded after the programs: they are loaded again, so that
+   * they can ask it, and take the place of the others. true: the caller has
+   * conntrack read once more. Throws NativeError and Refusal; then the earlier
+   * ones go on.
+   */
+  followConntrack(): boolean {
+    if (this.asksConntrack || !isLoaded()) return false
+    const next = load(this.options.config, this.options.pinDirectory)
+    this.presumeAll()
+    const failed = this.hooks.replacePrograms(next)
+    if (this.current !== this.object) this.current.close()
+    this.current = next
+    if (failed.length > 0) throw new Error(failed.join('; '))
+    this.asksConntrack = true
+    this.options.log.info('nf_conntrack has been loaded: the programs ask it from now on')
+    return true
+  }
+
+  /**
+   * Something may translate from now on: to_pod is attached. true: the caller has
+   * conntrack read, for what began meanwhile.
+   */
+  followTranslation(): boolean {
+    if (this.hooks.watchesDelivered || !mayTranslate()) return false
+    this.presumeAll()
+    this.hooks.watchDelivered()
+    return true
+  }
+
+  /** Every flow is looked up until conntrack has been read. */
+  private presumeAll(): void {
+    this.control.setTranslating('presumed', true)
+    for (const { ifindex, role } of this.hooks.attached.values()) {
+      if (role !== 'pod') continue
+      this.control.presumeShared(ifindex, 'older')
+      this.unread.add(ifindex)
+    }
+  }
+
+  switchOn(): void {
+    this.control.handOver(false)
+    this.control.switchOn(true)
+  }
+
   /** Brings maps and hooks in step. Throws NativeError; the next call compares everything. */
   apply(plan: Plan, change: PlanChange | 'all'): void {
     if (!this.started) return
+    if (change === 'all' || change.devices.size > 0) this.presumeNew(plan)
     this.write(plan, change)
     if (change === 'all' || change.devices.size > 0 || this.hooks.failing) this.hooks.apply(this.served(plan))
+  }
+
+  /** Connections of pods that no program has seen so far: before from_uplink may deliver to them. */
+  private presumeNew(plan: Plan): void {
+    for (const [ifindex, { role }] of plan.devices) {
+      if (role !== 'pod' || this.hooks.attached.has(ifindex)) continue
+      this.control.setTranslating('presumed', true)
+      this.unread.add(ifindex)
+    }
   }
 
   private write(plan: Plan, change: PlanChange | 'all'): void {
@@ -142,6 +226,7 @@ export class Datapath {
   /** Ends this process's part. The pinned programs go on until the lease ends. */
   close(): void {
     this.ring.close()
+    if (this.current !== this.object) this.current.close()
     this.object.close()
   }
 

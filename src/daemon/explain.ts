@@ -111,7 +111,7 @@ function anyPod(node: Node, destination: string): string | null {
 function run(datapath: Datapath, program: 'from_pod' | 'from_uplink', probe: Probe, device: WantedDevice): TraceRow {
   const frame = probeFrame(probe, { source: noMac, destination: device.mac })
   try {
-    return runTrace(datapath.object, datapath.control, program, frame, device.ifindex)
+    return runTrace(datapath.programs, datapath.control, program, frame, device.ifindex)
   } catch (error) {
     if (isTooLong(error, frame))
       throw new BadRequest(`size: this kernel runs its programs on no test packet of ${probe.size} bytes; try 3500`)

@@ -32,7 +32,9 @@ const stageOf: Readonly<Record<string, string>> = {
   'pod-not-ready': 'neighbour',
   unresolved: 'neighbour',
   'same-pod': 'pod',
-  'older-flow': 'flow',
+  'translated-flow': 'owner',
+  'unknown-owner': 'owner',
+  'translated-destination': 'route',
   'drop-flows': 'flow',
   'no-source': 'SNAT',
   'drop-ports': 'SNAT',
@@ -103,6 +105,7 @@ export class Findings {
       )
     else if (this.toPod) this.add('pod', `${this.target} is a pod of this node, on ${this.podDevice}`)
     this.flowStage()
+    this.ownerStage()
     this.answerStage()
     if (this.fromPod && !this.toPod) this.routeStages()
     this.snatStage()
@@ -131,6 +134,28 @@ export class Findings {
     if (!flow) return
     if (trace.has('TRACE_FLOW_NEW')) this.add('flow', `not known yet; this packet opens one: ${verdictWords(flow)}`)
     else this.add('flow', `known: ${verdictWords(flow)}; ${this.ages(flow)}`)
+  }
+
+  private ownerStage(): void {
+    const { trace } = this
+    if (trace.has('TRACE_ASKED_OWNER') && !trace.conntrack && trace.reason !== 'unknown-owner')
+      this.add('owner', 'the fast path: conntrack does not translate this flow')
+  }
+
+  /** "10.96.0.10:53 → 10.244.2.7:53", of what differs: destination, source, or both. */
+  private translation(): string {
+    const { conntrack } = this.trace
+    if (!conntrack) return ''
+    const { original, reply } = conntrack
+    const change = (before: string, port: number, after: string, to: number) =>
+      before === after && port === to
+        ? []
+        : [`${withPort(formatAddress(before), port)} → ${withPort(formatAddress(after), to)}`]
+    const changes = [
+      ...change(original.destination, original.destinationPort, reply.source, reply.sourcePort),
+      ...change(original.source, original.sourcePort, reply.destination, reply.destinationPort)
+    ]
+    return ` (${changes.join(', ')})`
   }
 
   private ages(flow: FlowRow): string {
@@ -190,6 +215,7 @@ export class Findings {
   }
 
   private endOf(reason: string): string {
+    if (reason === 'node' && this.trace.conntrack) return 'owner'
     if (reason === 'node' && this.trace.has('TRACE_ASKED_REVERSE')) return 'answer'
     if (reason === 'unknown-device' && this.trace.route) return 'route'
     return stageOf[reason] ?? reason.replace(/^drop-/, '')
@@ -213,7 +239,11 @@ export class Findings {
         if (row) return `${text}: ${row.why}`
         return this.trace.route ? this.stackRoute(text) : text
       }
+      case 'translated-flow':
+        return `${text}${this.translation()}; it uses the kernel stack`
       case 'node':
+        if (this.trace.conntrack)
+          return `${reasonText('translated-flow')}${this.translation()}; it uses the kernel stack`
         return this.trace.has('TRACE_ASKED_REVERSE') ? `no SNATed flow has this address and port: ${text}` : text
       case 'unknown-device':
         return this.trace.route ? `the kernel has a way to ${this.target} that the maps do not have (yet)` : text
@@ -355,8 +385,6 @@ function verdictWords(flow: FlowRow): string {
       return 'SNAT'
     case CODES.FLOW_INBOUND:
       return "opened from outside, answers keep the pod's address"
-    case CODES.FLOW_STACK:
-      return "from before hostroute, conntrack's"
     default:
       return 'routed, the source stays'
   }

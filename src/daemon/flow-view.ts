@@ -1,10 +1,11 @@
 // Flows as rows for `hostroute snat`. Reads the whole table: for people, not
 // for a loop.
 
-import { formatAddress, toMapped } from '../address.js'
+import { formatAddress } from '../address.js'
 import type { FlowFilter, FlowList, FlowRow, FlowVerdict } from '../control/api.js'
 import {
   decodeFlow,
+  decodeOwner,
   decodeReverse,
   decodeTuple,
   type FlowRow as Flow,
@@ -14,13 +15,13 @@ import {
 import { CODES, STRUCTS } from '../maps/layout.js'
 import type { BpfObject } from '../native.js'
 import type { Family } from '../state/types.js'
+import { reverseKey } from './live-flows.js'
 import { protocolName } from './protocols.js'
 
 const verdicts: Record<number, FlowVerdict> = {
   [CODES.FLOW_DIRECT]: 'direct',
   [CODES.FLOW_SNAT]: 'snat',
-  [CODES.FLOW_INBOUND]: 'inbound',
-  [CODES.FLOW_STACK]: 'stack'
+  [CODES.FLOW_INBOUND]: 'inbound'
 }
 const tcp = 6
 const udp = 17
@@ -35,7 +36,7 @@ export interface Now {
 export function listFlows(object: BpfObject, now: Now, filter: FlowFilter, limit: number): FlowList {
   const families: Family[] = filter.family ? [filter.family] : [4, 6]
   const rows = families.flatMap((family) => rowsOf(object, family, now)).filter((row) => matches(row, filter))
-  rows.sort((a, b) => a.idle - b.idle || a.age - b.age)
+  rows.sort((a, b) => a.idle - b.idle || (a.age ?? 0) - (b.age ?? 0))
   return { flows: rows.slice(0, limit), total: rows.length }
 }
 
@@ -51,20 +52,42 @@ function rowsOf(object: BpfObject, family: Family, now: Now): FlowRow[] {
     const reverseBytes = flow.verdict === CODES.FLOW_SNAT ? reverses.lookup(reverseKey(keyBytes, flow, family)) : null
     rows.push(flowRow(key, flow, reverseBytes ? decodeReverse(reverseBytes) : null, family, now))
   }
+  return [...rows, ...stackRows(object, family, now)]
+}
+
+/** Flows that are remembered as the stack's. */
+function stackRows(object: BpfObject, family: Family, now: Now): FlowRow[] {
+  const { keys, values, count } = object.map(`owners${family}`).dump()
+  const keySize = STRUCTS[`tuple${family}`].size
+  const rows: FlowRow[] = []
+  for (let i = 0; i < count; i++) {
+    const { seen, reason } = decodeOwner(values.subarray(i * STRUCTS.owner.size, (i + 1) * STRUCTS.owner.size))
+    if (reason === null) continue
+    const key = decodeTuple(keys.subarray(i * keySize, (i + 1) * keySize))
+    rows.push({
+      family,
+      protocol: protocolName(key.protocol),
+      pod: formatAddress(key.local),
+      podPort: key.localPort,
+      remote: formatAddress(key.remote),
+      remotePort: key.remotePort,
+      verdict: 'stack',
+      natAddress: null,
+      natPort: null,
+      state: reason,
+      idle: round(secondsSince(seen, now)),
+      age: null
+    })
+  }
   return rows
 }
 
-/** The same tuple with the SNAT address and port as local side. */
-function reverseKey(tuple: Buffer, flow: Flow, family: Family): Buffer {
-  const key = Buffer.from(tuple)
-  const { local, local_port } = STRUCTS[`tuple${family}`].offset
-  if (flow.natAddress) key.write(family === 6 ? toMapped(flow.natAddress) : flow.natAddress, local, 'hex')
-  key.writeUInt16BE(flow.natPort, local_port)
-  return key
+function secondsSince(then: number, now: Now): number {
+  return ((Number(now.jiffies & 0xffffffffn) - then) >>> 0) / now.perSecond
 }
 
 function flowRow(key: FlowKey, flow: Flow, reverse: ReverseRow | null, family: Family, now: Now): FlowRow {
-  const seconds = (then: number) => ((Number(now.jiffies & 0xffffffffn) - then) >>> 0) / now.perSecond
+  const seconds = (then: number) => secondsSince(then, now)
   const snat = flow.verdict === CODES.FLOW_SNAT
   const idle = Math.min(seconds(flow.seen), reverse?.replied ? seconds(reverse.seen) : Number.POSITIVE_INFINITY)
   return {

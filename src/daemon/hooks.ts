@@ -5,10 +5,14 @@
 //   maps first); a program on a device without a row leaves all to the kernel.
 // - Links are pinned as links/<program>-<ifindex>: they outlive the daemon, and
 //   the next one replaces their program in place, without a gap.
+// - to_pod hangs on a pod's device before from_pod does: what the stack has
+//   delivered is known before the first answer to it. It is attached only where
+//   something may be translated: any egress program costs every packet of the
+//   machine some 40 instructions (sch_handle_egress, seen on 6.12).
 // - clsact has no links. What was attached that way is written to `journalPath`
 //   before it happens, so that the next daemon can detach it.
 
-import { readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { AttachedHow } from '../control/api.js'
 import type { Logger } from '../log.js'
@@ -16,7 +20,21 @@ import { type BpfObject, type NativeError, native } from '../native.js'
 import type { WantedDevice } from '../plan/types.js'
 
 export const clsactPriority = 50
-const programOf = { pod: 'from_pod', uplink: 'from_uplink' } as const
+
+interface TcProgram {
+  name: string
+  egress: boolean
+}
+
+/** In the order in which they are attached. */
+const programsOf: Record<Hooked['role'], readonly TcProgram[]> = {
+  pod: [
+    { name: 'to_pod', egress: true },
+    { name: 'from_pod', egress: false }
+  ],
+  uplink: [{ name: 'from_uplink', egress: false }]
+}
+const egressPrograms = new Set(['to_pod'])
 
 export interface AttachedProgram {
   name: string
@@ -38,15 +56,43 @@ export interface HookOptions {
   journalPath: string
   xdp: 'off' | 'native' | 'generic'
   log: Logger
+  /** Before the first program is attached to a device that no earlier daemon has served. */
+  onNew(device: WantedDevice): void
 }
 
 export class Hooks {
   readonly attached = new Map<number, Hooked>()
   private how: 'tcx' | 'clsact' = 'tcx'
+  private object: BpfObject
   private clsact: Set<number>
+  private delivered: boolean
 
   constructor(private readonly options: HookOptions) {
+    this.object = options.object
     this.clsact = readJournal(options.journalPath)
+    this.delivered = this.pins().some((name) => name.startsWith('to_pod-'))
+  }
+
+  /** to_pod is attached, or will be with the next device. */
+  get watchesDelivered(): boolean {
+    return this.delivered
+  }
+
+  /** From now on to_pod is attached, too. A device where that fails is in `attached` with its error, and tried again. */
+  watchDelivered(): void {
+    if (this.delivered) return
+    this.delivered = true
+    for (const hooked of this.attached.values()) {
+      if (hooked.role !== 'pod' || hooked.error) continue
+      try {
+        this.attachTc('to_pod', true, hooked.ifindex)
+        hooked.programs.unshift({ name: 'to_pod', how: this.how })
+      } catch (error) {
+        const { code, message } = error as NativeError
+        hooked.error = message
+        if (code !== 'ENODEV') this.options.log.error(`cannot attach to_pod to ${hooked.device}: ${message}`)
+      }
+    }
   }
 
   /** Something could not be attached: apply() tries again. */
@@ -90,11 +136,34 @@ export class Hooks {
     return restored
   }
 
+  /**
+   * Puts the programs of another object, loaded with the same maps, in the place
+   * of the attached ones, without a gap. Returns a sentence for each that failed:
+   * there the earlier program goes on.
+   */
+  replacePrograms(object: BpfObject): string[] {
+    this.object = object
+    const failed: string[] = []
+    for (const hooked of this.attached.values()) {
+      if (hooked.error) continue
+      for (const { name, how } of hooked.programs) {
+        try {
+          this.attachAgain(name, how, hooked.ifindex)
+        } catch (error) {
+          const { code, message } = error as NativeError
+          if (code !== 'ENODEV') failed.push(`${name} on ${hooked.device} could not be replaced: ${message}`)
+        }
+      }
+    }
+    return failed
+  }
+
   /** true: it was still there. */
   private attachAgain(name: string, how: AttachedHow, ifindex: number): boolean {
-    const { object } = this.options
-    if (how === 'clsact') return object.attachClsact(name, ifindex, clsactPriority).replaced
-    if (how === 'tcx') return object.attachTcx(name, ifindex, this.pin(name, ifindex)).replaced
+    const { object } = this
+    const egress = egressPrograms.has(name)
+    if (how === 'clsact') return object.attachClsact(name, ifindex, clsactPriority, egress).replaced
+    if (how === 'tcx') return object.attachTcx(name, ifindex, this.pin(name, ifindex), egress).replaced
     return object.attachXdp(name, ifindex, how === 'xdp-native' ? 'native' : 'generic', this.pin(name, ifindex))
       .replaced
   }
@@ -106,7 +175,9 @@ export class Hooks {
       const program = name.slice(0, name.lastIndexOf('-'))
       const device = devices.get(ifindex)
       const wanted =
-        device && (program === programOf[device.role] || (program === 'uplink_filter' && this.wantsXdp(device)))
+        device &&
+        (programsOf[device.role].some(({ name: wanted }) => wanted === program) ||
+          (program === 'uplink_filter' && this.wantsXdp(device)))
       if (!wanted) this.unpin(name)
     }
     for (const ifindex of [...this.clsact]) if (!devices.has(ifindex)) this.dropClsact(ifindex)
@@ -128,10 +199,16 @@ export class Hooks {
       programs: [],
       error: null
     }
-    const program = programOf[device.role]
+    let program = ''
+    let replaced = true
+    if (!this.isOld(device.ifindex)) this.options.onNew(device)
     try {
-      const replaced = this.attachTc(program, device)
-      hooked.programs.push({ name: program, how: this.how })
+      for (const { name, egress } of programsOf[device.role]) {
+        if (name === 'to_pod' && !this.delivered) continue
+        program = name
+        if (!this.attachTc(name, egress, device.ifindex)) replaced = false
+        hooked.programs.push({ name, how: this.how })
+      }
       if (this.wantsXdp(device)) this.attachXdp(device, hooked)
       const verb = replaced ? 'took over' : 'attached'
       this.options.log.info(
@@ -150,11 +227,11 @@ export class Hooks {
     this.attached.set(device.ifindex, hooked)
   }
 
-  private attachTc(program: string, device: WantedDevice): boolean {
-    const { object } = this.options
+  private attachTc(program: string, egress: boolean, ifindex: number): boolean {
+    const { object } = this
     if (this.how === 'tcx') {
       try {
-        return object.attachTcx(program, device.ifindex, this.pin(program, device.ifindex)).replaced
+        return object.attachTcx(program, ifindex, this.pin(program, ifindex), egress).replaced
       } catch (error) {
         const { code } = error as NativeError
         if (code !== 'EINVAL' && code !== 'EOPNOTSUPP') throw error
@@ -162,21 +239,30 @@ export class Hooks {
         this.options.log.info('this kernel has no TCX (Linux 6.6); programs are attached through clsact')
       }
     }
-    this.clsact.add(device.ifindex)
+    this.clsact.add(ifindex)
     writeJournal(this.options.journalPath, this.clsact)
-    return object.attachClsact(program, device.ifindex, clsactPriority).replaced
+    return object.attachClsact(program, ifindex, clsactPriority, egress).replaced
   }
 
   private attachXdp(device: WantedDevice, hooked: Hooked): void {
     const mode = this.options.xdp
     if (mode === 'off') return
     try {
-      this.options.object.attachXdp('uplink_filter', device.ifindex, mode, this.pin('uplink_filter', device.ifindex))
+      this.object.attachXdp('uplink_filter', device.ifindex, mode, this.pin('uplink_filter', device.ifindex))
       hooked.programs.push({ name: 'uplink_filter', how: `xdp-${mode}` })
     } catch (error) {
       const remedy = mode === 'native' ? '; uplink.xdp: generic works with every driver' : ''
       this.options.log.warn(`no XDP on ${device.name}: ${(error as Error).message}${remedy}`)
     }
+  }
+
+  /** An earlier daemon's programs hang on it. */
+  private isOld(ifindex: number): boolean {
+    return (
+      this.clsact.has(ifindex) ||
+      existsSync(this.pin('from_pod', ifindex)) ||
+      existsSync(this.pin('from_uplink', ifindex))
+    )
   }
 
   private detach(ifindex: number): void {

@@ -14,7 +14,8 @@ import { isDeepStrictEqual } from 'node:util'
 import { type Config, ConfigError, formatProblem, loadConfig } from '../config/config.js'
 import { readKernelSettings } from '../config/kernel-settings.js'
 import { type MasqueradeWatch, watchMasquerade } from '../config/watch.js'
-import type { EnableOptions, EnableResult, ReloadResult } from '../control/api.js'
+import type { EnableOptions, EnableResult, HandedBack, ReloadResult } from '../control/api.js'
+import { handedBackLines } from '../control/handed-back.js'
 import { type ControlServer, startControlServer } from '../control/server.js'
 import { Guard } from '../guard/guard.js'
 import { type Logger, rateLimit, setLevel, subsystem } from '../log.js'
@@ -23,10 +24,12 @@ import { type Sync, startSync } from '../netlink/sync.js'
 import type { PlanOptions } from '../plan/options.js'
 import { createPlanner, type Planner } from '../plan/planner.js'
 import type { Changes } from '../state/types.js'
+import { startTranslated, type Translated } from '../translated/translated.js'
 import { admit } from './admission.js'
 import { Answers } from './answers.js'
 import { Datapath } from './datapath.js'
 import { EventStream } from './event-stream.js'
+import { giveBack } from './hand-back.js'
 import { isPinned, removeLeftovers } from './leftovers.js'
 import { ManagedNeighbours } from './managed.js'
 import { releaseMemory } from './memory.js'
@@ -35,6 +38,8 @@ import { RecentErrors } from './recent-errors.js'
 import { Refusal } from './refusal.js'
 import { Routine } from './routine.js'
 import { disabledFile, wasDisabled } from './switch-file.js'
+import { type Claim, claimTranslated, forgetStale } from './take-over.js'
+import { createTranslatedLog, type TranslatedLog, unboundedText } from './translated-view.js'
 
 export interface NodeOptions {
   config: string
@@ -61,6 +66,8 @@ export class Node {
   sync!: Sync
   planner!: Planner
   masquerade!: MasqueradeWatch
+  translated!: Translated
+  private translatedLog!: TranslatedLog
   private managed!: ManagedNeighbours
   private settings = readKernelSettings()
   private server: ControlServer | null = null
@@ -108,8 +115,11 @@ export class Node {
       onProblem: (text) => this.problem('configuration', text)
     })
     this.planner = createPlanner(this.planOptions())
+    this.startTranslated()
     if (enable) await this.openAtStart()
     else this.removeAll()
+    // The first plan has them all: the programs meet no Service address that the maps do not know.
+    await this.translated.ready
     this.startSync()
     this.server = await startControlServer({
       path: join(this.options.runDirectory, 'control.sock'),
@@ -141,6 +151,32 @@ export class Node {
     this.datapath = await this.openDatapath()
   }
 
+  private startTranslated(): void {
+    const log = subsystem(this.options.log, 'services')
+    this.translatedLog = createTranslatedLog(log)
+    this.translated = startTranslated({
+      onChange: (diff) => {
+        this.planner.translate(diff)
+        this.translatedLog.note(diff, this.translated.size)
+        if (this.synced) this.onChanges({ all: false, prefixes: new Set(), neighbours: new Set() })
+      },
+      onProblem: (text) => this.problem('services', text),
+      onUnbounded: (rules) => {
+        for (const rule of rules)
+          this.problem('services', `a rule translates without naming the destination: ${unboundedText(rule)}`)
+      }
+    })
+  }
+
+  /** Before packets are steered by maps that leave destinations to the stack. */
+  private noteDestinations(): void {
+    const any = this.translated.size > 0 || this.config.stackPrefixes.length > 0
+    const { datapath } = this
+    if (!datapath) return
+    datapath.control.setTranslating('configured', any)
+    if (any && datapath.followTranslation()) void this.claimForNewPods()
+  }
+
   private startSync(): void {
     const log = subsystem(this.options.log, 'sync')
     this.sync = startSync({
@@ -159,6 +195,7 @@ export class Node {
     this.synced = true
     if (this.datapath) {
       try {
+        this.noteDestinations()
         if (first) this.datapath.start(this.planner.plan)
         else this.datapath.apply(this.planner.plan, change)
       } catch (error) {
@@ -219,14 +256,50 @@ export class Node {
     const { pods, devices, routes } = this.planner.plan
     const start = takenOver ? 'took over the running datapath' : 'routing by eBPF'
     this.why = null
+    await this.begin(takenOver)
     this.datapath?.control.monitor(this.events.isWanted)
     this.log.info(`${start}: ${pods.size} pod addresses, ${devices.size} devices, ${routes.size} routes`)
     await this.startGuard()
   }
 
+  /** What conntrack translates stays with the stack; a running datapath knows it. */
+  private async begin(takenOver: boolean): Promise<void> {
+    const { datapath } = this
+    if (!datapath) return
+    this.noteDestinations()
+    if (!takenOver) await this.claimTranslated({ forwarding: false, tell: true })
+    datapath.switchOn()
+    await this.claimTranslated({ forwarding: true, tell: takenOver })
+    await this.forgetStale()
+  }
+
+  private async claimTranslated(claim: Claim): Promise<void> {
+    const { datapath } = this
+    if (!datapath) return
+    try {
+      await claimTranslated(datapath, claim, subsystem(this.options.log, 'conntrack'))
+    } catch (error) {
+      // it may have been switched off meanwhile
+      if (this.datapath === datapath)
+        this.problem('conntrack', `translated connections may break: ${(error as Error).message}`)
+    }
+  }
+
+  /** A pod that is new here may have connections from before. */
+  async claimForNewPods(): Promise<void> {
+    if (this.datapath && this.datapath.unread.size > 0) await this.claimTranslated({ forwarding: true, tell: true })
+  }
+
+  /** Entries of conntrack about connections that the fast path carries; `idle`: seconds without a packet that it saw. */
+  async forgetStale(idle?: number): Promise<void> {
+    if (!this.datapath) return
+    const log = subsystem(this.options.log, 'conntrack')
+    await forgetStale(this.datapath.object, log, idle)
+  }
+
   /** After the datapath: only then are the kernel's rules without effect. A guard that cannot start is told, and traffic goes on. */
   private async startGuard(): Promise<void> {
-    const { mode, backend, allow } = this.config.guard
+    const { mode, backend, remove, allow } = this.config.guard
     const { pinDirectory, runDirectory } = this.options
     if (mode === 'off') return Guard.remove({ pinDirectory, runDirectory })
     try {
@@ -235,6 +308,7 @@ export class Node {
         runDirectory,
         mode,
         backend,
+        remove,
         allow,
         log: subsystem(this.options.log, 'guard')
       })
@@ -264,8 +338,9 @@ export class Node {
         if (admission.refusal) return this.result(false, admission.refusal, report)
         try {
           const datapath = await this.openDatapath()
-          datapath.start(this.planner.plan)
           this.datapath = datapath
+          this.noteDestinations()
+          datapath.start(this.planner.plan)
         } catch (error) {
           this.removeAll()
           return this.result(false, (error as Error).message, report)
@@ -308,29 +383,42 @@ export class Node {
       clearTimeout(this.confirmTimer)
       this.confirmBefore = null
       writeFileSync(disabledFile(this.options.runDirectory), 'by hostroute disable\n')
-      await this.dropDatapath()
+      const handedBack = await this.dropDatapath()
       this.why = switchedOff
-      return this.result(true, null)
+      return this.result(true, null, null, handedBack)
     })
   }
 
-  private async dropDatapath(): Promise<void> {
+  private async dropDatapath(): Promise<HandedBack | null> {
     const { datapath } = this
-    if (!datapath) return
+    if (!datapath) return null
     await this.stopGuard(true)
+    const handedBack = await giveBack({
+      maps: datapath.object,
+      control: datapath.control
+    })
+    const words = handedBackLines(handedBack)
+    if (words.length > 0) this.log[handedBack.reasons.length > 0 ? 'warn' : 'info'](words.join(' '))
     this.datapath = null
     datapath.remove()
     await this.managed.release()
     this.log.info('detached; the kernel routes and nothing is left behind')
+    return handedBack
   }
 
-  private result(done: boolean, why: string | null, report: object | null = null): EnableResult {
+  private result(
+    done: boolean,
+    why: string | null,
+    report: object | null = null,
+    handedBack: HandedBack | null = null
+  ): EnableResult {
     return {
       done,
       mode: this.datapath ? 'enabled' : 'disabled',
       why,
       confirmBefore: this.confirmBefore === null ? null : new Date(this.confirmBefore).toISOString(),
-      report
+      report,
+      handedBack
     }
   }
 
@@ -403,6 +491,8 @@ export class Node {
     this.events.close()
     this.managed.close()
     await this.sync.close()
+    this.translatedLog.close()
+    await this.translated.close()
     this.lock.close()
   }
 
@@ -424,6 +514,7 @@ function needRestart(before: Config, after: Config): string[] {
   const keys: string[] = []
   if (before.uplink.xdp !== after.uplink.xdp) keys.push('uplink.xdp')
   if (before.guard.backend !== after.guard.backend) keys.push('guard.backend')
+  if (before.guard.remove !== after.guard.remove) keys.push('guard.remove')
   if (JSON.stringify(before.guard.allow) !== JSON.stringify(after.guard.allow)) keys.push('guard.allow')
   if ((before.guard.mode === 'off') !== (after.guard.mode === 'off')) keys.push('guard.mode')
   for (const name of Object.keys(before.limits) as (keyof Config['limits'])[]) {

@@ -3,13 +3,16 @@
 
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
+import { handedBackLines } from '../control/handed-back.js'
 import { Guard } from '../guard/guard.js'
 import type { Logger } from '../log.js'
 import { decodeAddress, decodeNeighbourKey, decodeNexthop, decodePod } from '../maps/codec.js'
-import { native } from '../native.js'
+import { type BpfMap, native } from '../native.js'
 import { openNeighbourRequests } from '../netlink/requests.js'
 import type { Address } from '../state/types.js'
+import { giveBack } from './hand-back.js'
 import { removeLeftovers } from './leftovers.js'
+import { PinnedControl } from './pinned-control.js'
 import { checkCapabilities, lockRunDirectory } from './preflight.js'
 import { disabledFile } from './switch-file.js'
 
@@ -23,6 +26,7 @@ export interface RemoveOptions {
 export async function removeFromNode({ pinDirectory, runDirectory, log }: RemoveOptions): Promise<void> {
   checkCapabilities()
   const lock = lockRunDirectory(runDirectory)
+  await handBack(pinDirectory, log)
   const released = await releaseNeighbours(pinDirectory)
   Guard.remove({ pinDirectory, runDirectory })
   removeLeftovers(pinDirectory, runDirectory)
@@ -32,6 +36,42 @@ export async function removeFromNode({ pinDirectory, runDirectory, log }: Remove
   )
   lock.close()
   rmSync(join(runDirectory, 'hostrouted.lock'), { force: true })
+}
+
+/** Once the lease is over the stack has had the connections for long: there is nothing to hand back. */
+async function handBack(pinDirectory: string, log: Logger): Promise<void> {
+  const control = PinnedControl.open(pinDirectory)
+  if (!control) return
+  const maps = new PinnedMaps(pinDirectory)
+  try {
+    if (control.isForwarding) {
+      const handedBack = await giveBack({ maps, control })
+      const words = handedBackLines(handedBack)
+      if (words.length > 0) log[handedBack.reasons.length > 0 ? 'warn' : 'info'](words.join(' '))
+    }
+    control.switchOn(false)
+  } catch (error) {
+    log.warn(`connections could not be handed to conntrack: ${(error as Error).message}`)
+  } finally {
+    control.close()
+    maps.close()
+  }
+}
+
+class PinnedMaps {
+  private readonly opened = new Map<string, BpfMap>()
+
+  constructor(private readonly pinDirectory: string) {}
+
+  map(name: string): BpfMap {
+    const map = this.opened.get(name) ?? native().openPinnedMap(join(this.pinDirectory, name))
+    this.opened.set(name, map)
+    return map
+  }
+
+  close(): void {
+    for (const map of this.opened.values()) map.close()
+  }
 }
 
 /** Clears the managed mark of the neighbours that the pinned maps name; others' marks stay. Returns how many. */

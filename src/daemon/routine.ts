@@ -7,8 +7,12 @@ import { runExpire } from './clock.js'
 import type { Node } from './node.js'
 
 const tick = 5000
+/** A connection that is translated before the programs can ask may break: a short while, and cheap. */
+const conntrackTick = 500
 const portsEvery = 60_000
 const repairDelay = 1000
+/** An entry of conntrack that saw no packet for so long is stale, if the connection lives. */
+const forgetEvery = 300_000
 /** Above this share of the flow table, flows nobody answered end in half the time. */
 const pressureAt = 0.8
 
@@ -34,6 +38,9 @@ export class Routine {
     this.every(config.expireInterval, () => this.expire())
     this.every(config.verifyInterval, () => this.verify())
     this.every(portsEvery, () => this.node.datapath?.writePorts(config))
+    this.every(forgetEvery, () => void this.node.forgetStale(forgetEvery / 1000))
+    this.every(tick, () => void this.node.claimForNewPods())
+    this.every(conntrackTick, () => this.followConntrack())
     this.every(tick, () => this.node.keepNeighbours())
     this.every(tick, () => this.node.lookAtSettings())
     const watchdog = Number(process.env['WATCHDOG_USEC'] ?? 0) / 1000
@@ -76,6 +83,17 @@ export class Routine {
     if (!datapath) return
     datapath.control.renewLease(config.lease)
     this.leaseRenewed = Date.now()
+  }
+
+  private followConntrack(): void {
+    const { datapath } = this.node
+    if (!datapath) return
+    try {
+      const came = datapath.followConntrack()
+      if (datapath.followTranslation() || came) void this.node.claimForNewPods()
+    } catch (error) {
+      this.node.problem('conntrack', `programs cannot follow conntrack: ${(error as Error).message}; tried again`)
+    }
   }
 
   private expire(): void {

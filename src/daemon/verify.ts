@@ -53,7 +53,7 @@ export async function verifyNode(node: Verified, repair: boolean): Promise<Verif
 
 /** The kernel's tables, read by themselves and planned from nothing, and where the plan in force is another. */
 async function compareWithKernel(node: Verified): Promise<{ fresh: Plan; differences: VerifyDifference[] }> {
-  const fresh = makePlan(await readState(patience), node.planOptions())
+  const fresh = makePlan(await readState(patience), node.planOptions(), node.planner.translated)
   return { fresh, differences: planDifferences(node.planner.plan, fresh) }
 }
 

@@ -31,6 +31,7 @@ export function attribute(raw: RawEvent, offset: bigint): Omit<GuardEventRow, 'v
     executable: raw.executable ?? executableOf(raw.pid),
     cgroup,
     unit: unitOf(cgroup),
+    exemption: null,
     repeated: 1
   }
 }

@@ -12,9 +12,9 @@ import { mkdirSync, readdirSync, readFileSync, rmdirSync, unlinkSync } from 'nod
 import { join } from 'node:path'
 import type { GuardBackendName, GuardBackendRow, GuardWitness } from '../control/guard-api.js'
 import { type BpfObject, type NativeError, type NetfilterSocket, native } from '../native.js'
+import { probeTransaction } from '../netfilter/nfnetlink.js'
 import { cgroupRoot } from './cgroups.js'
 import { backendCode, controlOffset, u32, u64 } from './layout.js'
-import { probeTransaction } from './nfnetlink.js'
 import { chooseWitness, witnessPrograms } from './witness.js'
 
 export const backendNames: GuardBackendName[] = ['lsm', 'fmod_ret', 'cgroup']
@@ -25,7 +25,7 @@ const programs: Record<GuardBackendName, string[]> = {
   cgroup: ['guard_cgroup_option']
 }
 const weaker =
-  'iptables-legacy is refused by a hook, iptables-nft by tables that the guard owns; other nf_tables writes are removed as soon as they are seen'
+  'iptables-legacy is refused by a hook, iptables-nft by tables that the guard owns while nobody exempt needs them; other nf_tables writes are reported'
 const linkPrefix = 'link_'
 
 export interface Chosen {

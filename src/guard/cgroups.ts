@@ -14,6 +14,17 @@ export function cgroupRoot(): string | null {
   return null
 }
 
+/** Mount points of version 1 hierarchies, whole ones. */
+export function legacyHierarchies(): string[] {
+  return readFileSync('/proc/self/mountinfo', 'utf8')
+    .split('\n')
+    .flatMap((line) => {
+      const [before = '', after = ''] = line.split(' - ')
+      const [, , , root, point] = before.split(' ')
+      return after.startsWith('cgroup ') && root === '/' && point ? [point] : []
+    })
+}
+
 export function cgroupId(path: string): bigint | null {
   try {
     return statSync(path, { bigint: true }).ino

@@ -21,24 +21,17 @@ import type {
   GuardStatus
 } from '../control/guard-api.js'
 import { type BpfObject, type NetfilterSocket, native } from '../native.js'
-import { attribute as attributeEvent, executableOf } from './attribution.js'
 import { backendNames, type Chosen, chooseBackend, removePins } from './backend.js'
-import { cgroupOfProcess, unitOf } from './cgroups.js'
-import { bootTimeNow, Exemptions } from './exemptions.js'
+import { cgroupRoot, legacyHierarchies } from './cgroups.js'
+import { defaultExemptions } from './defaults.js'
+import { type Exemption, Exemptions, unitSubject, words } from './exemptions.js'
 import { Journal, sentence } from './journal.js'
-import { controlOffset, countRow, decodeEvent, kindCode, modeCode, type RawEvent, u32, u64 } from './layout.js'
+import { controlOffset, countRow, kindCode, modeCode, u32, u64 } from './layout.js'
 import { LegacyReader, presentRules } from './legacy.js'
+import { Observer } from './observer.js'
 import { OwnedTables } from './owned-tables.js'
-import {
-  type Appearance,
-  countRules,
-  findStanding,
-  remove,
-  type Standing,
-  type TransactionWatch,
-  watchTransactions
-} from './watch.js'
-import { Sightings } from './witness.js'
+import { Presence } from './presence.js'
+import { countRules, watchTransactions } from './watch.js'
 
 export interface GuardOptions {
   /** On a bpffs; the guard keeps to guard/ in it. */
@@ -46,14 +39,13 @@ export interface GuardOptions {
   runDirectory: string
   mode: GuardMode
   backend: 'auto' | GuardBackendName
-  allow: { units: string[]; executables: string[] }
+  /** Take away what could not be refused, where removal.ts allows it. */
+  remove: boolean
+  allow: { defaults: boolean; units: string[]; cgroups: string[]; executables: string[] }
   log: Logger
 }
 
 const watchInterval = 500
-/** A hook's report and the kernel's notice of the same write come by different ways. */
-const settleTime = 150
-const rememberedTime = 5000
 
 export class Guard implements GuardControl {
   readonly #options: GuardOptions
@@ -65,13 +57,12 @@ export class Guard implements GuardControl {
   readonly #legacy: LegacyReader
   readonly #tables: OwnedTables
   readonly #present: GuardPresentRow[]
-  readonly #standing: Standing
-  /** Threads whose writes a hook has reported or let through, until when; and legacy tables likewise. */
-  readonly #reported = new Map<string, number>()
-  readonly #sightings = new Sightings()
+  readonly #presence: Presence
+  readonly #observer: Observer
   readonly #closers: (() => void)[] = []
   #mode: GuardMode
-  #appeared = 0
+  /** Backend cgroup: the exemption for whose sake no table is owned. */
+  #unownedFor: string | null = null
 
   /**
    * Chooses a backend, proves it and guards. Rejects only when the kernel
@@ -98,11 +89,21 @@ export class Guard implements GuardControl {
     this.#socket = native().openNetfilter(false)
     this.#legacy = new LegacyReader(this.#socket)
     this.#tables = new OwnedTables(options.runDirectory)
-    this.#standing = findStanding(this.#socket)
     this.#present = this.#findPresent()
-    this.#exemptions = chosen.object && new Exemptions(chosen.object)
-    for (const unit of options.allow.units) this.#exemptions?.allow({ unit })
-    for (const executable of options.allow.executables) this.#exemptions?.allow({ executable })
+    this.#exemptions = chosen.object && new Exemptions(chosen.object, configured(options.allow))
+    this.#presence = new Presence(cgroupRoot(), legacyHierarchies(), () => this.#makeWay())
+    this.#presence.follow(this.#exemptions?.subjects() ?? [])
+    this.#observer = new Observer({
+      backend: chosen.name,
+      witnessed: chosen.witness?.name != null,
+      remove: options.remove,
+      socket: this.#socket,
+      legacy: this.#legacy,
+      journal: this.#journal,
+      exemptions: this.#exemptions,
+      mode: () => this.#mode,
+      onExemptRefused: (exemption) => this.#giveUpTables(exemption)
+    })
     this.#watch()
     this.#arm()
     this.#sayHow()
@@ -113,12 +114,14 @@ export class Guard implements GuardControl {
     return {
       mode: this.#mode,
       backend: this.#chosen.name,
+      refuses: this.#refuses(),
       why: this.#why(),
       backends: this.#chosen.tried,
       witness: this.#chosen.witness,
-      counts: { ...counts, appeared: this.#appeared },
+      counts: { ...counts, appeared: this.#observer.appeared },
       tables: this.#tables.rows(),
-      allowances: this.#exemptions?.rows() ?? [],
+      unownedFor: this.#unownedFor,
+      allowances: this.#exemptions?.rows((subject) => this.#presence.exists(subject)) ?? [],
       present: this.#present,
       last: this.#journal.recent(1)[0] ?? null
     }
@@ -127,8 +130,9 @@ export class Guard implements GuardControl {
   /** Holds for the next write; no event is lost. */
   setMode(mode: GuardMode): void {
     if (mode === this.#mode) return
+    if (this.#mode === 'off') this.#observer.beginHere()
     this.#mode = mode
-    this.#sightings.forget()
+    this.#observer.forgetSightings()
     this.#arm()
     this.#options.log.info(`the guard's mode is ${mode} now`)
   }
@@ -137,11 +141,14 @@ export class Guard implements GuardControl {
   allow(request: GuardAllowRequest): void {
     if (!this.#exemptions) throw new Error('nothing is guarded: no backend works here')
     this.#exemptions.allow(request)
+    this.#exemptionsChanged()
   }
 
   deny(request: GuardAllowRequest): boolean {
-    this.#sightings.forget()
-    return this.#exemptions?.deny(request) ?? false
+    this.#observer.forgetSightings()
+    const done = this.#exemptions?.deny(request) ?? false
+    if (done) this.#exemptionsChanged()
+    return done
   }
 
   /** Calls listener for each event until the returned function is called. */
@@ -174,14 +181,54 @@ export class Guard implements GuardControl {
     if (!object) return
     object.writeControl(controlOffset.mode, u32(modeCode[this.#mode]))
     object.writeControl(controlOffset.namespaceCookie, u64(this.#socket.cookie))
-    if (this.#chosen.name !== 'cgroup') return
-    const known = object.map('owned_tables')
+    if (this.#chosen.name === 'cgroup') this.#holdTables()
+  }
+
+  #exemptionsChanged(): void {
+    this.#presence.follow(this.#exemptions?.subjects() ?? [])
+    if (this.#chosen.name === 'cgroup') this.#holdTables()
+  }
+
+  /** Owns tables in mode enforce, and only while nobody is about who may write there. */
+  #holdTables(): void {
+    const expected = this.#mode === 'enforce' ? this.#expectedWriter() : null
+    if (expected !== null) return this.#giveUpTables(expected)
+    this.#unownedFor = null
     // What take() writes is refused where an earlier daemon's socket owns the table: nobody's attempt.
-    const { keys, count } = known.dump()
-    if (count > 0) known.deleteBatch(keys, count)
+    this.#publishTables([])
     if (this.#mode === 'enforce') this.#tables.take()
     else this.#tables.release()
-    for (const key of this.#tables.keys()) known.update(key, u32(1))
+    this.#publishTables(this.#tables.keys())
+  }
+
+  /** An exempt writer has appeared: it must not be refused, not even once. */
+  #makeWay(): void {
+    if (this.#chosen.name !== 'cgroup' || this.#mode !== 'enforce' || this.#unownedFor !== null) return
+    const there = this.#exemptions?.subjects().find((subject) => this.#presence.exists(subject))
+    if (there) this.#giveUpTables(words(there))
+  }
+
+  /** Until the mode or the exemptions change: a writer that is gone for a moment finds its way free. */
+  #giveUpTables(exemption: string): void {
+    if (this.#unownedFor !== null) return
+    this.#unownedFor = exemption
+    this.#publishTables([])
+    this.#tables.release()
+    this.#options.log.warn(this.#why() ?? '')
+  }
+
+  #expectedWriter(): string | null {
+    const expected = this.#exemptions?.subjects().find((subject) => this.#presence.isExpected(subject))
+    return expected ? words(expected) : null
+  }
+
+  /** For the witness: who writes there will be refused. */
+  #publishTables(keys: Buffer[]): void {
+    const known = this.#object?.map('owned_tables')
+    if (!known) return
+    const before = known.dump()
+    if (before.count > 0) known.deleteBatch(before.keys, before.count)
+    for (const key of keys) known.update(key, u32(1))
   }
 
   /** Also tells the programs which legacy policies stood before. */
@@ -205,131 +252,44 @@ export class Guard implements GuardControl {
   #watch(): void {
     const object = this.#object
     if (object) {
-      const ring = native().readRing(object.map('guard_events'), (records) => this.#receive(records))
+      const ring = native().readRing(object.map('guard_events'), (records) => this.#observer.records(records))
       this.#closers.push(() => ring.close())
     }
-    const watch: TransactionWatch = watchTransactions(
-      (appearances) => this.#settle(appearances),
-      () => this.#options.log.warn('missed notices of nf_tables: rules may have appeared unseen; see nft list ruleset')
+    const watch = watchTransactions(
+      (transaction) => this.#observer.transaction(transaction),
+      () => {
+        this.#observer.lost()
+        this.#options.log.warn('missed notices of nf_tables: rules may have appeared unseen; see nft list ruleset')
+      }
     )
     const timer = setInterval(() => this.#look(), watchInterval)
     timer.unref()
     this.#closers.push(
       () => watch.close(),
+      () => this.#presence.close(),
       () => clearInterval(timer)
     )
     this.#closers.push(this.#journal.listen((event) => this.#log(event)))
   }
 
   #log(event: GuardEventRow): void {
-    const { verdict, backend, system, family, table, chain, pid, uid, command, executable, cgroup, unit, repeated } =
-      event
-    const fields = {
-      verdict,
-      backend,
-      system,
-      family,
-      table,
-      chain,
-      pid,
-      uid,
-      command,
-      executable,
-      cgroup,
-      unit,
-      repeated
-    }
-    if (verdict === 'exempt') this.#options.log.info(fields, sentence(event))
+    const { time: _, reason: _reason, message: _message, position: _position, arguments: _arguments, ...fields } = event
+    if (event.verdict === 'exempt') this.#options.log.info(fields, sentence(event))
     else this.#options.log.warn(fields, sentence(event))
   }
 
-  #receive(records: Buffer[]): void {
-    const offset = timeOffset()
-    for (const record of records) {
-      const raw = decodeEvent(record)
-      if (!raw || raw.pid === process.pid) continue
-      if (raw.backend === 'cgroup' && raw.system === 'nftables') this.#sightings.add(raw)
-      const { verdict } = raw
-      if (verdict === 'seen') continue
-      if (verdict !== 'refused') this.#remember(raw)
-      this.#journal.add({ ...attributeEvent(raw, offset), verdict })
-    }
-  }
-
-  #remember(raw: RawEvent): void {
-    const until = Date.now() + rememberedTime
-    this.#reported.set(raw.system === 'nftables' ? `thread ${raw.thread}` : `${raw.system} ${raw.table}`, until)
-  }
-
-  #wasReported(key: string): boolean {
-    return (this.#reported.get(key) ?? 0) > Date.now()
-  }
-
-  /** Every half second: legacy tables, exemptions. */
+  /** Every half second. */
   #look(): void {
-    const now = Date.now()
-    for (const [key, until] of this.#reported) if (until < now) this.#reported.delete(key)
-    this.#sightings.forgetOld()
-    this.#exemptions?.refresh()
-    for (const { table, rows } of this.#legacy.added()) {
-      if (this.#mode === 'off' || this.#wasReported(`${table.system} ${table.table}`)) continue
-      const { system, family, table: name } = table
-      this.#appear({ verdict: 'appeared', system, family, table: name, message: 'REPLACE', repeated: rows })
-    }
+    this.#presence.refresh()
+    if (this.#exemptions?.refresh()) this.#exemptionsChanged()
+    else this.#makeWay()
+    this.#observer.look()
   }
 
-  #settle(appearances: Appearance[]): void {
-    const [first] = appearances
-    if (!first || this.#mode === 'off' || first.pid === process.pid) return
-    // Now, while it may still be alive.
-    const writer = {
-      command: first.command,
-      pid: first.pid,
-      cgroup: cgroupOfProcess(first.pid),
-      executable: executableOf(first.pid)
-    }
-    if (this.#chosen.name === 'cgroup') {
-      if (this.#chosen.witness?.name == null) this.#judge(appearances, writer)
-      else this.#sightings.find(first.pid, (sighting) => this.#judge(appearances, writer, sighting))
-      return
-    }
-    setTimeout(() => {
-      if (!this.#wasReported(`thread ${first.pid}`)) this.#report(appearances, [], writer)
-    }, settleTime).unref()
-  }
-
-  /** Backend cgroup: nothing has refused it. sighting: who it was, and whether the witness has reported it itself. */
-  #judge(appearances: Appearance[], living: Writer, sighting: RawEvent | null = null): void {
-    if (sighting?.verdict === 'exempt' || sighting?.verdict === 'audited') return
-    const writer = sighting ? attributeEvent(sighting, timeOffset()) : living
-    const { cgroup = null, executable = null } = living
-    if (!sighting && this.#exemptions?.covers(cgroup, executable))
-      return this.#report(appearances, [], writer, 'exempt')
-    if (this.#mode === 'audit') return this.#report(appearances, [], writer, 'audited')
-    this.#report(appearances, remove(this.#socket, appearances, this.#standing), writer)
-  }
-
-  /** One event per transaction: of its first rule, or of whatever came first; removed only if all of it went. */
-  #report(appearances: Appearance[], removed: boolean[], writer: Writer, verdict?: 'exempt' | 'audited'): void {
-    const first = appearances.find(({ message }) => message === 'NEWRULE') ?? appearances[0]
-    if (!first) return
-    const { family, table, chain, message } = first
-    const gone = removed.length > 0 && removed.every((one) => one)
-    this.#appear({
-      ...writer,
-      verdict: verdict ?? (gone ? 'removed' : 'appeared'),
-      system: 'nftables',
-      family,
-      table,
-      chain,
-      message
-    })
-  }
-
-  #appear(event: Writer & Pick<GuardEventRow, 'verdict' | 'system' | 'family' | 'table' | 'message'>): void {
-    const row = { ...nobody, ...event, time: new Date().toISOString(), position: 0, unit: unitOf(event.cgroup ?? null) }
-    if (row.verdict === 'appeared' || row.verdict === 'removed') this.#appeared += row.repeated
-    this.#journal.add(row)
+  #refuses(): GuardStatus['refuses'] {
+    if (this.#mode !== 'enforce' || this.#chosen.name === null) return 'nothing'
+    if (this.#chosen.name !== 'cgroup') return 'all writes'
+    return this.#tables.rows().some(({ owned }) => owned) ? 'iptables writes' : 'iptables-legacy writes'
   }
 
   #counts(): Omit<GuardStatus['counts'], 'appeared'> {
@@ -352,10 +312,12 @@ export class Guard implements GuardControl {
   #why(): string | null {
     if (this.#chosen.name === null)
       return 'no backend refuses writes on this kernel: rules that appear are only reported'
+    if (this.#unownedFor !== null)
+      return `nf_tables writes are only reported: ${this.#unownedFor} may write there, and would be refused as well if the guard owned the tables of iptables-nft`
     const foreign = this.#tables.rows().filter(({ owned }) => !owned)
     if (foreign.length === 0) return null
     const names = foreign.map(({ family, table }) => `${family} ${table}`).join(', ')
-    return `these tables of iptables-nft are not owned by the guard, what is written there is removed afterwards: ${names}`
+    return `these tables of iptables-nft are not owned by the guard, what is written there is reported, not refused: ${names}`
   }
 
   #sayHow(): void {
@@ -363,30 +325,19 @@ export class Guard implements GuardControl {
     for (const { name, state, why } of this.#chosen.tried)
       if (state === 'failed') log.info(`the guard's backend ${name} is not used: ${why}`)
     const why = this.#why()
-    if (why !== null) log.warn(why)
+    if (why !== null && this.#unownedFor === null) log.warn(why)
     if (this.#chosen.name) log.info(`the guard's backend is ${this.#chosen.name}, its mode ${this.#mode}`)
     for (const { system, family, table, rules } of this.#present)
       log.warn(`${rules} ${system} rules were there before the guard, in ${family} ${table}`)
   }
 }
 
-/** Who and what, as far as it is known. */
-type Writer = Partial<Omit<GuardEventRow, 'verdict'>>
-
-const nobody = {
-  reason: 'write',
-  backend: null,
-  chain: null,
-  pid: 0,
-  uid: null,
-  command: '',
-  arguments: null,
-  executable: null,
-  cgroup: null,
-  repeated: 1
-} as const
-
-/** Nanoseconds from CLOCK_BOOTTIME to 1970. */
-function timeOffset(): bigint {
-  return BigInt(Date.now()) * 1_000_000n - bootTimeNow()
+function configured({ defaults, units, cgroups, executables }: GuardOptions['allow']): Exemption[] {
+  const source = 'configuration'
+  return [
+    ...(defaults ? defaultExemptions : []).map((subject): Exemption => ({ ...subject, source: 'default' })),
+    ...units.map((unit): Exemption => ({ ...unitSubject(unit), source })),
+    ...cgroups.map((name): Exemption => ({ kind: 'cgroup', name, source })),
+    ...executables.map((name): Exemption => ({ kind: 'executable', name, source }))
+  ]
 }

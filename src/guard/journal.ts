@@ -1,6 +1,7 @@
 // The guard's events: the last ones kept, each handed to the listeners once.
 // Equal attempts within a second are summed up: the first is told at once, the
-// others as one row with their number when the second is over.
+// others as one row with their number when the second is over. An exempt writer
+// is told once; what it writes later is counted in that row while it is kept.
 
 import type { GuardEventRow } from '../control/guard-api.js'
 
@@ -12,8 +13,11 @@ export class Journal {
   readonly #recent: GuardEventRow[] = []
   readonly #listeners = new Set<(event: GuardEventRow) => void>()
   readonly #open = new Map<string, { timer: NodeJS.Timeout; summed: GuardEventRow | null }>()
+  /** Rows of exempt writers that are still among the recent ones. */
+  readonly #writers = new Map<string, GuardEventRow>()
 
   add(event: GuardEventRow): void {
+    if (event.verdict === 'exempt') return this.#addExempt(event)
     const key = keyOf(event)
     const open = this.#open.get(key)
     if (open) {
@@ -42,6 +46,18 @@ export class Journal {
     for (const key of [...this.#open.keys()]) this.#close(key)
   }
 
+  #addExempt(event: GuardEventRow): void {
+    const key = writerOf(event)
+    const known = this.#writers.get(key)
+    if (known) {
+      known.repeated += event.repeated
+      return
+    }
+    const row = { ...event }
+    this.#writers.set(key, row)
+    this.#tell(row)
+  }
+
   #close(key: string): void {
     const open = this.#open.get(key)
     if (!open) return
@@ -52,9 +68,14 @@ export class Journal {
 
   #tell(event: GuardEventRow): void {
     this.#recent.push(event)
-    if (this.#recent.length > kept) this.#recent.shift()
+    const oldest = this.#recent.length > kept ? this.#recent.shift() : undefined
+    if (oldest?.verdict === 'exempt') this.#writers.delete(writerOf(oldest))
     for (const listener of this.#listeners) listener(event)
   }
+}
+
+function writerOf({ system, uid, executable, command, cgroup, exemption }: GuardEventRow): string {
+  return JSON.stringify([system, uid, executable ?? command, cgroup, exemption])
 }
 
 function keyOf(event: GuardEventRow): string {
@@ -83,11 +104,12 @@ export function sentence(event: GuardEventRow): string {
   const done: Record<GuardEventRow['verdict'], string> = {
     refused: 'refused',
     audited: 'would have refused (audit)',
-    exempt: 'let through by exemption',
-    appeared: 'found, in spite of the guard,',
-    removed: 'removed, having found,'
+    exempt: `exempt: ${event.exemption ?? 'taken back meanwhile'}:`,
+    appeared: 'not refused, present in the kernel:',
+    removed: 'removed again:'
   }
   const unit = event.unit === null ? '' : ` of ${event.unit}`
   const odd = event.reason === 'uninspectable' ? ' which cannot be inspected' : ''
-  return `${done[event.verdict]}${times} ${event.system} ${event.message}${odd}${where === '' ? '' : ` in ${where}`} by "${who}"${unit} (pid ${event.pid})`
+  const later = event.verdict === 'exempt' ? '; its further writes are only counted' : ''
+  return `${done[event.verdict]}${times} ${event.system} ${event.message}${odd}${where === '' ? '' : ` in ${where}`} by "${who}"${unit} (pid ${event.pid})${later}`
 }

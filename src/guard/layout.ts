@@ -8,15 +8,17 @@ export const controlOffset = {
   mode: 4,
   namespaceCookie: 8,
   probeCookie: 16,
-  cgroups: 24,
-  executables: 28,
-  probeBackend: 32,
-  probeSeen: 36
+  cgroupRoot: 24,
+  paths: 32,
+  executables: 36,
+  probeBackend: 40,
+  probeSeen: 44,
+  version1: 52
 }
 export const backendCode: Record<GuardBackendName, number> = { lsm: 1, fmod_ret: 2, cgroup: 3 }
 export const modeCode: Record<GuardMode, number> = { off: 0, audit: 1, enforce: 2 }
 
-export const eventSize = 1056
+export const eventSize = 1064
 /** struct guard_event, what is read of it. */
 export const eventOffset = {
   time: 0,
@@ -34,11 +36,12 @@ export const eventOffset = {
   family: 60,
   position: 64,
   argumentsLength: 76,
-  command: 80,
-  table: 96,
-  chain: 160,
-  arguments: 224,
-  path: 480
+  exemption: 80,
+  command: 88,
+  table: 104,
+  chain: 168,
+  arguments: 232,
+  path: 488
 }
 const parts = 12
 const partSize = 48
@@ -112,7 +115,7 @@ export interface RawEvent {
   pid: number
   thread: number
   uid: number
-  /** seen: by the witness, for what will be removed. */
+  /** seen: by the witness, for what nothing refuses. */
   verdict: GuardVerdict | 'seen'
   reason: GuardReason
   backend: GuardBackendName
@@ -120,6 +123,8 @@ export interface RawEvent {
   message: string
   family: string
   position: number
+  /** Number of the writer's exemption, 0: none. */
+  exemption: number
   command: string
   table: string | null
   chain: string | null
@@ -151,6 +156,7 @@ export function decodeEvent(record: Buffer): RawEvent | null {
     message: system === 'nftables' ? messageName(code(eventOffset.message)) : 'REPLACE',
     family: familyName(code(eventOffset.family)),
     position: code(eventOffset.position),
+    exemption: code(eventOffset.exemption),
     command: text(record, eventOffset.command, 16) ?? '',
     table: text(record, eventOffset.table, nameSize),
     chain: text(record, eventOffset.chain, nameSize),

@@ -12,7 +12,7 @@ import { closeSync, fstatSync, readFileSync, readlinkSync, rmSync, writeFileSync
 import { join } from 'node:path'
 import type { GuardTableRow } from '../control/guard-api.js'
 import { type NetfilterSocket, native } from '../native.js'
-import { attribute, batch, family, flag, message, name, nft, number, parse, textOf } from './nfnetlink.js'
+import { attribute, batch, family, flag, message, name, nft, number, parse, textOf } from '../netfilter/nfnetlink.js'
 
 const ownerFlag = 2
 const ipTables = ['filter', 'nat', 'mangle', 'raw', 'security']
@@ -36,6 +36,8 @@ interface Holder {
 export class OwnedTables {
   readonly #holderFile: string
   #socket: NetfilterSocket | null = null
+  /** Requests that delete the tables made by #socket. */
+  #deletions: Buffer[] = []
   #rows: GuardTableRow[] = []
 
   constructor(runDirectory: string) {
@@ -71,6 +73,9 @@ export class OwnedTables {
     })
     if (errors.includes(0)) {
       this.#socket = made
+      this.#deletions = wanted
+        .filter((_, index) => errors[index] === 0)
+        .map(([of, table]) => message(nft.delTable, family[of], flag.ack, [attribute(1, name(table))]))
       this.#keep(made.fd)
     } else {
       made.close()
@@ -79,11 +84,14 @@ export class OwnedTables {
 
   /** The tables go, and who kept them. */
   release(): void {
+    // Closing the socket takes tens of milliseconds, in which writers would still be refused.
+    this.#socket?.request(batch(this.#deletions))
     if (native().notify(`FDSTOREREMOVE=1\nFDNAME=${storedName}`)) for (const fd of storedDescriptors()) closeQuietly(fd)
     for (const holder of this.#holders()) end(holder)
     rmSync(this.#holderFile, { force: true })
     this.#socket?.close()
     this.#socket = null
+    this.#deletions = []
     this.#rows = []
   }
 

@@ -8,8 +8,8 @@
 
 import type { GuardWitness, GuardWitnessName } from '../control/guard-api.js'
 import { type BpfObject, native } from '../native.js'
+import { probeTransaction } from '../netfilter/nfnetlink.js'
 import { backendCode, controlOffset, type RawEvent, u32, u64 } from './layout.js'
-import { probeTransaction } from './nfnetlink.js'
 
 interface Candidate {
   name: GuardWitnessName
@@ -74,7 +74,8 @@ function sees(guard: BpfObject): boolean {
 }
 
 const patience = 150
-const kept = 5000
+const kept = 60_000
+const most = 1000
 
 /** By thread: what the witness said last, until the kernel's own notice has come. */
 export class Sightings {
@@ -82,6 +83,9 @@ export class Sightings {
   readonly #waiting = new Map<number, ((sighting: RawEvent | null) => void)[]>()
 
   add(sighting: RawEvent): void {
+    const [oldest] = this.#seen.keys()
+    if (this.#seen.size >= most && oldest !== undefined) this.#seen.delete(oldest)
+    this.#seen.delete(sighting.thread)
     this.#seen.set(sighting.thread, { sighting, until: Date.now() + kept })
     const waiting = this.#waiting.get(sighting.thread)
     this.#waiting.delete(sighting.thread)

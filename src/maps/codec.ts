@@ -7,7 +7,7 @@ import { formatAddress, formatMac, toMapped } from '../address.js'
 import { splitPrefix } from '../plan/options.js'
 import type { Address, Mac } from '../state/types.js'
 import { CODES, GROUP_LEGS, STRUCTS } from './layout.js'
-import { REASON_MAX, reasonName } from './reasons.js'
+import { REASON_MAX, reasonCode, reasonName } from './reasons.js'
 
 const {
   device,
@@ -21,6 +21,7 @@ const {
   masquerade_key,
   flow,
   reverse,
+  owner,
   control,
   event
 } = STRUCTS
@@ -325,7 +326,44 @@ export interface FlowKey {
   protocol: number
 }
 
-/** Key of flows* and reverse*: the family is told by the length. */
+/** Key of flows*, reverse* and owners*; both addresses of one family. */
+export function encodeTuple(key: FlowKey): Buffer {
+  const { size, offset } = key.local.length === 8 ? STRUCTS.tuple4 : STRUCTS.tuple6
+  const bytes = Buffer.alloc(size)
+  bytes.write(key.local, offset.local, 'hex')
+  bytes.write(key.remote, offset.remote, 'hex')
+  bytes.writeUInt16BE(key.localPort, offset.local_port)
+  bytes.writeUInt16BE(key.remotePort, offset.remote_port)
+  bytes.writeUInt8(key.protocol, offset.protocol)
+  return bytes
+}
+
+export interface OwnerRow {
+  /** jiffies, low 32 bits */
+  seen: number
+  podId: number
+  /** Why it is the stack's; null: the fast path's. */
+  reason: string | null
+}
+
+export function encodeOwner({ seen, podId, reason }: OwnerRow): Buffer {
+  const bytes = Buffer.alloc(owner.size)
+  bytes.writeUInt32LE(seen >>> 0, owner.offset.seen)
+  bytes.writeUInt32LE(podId, owner.offset.pod_id)
+  bytes.writeUInt32LE(reason === null ? 0 : reasonCode(reason), owner.offset.reason)
+  return bytes
+}
+
+export function decodeOwner(bytes: Buffer): OwnerRow {
+  const reason = bytes.readUInt32LE(owner.offset.reason)
+  return {
+    seen: bytes.readUInt32LE(owner.offset.seen),
+    podId: bytes.readUInt32LE(owner.offset.pod_id),
+    reason: reason === 0 ? null : reasonName(reason)
+  }
+}
+
+/** Key of flows*, reverse* and owners*: the family is told by the length. */
 export function decodeTuple(bytes: Buffer): FlowKey {
   const width = bytes.length === STRUCTS.tuple4.size ? 4 : 16
   return {
@@ -348,6 +386,18 @@ export interface FlowRow {
   natPort: number
   natAddress: Address | null
   created: number
+}
+
+/** An entry of flows* without SNAT, whose route is looked up with its first packet. */
+export function encodePlainFlow(row: Pick<FlowRow, 'seen' | 'created' | 'podId' | 'verdict' | 'tcp'>): Buffer {
+  const bytes = Buffer.alloc(flow.size)
+  const at = flow.offset
+  bytes.writeUInt32LE(row.seen >>> 0, at.seen)
+  bytes.writeUInt32LE(row.created >>> 0, at.created)
+  bytes.writeUInt32LE(row.podId, at.pod_id)
+  bytes.writeUInt8(row.verdict, at.verdict)
+  bytes.writeUInt8(row.tcp, at.tcp)
+  return bytes
 }
 
 export function decodeFlow(bytes: Buffer): FlowRow {
@@ -399,7 +449,8 @@ export interface ControlRow {
   flags: number
   /** jiffies64 */
   lease: bigint
-  olderUntil: bigint
+  /** The stack owns some flows that look like the fast path's. */
+  translating: boolean
   routeGeneration: number
   masqueradeEpoch: number
   portCount: number
@@ -415,7 +466,7 @@ export function decodeControl(bytes: Buffer): ControlRow {
     layout: bytes.readUInt32LE(at.layout),
     flags: bytes.readUInt32LE(at.flags),
     lease: bytes.readBigUInt64LE(at.lease),
-    olderUntil: bytes.readBigUInt64LE(at.older_until),
+    translating: bytes.readUInt32LE(at.translating) !== 0,
     routeGeneration: bytes.readUInt32LE(at.route_generation),
     masqueradeEpoch: bytes.readUInt32LE(at.masquerade_epoch),
     portCount: bytes.readUInt32LE(at.port_count),

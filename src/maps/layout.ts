@@ -4,7 +4,7 @@
 // Multi-byte fields are little endian: the kernels hostroute is built for
 // (x86-64, arm64) are. Addresses are written as the bytes they are.
 
-export const LAYOUT = 3
+export const LAYOUT = 4
 export const DEVICE_SLOTS = 16384
 export const POD_SLOTS = 16384
 export const MAX_NEXTHOPS = 16384
@@ -73,16 +73,19 @@ export const STRUCTS = {
     size: 36,
     offset: { pod: 0, pod_port: 16, tcp: 18, replied: 19, seen: 20, pod_id: 24, life: 28, difference: 32 }
   },
+  owner: { size: 12, offset: { seen: 0, pod_id: 4, reason: 8 } },
   fragment_key: { size: 40, offset: { source: 0, destination: 16, id: 32, protocol: 36 } },
   fragment: { size: 40, offset: { route: 0, address: 8, seen: 24, pod_id: 28, verdict: 32 } },
   counter: { size: 16, offset: { packets: 0, bytes: 8 } },
+  translating: { size: 4, offset: { seen: 0, presumed: 1, configured: 2, known: 3 } },
+  shared_pod: { size: 2, offset: { delivered: 0, presumed: 1 } },
   control: {
-    size: 88,
+    size: 32856,
     offset: {
       layout: 0,
       flags: 4,
       lease: 8,
-      older_until: 16,
+      translating: 16,
       route_generation: 24,
       masquerade_epoch: 28,
       port_count: 32,
@@ -90,7 +93,8 @@ export const STRUCTS = {
       timeout: 40,
       jiffies_per_second: 72,
       trace_mark: 76,
-      straight: 80
+      straight: 80,
+      shared: 88
     }
   },
   event: {
@@ -113,8 +117,20 @@ export const STRUCTS = {
       nat_address: 72
     }
   },
+  conntrack_tuple: {
+    size: 40,
+    offset: {
+      source: 0,
+      source_port: 16,
+      family: 18,
+      destination: 20,
+      destination_port: 36,
+      protocol: 38,
+      direction: 39
+    }
+  },
   trace: {
-    size: 120,
+    size: 200,
     offset: {
       stages: 0,
       reason: 4,
@@ -126,7 +142,9 @@ export const STRUCTS = {
       from: 42,
       nat_address: 48,
       nat_port: 64,
-      flow: 72
+      flow: 72,
+      original: 120,
+      reply: 160
     }
   },
   expire_args: {
@@ -169,6 +187,7 @@ export const CODES = {
   CONTROL_SNAT: 4,
   CONTROL_DROP_PROTOCOLS: 8,
   CONTROL_MARKS: 16,
+  CONTROL_HAND_OVER: 32,
   TIMEOUT_TCP_OPENING: 0,
   TIMEOUT_TCP_ESTABLISHED: 1,
   TIMEOUT_TCP_CLOSING: 2,
@@ -190,6 +209,8 @@ export const CODES = {
   TRACE_NEXTHOP: 0x800,
   TRACE_SENT: 0x1000,
   TRACE_ICMP_ERROR: 0x2000,
+  TRACE_ASKED_OWNER: 0x4000,
+  TRACE_CONNTRACK: 0x8000,
   EVENT_PACKET: 1,
   EVENT_FLOW_NEW: 2
 } as const

@@ -43,11 +43,13 @@ const stack = list('stack', forwarded.length, [
   ['pod-not-ready', 'the MAC address of the pod is not known yet'],
   ['same-pod', 'a pod that sends to itself'],
   ['protocol', 'SNAT is due and the protocol has no ports'],
-  ['older-flow', 'connection from before hostroute: conntrack has it'],
+  ['translated-flow', 'conntrack translates this flow'],
+  ['translated-destination', "the node's own rules translate this destination"],
+  ['unknown-owner', 'conntrack cannot be asked about it, and has or may have its other direction'],
   ['no-source', 'SNAT is due and the device has no source address'],
   ['node', 'from an uplink, for the node or beyond it'],
   ['unresolved', 'the MAC address of the next hop is not known yet'],
-  ['translated', 'an answer for a pod, translated, that the kernel has to cut into fragments']
+  ['rewritten', 'an answer for a pod, already translated, that the stack has to cut into fragments']
 ])
 
 const drop = list('drop', forwarded.length + stack.length, [

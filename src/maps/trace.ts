@@ -7,6 +7,7 @@ import { CODES, STRUCTS } from './layout.js'
 import { REASON_MAX, reasonName } from './reasons.js'
 
 const { size, offset } = STRUCTS.trace
+const AF_INET = 2
 
 export type TraceStage = Extract<keyof typeof CODES, `TRACE_${string}`>
 
@@ -29,6 +30,16 @@ export interface TraceRow {
   route: RouteRow | null
   /** The flow that was found, or what this packet would make. */
   flow: FlowRow | null
+  /** What conntrack has for the flow, if it translates it. */
+  conntrack: { original: ConntrackTuple; reply: ConntrackTuple } | null
+}
+
+/** As conntrack keeps it. */
+export interface ConntrackTuple {
+  source: Address
+  sourcePort: number
+  destination: Address
+  destinationPort: number
 }
 
 export function blankTrace(): Buffer {
@@ -51,7 +62,7 @@ export function decodeTrace(bytes: Buffer): TraceRow {
     pod: has('TRACE_POD') ? bytes.readUInt32LE(offset.pod) : null,
     nexthop: has('TRACE_NEXTHOP')
       ? bytes.readUInt32LE(offset.nexthop)
-      : flow && flow.generation !== 0 && flow.verdict !== CODES.FLOW_STACK
+      : flow && flow.generation !== 0
         ? flow.nexthop
         : null,
     out: bytes.readUInt32LE(offset.out),
@@ -60,6 +71,21 @@ export function decodeTrace(bytes: Buffer): TraceRow {
     natAddress: nat.every((byte) => byte === 0) ? null : decodeAddress(nat),
     natPort: bytes.readUInt16BE(offset.nat_port),
     route: has('TRACE_ROUTE') ? decodeRoute(part(offset.route, STRUCTS.route.size)) : null,
-    flow
+    flow,
+    conntrack: has('TRACE_CONNTRACK')
+      ? { original: decodeConntrack(bytes, offset.original), reply: decodeConntrack(bytes, offset.reply) }
+      : null
+  }
+}
+
+function decodeConntrack(bytes: Buffer, at: number): ConntrackTuple {
+  const { offset } = STRUCTS.conntrack_tuple
+  const width = bytes.readUInt16LE(at + offset.family) === AF_INET ? 4 : 16
+  const address = (from: number) => bytes.toString('hex', at + from, at + from + width)
+  return {
+    source: address(offset.source),
+    sourcePort: bytes.readUInt16BE(at + offset.source_port),
+    destination: address(offset.destination),
+    destinationPort: bytes.readUInt16BE(at + offset.destination_port)
   }
 }

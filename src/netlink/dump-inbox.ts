@@ -13,13 +13,13 @@ export class DumpInbox {
   private done = false
   private wake: () => void = () => {}
 
-  constructor({ type, body, events }: DumpRequest) {
+  constructor({ type, body, events, protocol }: DumpRequest) {
     const take = (chunk: Buffer) => {
       this.chunks.push(chunk)
       this.wake()
     }
     native()
-      .dumpNetlink(type, body, take, events)
+      .dumpNetlink(type, body, take, events, protocol)
       .then(
         ({ interrupted }) => {
           this.interrupted = interrupted

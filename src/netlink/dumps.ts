@@ -29,6 +29,8 @@ export interface DumpRequest {
    * some not at all, and NLM_F_DUMP_INTR is not set (seen on 6.18).
    */
   events?: number
+  /** Netlink protocol; NETLINK_ROUTE when absent. */
+  protocol?: number
 }
 
 /** The requests that together show all facts of a kind. */

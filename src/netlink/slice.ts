@@ -8,10 +8,12 @@ export class Slice {
   private begin = performance.now()
   private steps = 0
 
+  constructor(private readonly limit = sliceMilliseconds) {}
+
   /** Looks at the clock only every few steps unless `always`. */
   due(always = false): boolean {
     if (!always && ++this.steps % factsBetweenLooks !== 0) return false
-    return performance.now() - this.begin > sliceMilliseconds
+    return performance.now() - this.begin > this.limit
   }
 
   async rest(): Promise<void> {

@@ -1,6 +1,6 @@
 // Prefixes that decide for everything inside them, whatever more specific
-// routes say: prefixes left to the kernel by configuration, destinations of ip
-// rules, and short routes of table local, which the kernel asks before main.
+// routes say: prefixes left to the stack by configuration, destinations that the
+// node translates, and short routes of table local, which the kernel asks before main.
 // (While no ip rule was ever added the kernel merges local and main into one
 // trie, and a longer route of main wins there. "Stack" is right in both cases.)
 
@@ -15,6 +15,7 @@ export interface Covered {
 
 export interface Cover {
   add(prefix: string, covered: Covered): void
+  remove(prefix: string): void
   /** What covers the prefix, itself or a shorter one; null: nothing does. */
   find(address: Address, length: number): Covered | null
   readonly prefixes: ReadonlyMap<string, Covered>
@@ -34,6 +35,13 @@ export function createCover(): Cover {
       if (known.has(bits)) return
       known.set(bits, covered)
       prefixes.set(prefix, covered)
+    },
+    remove(prefix) {
+      const { address, length, family } = splitPrefix(prefix)
+      const known = byLength[family].get(length)
+      known?.delete(leadingBits(address, length))
+      if (known?.size === 0) byLength[family].delete(length)
+      prefixes.delete(prefix)
     },
     find(address, length) {
       for (const [shorter, known] of byLength[address.length === 8 ? 4 : 6]) {

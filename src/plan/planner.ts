@@ -13,10 +13,19 @@
 import type { Changes, NodeState } from '../state/types.js'
 import { comparePlans, emptyChange, emptyPlan, type PlanChange } from './change.js'
 import { normalMasquerade, type PlanOptions, splitPrefix } from './options.js'
-import { isPlainNode, refreshTables, staleClass, staleClasses } from './policy.js'
+import { isPlainNode, refreshTables, staleClass, staleClasses, translateInClasses } from './policy.js'
 import { TABLE_LOCAL } from './routes.js'
 import type { Plan } from './types.js'
-import { createWorld, planDevices, planNeighbour, planPods, planPrefix, refreshRole, type World } from './world.js'
+import {
+  createWorld,
+  moveTranslated,
+  planDevices,
+  planNeighbour,
+  planPods,
+  planPrefix,
+  refreshRole,
+  type World
+} from './world.js'
 
 export interface Planner {
   /** The plan as of the last update; always the same object. Its maps are live: read, never changed, not kept. */
@@ -24,44 +33,57 @@ export interface Planner {
   /** Brings the plan up to date and says what changed. The first update and the one after setOptions plan everything. */
   update(state: NodeState, changes: Changes): PlanChange
   setOptions(options: PlanOptions): void
+  /** What translate() has said so far. */
+  readonly translated: ReadonlySet<string>
+  /** Destinations (prefix keys) that the node translates, or no longer; the next update takes them in. */
+  translate(diff: { added: Iterable<string>; removed: Iterable<string> }): void
 }
 
 export function createPlanner(initial: PlanOptions): Planner {
   let options = initial
   let world: World | null = null
+  const translated = new Set<string>()
+  const moved = new Set<string>()
   const plan = emptyPlan()
   return {
     plan,
+    translated,
     setOptions(next) {
       options = next
       world = null
     },
+    translate({ added, removed }) {
+      for (const prefix of removed) if (translated.delete(prefix)) moved.add(prefix)
+      for (const prefix of added) if (translated.size < translated.add(prefix).size) moved.add(prefix)
+    },
     update(state, changes) {
+      const destinations = new Map([...moved].map((prefix) => [prefix, translated.has(prefix)]))
+      moved.clear()
       if (world && world.state === state && !changes.all && !movesCover(world, changes))
-        return updateWorld(world, changes)
+        return updateWorld(world, changes, destinations)
       const before = { ...plan }
-      world = planWorld(state, options)
+      world = planWorld(state, options, translated)
       world.plan = Object.assign(plan, world.plan)
       return comparePlans(before, plan)
     }
   }
 }
 
-/** The whole plan, from nothing. */
-export function makePlan(state: NodeState, options: PlanOptions): Plan {
-  return planWorld(state, options).plan
+/** The whole plan, from nothing. translated: prefix keys. */
+export function makePlan(state: NodeState, options: PlanOptions, translated: Iterable<string> = []): Plan {
+  return planWorld(state, options, translated).plan
 }
 
-function planWorld(state: NodeState, options: PlanOptions): World {
-  const world = createWorld(state, options)
+function planWorld(state: NodeState, options: PlanOptions, translated: Iterable<string>): World {
+  const world = createWorld(state, options, translated)
   const change = emptyChange()
   for (const table of [state.routes4, state.routes6])
     for (const prefix of table.keys()) world.uses.refresh(prefix, state)
   for (const ifindex of state.links.keys()) refreshRole(world, ifindex)
   for (const table of [state.routes4, state.routes6])
     for (const prefix of table.keys()) planPrefix(world, prefix, change)
-  for (const prefix of world.cover.prefixes.keys())
-    if (!world.plan.routes.has(prefix)) planPrefix(world, prefix, change)
+  for (const { prefixes } of [world.cover, world.translated])
+    for (const prefix of prefixes.keys()) if (!world.plan.routes.has(prefix)) planPrefix(world, prefix, change)
   for (const [ifindex, role] of world.roles) if (role.role !== 'unserved') world.dirtyDevices.add(ifindex)
   planDevices(world, change)
   planPods(world, change)
@@ -71,7 +93,8 @@ function planWorld(state: NodeState, options: PlanOptions): World {
   return world
 }
 
-function updateWorld(world: World, changes: Changes): PlanChange {
+/** destinations: those of which it changed whether they are translated. */
+function updateWorld(world: World, changes: Changes, destinations: ReadonlyMap<string, boolean>): PlanChange {
   const { state } = world
   const change = emptyChange()
   const touched = new Set<number>()
@@ -80,6 +103,10 @@ function updateWorld(world: World, changes: Changes): PlanChange {
   const moved = moveRoles(world, touched)
   if (moved.size > 0) staleClasses(world)
   let diverted = moved.size > 0 && !isPlainNode(world.policy)
+  for (const [prefix, translated] of destinations) {
+    moveTranslated(world, prefix, translated, prefixes)
+    if (translateInClasses(world, prefix, change)) diverted = true
+  }
   for (const key of changes.neighbours) {
     for (const user of world.gateways.turned(key)) {
       if (staleClass(world, user)) diverted = true

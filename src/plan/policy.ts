@@ -11,10 +11,10 @@
 // Invariant between updates: `classes` holds the classes of plan.devices and no
 // others; their routes are in plan.classRoutes, their next hops acquired.
 
-import { formatAddress } from '../address.js'
+import { formatAddress, maskAddress } from '../address.js'
 import type { Address, Family, NodeState } from '../state/types.js'
 import { type PlanChange, sameRoute } from './change.js'
-import { contains } from './cover.js'
+import { contains, isKernelsOwn } from './cover.js'
 import { forwardRoute, releaseRoute, stackRoute } from './forward.js'
 import { type Answer, asksBeyondMain, follow, lookUp, mergeSteps } from './merge.js'
 import { splitPrefix } from './options.js'
@@ -44,6 +44,10 @@ interface RouteClass {
   stale: boolean
   tooLarge: boolean
   routes: Map<string, WantedClassRoute>
+  /** Lengths of the prefixes in `routes`, longest first. */
+  lengths: number[]
+  /** Single translated addresses for which the node's own routes answer, whatever `routes` say. */
+  translated: Set<string>
 }
 
 export interface Policy {
@@ -250,18 +254,32 @@ function buildClass(world: World, key: string, family: Family, steps: readonly S
   const { policy, state, options } = world
   const known = policy.classes.get(key)
   if (known && !known.stale) return known
-  const routeClass: RouteClass = known ?? { key, family, steps, stale: true, tooLarge: false, routes: new Map() }
+  const routeClass: RouteClass = known ?? {
+    key,
+    family,
+    steps,
+    stale: true,
+    tooLarge: false,
+    routes: new Map(),
+    lengths: [],
+    translated: new Set()
+  }
   policy.classes.set(key, routeClass)
   const tables = policy.tables[family]
   const own = [
     ...(tables.get(TABLE_LOCAL) ?? []),
-    ...options.stackPrefixes.filter((prefix) => splitPrefix(prefix).family === family)
+    ...options.stackPrefixes.filter((prefix) => splitPrefix(prefix).family === family),
+    ...[...world.translated.prefixes.keys()].filter((prefix) => ofFamily(prefix, family) && !isSingle(prefix))
   ]
   const merged = mergeSteps({ family, state, steps, own, prefixesOf: (table) => tables.get(table) ?? [] }, mostPrefixes)
   const routes = new Map<string, WantedClassRoute>()
   world.gateways.forget(key)
   for (const [prefix, answer] of merged ?? []) routes.set(prefix, wantedRoute(world, family, answer, key, change))
-  replaceRoutes(world, routeClass, routes, change)
+  const translated = new Set<string>()
+  const lengths = lengthsOf(routes)
+  for (const prefix of world.translated.prefixes.keys())
+    if (ofFamily(prefix, family) && isSingle(prefix) && leavesMain(routes, lengths, prefix)) translated.add(prefix)
+  replaceRoutes(world, routeClass, routes, translated, change)
   routeClass.stale = false
   routeClass.tooLarge = merged === null
   return routeClass
@@ -282,24 +300,81 @@ function wantedRoute(world: World, family: Family, answer: Answer, key: string, 
 
 function replaceRoutes(
   world: World,
-  { key, routes }: RouteClass,
+  routeClass: RouteClass,
   next: Map<string, WantedClassRoute>,
+  translated: Set<string>,
   change: PlanChange
 ): void {
-  for (const [prefix, route] of next) {
-    const before = routes.get(prefix)
-    if (before && sameRoute(before, route)) continue
-    world.plan.classRoutes.set(`${key} ${prefix}`, route)
-    change.classRoutes.add(`${key} ${prefix}`)
+  const { key, routes: before, translated: wasTranslated } = routeClass
+  for (const prefix of new Set([...next.keys(), ...translated, ...before.keys(), ...wasTranslated]))
+    writeRow(world, key, prefix, translated.has(prefix) ? askMain : next.get(prefix), change)
+  for (const route of before.values()) releaseRoute(world, route, change)
+  routeClass.routes = next
+  routeClass.lengths = lengthsOf(next)
+  routeClass.translated = translated
+}
+
+function writeRow(
+  { plan }: World,
+  key: string,
+  prefix: string,
+  after: WantedClassRoute | undefined,
+  change: PlanChange
+): void {
+  const name = `${key} ${prefix}`
+  const before = plan.classRoutes.get(name)
+  if (after ? before && sameRoute(before, after) : !before) return
+  if (after) plan.classRoutes.set(name, after)
+  else plan.classRoutes.delete(name)
+  change.classRoutes.add(name)
+}
+
+/** It changed whether the prefix is translated. true: devices have to be looked at, for their classes are stale. */
+export function translateInClasses(world: World, prefix: string, change: PlanChange): boolean {
+  const single = isSingle(prefix)
+  let stale = false
+  for (const routeClass of world.policy.classes.values()) {
+    if (!ofFamily(prefix, routeClass.family)) continue
+    if (!single) routeClass.stale = true
+    if (routeClass.stale) {
+      stale = true
+      continue
+    }
+    const { key, routes, lengths, translated } = routeClass
+    if (world.translated.prefixes.has(prefix) && leavesMain(routes, lengths, prefix)) translated.add(prefix)
+    else translated.delete(prefix)
+    writeRow(world, key, prefix, translated.has(prefix) ? askMain : routes.get(prefix), change)
   }
-  for (const [prefix, route] of routes) {
-    releaseRoute(world, route, change)
-    if (next.has(prefix)) continue
-    world.plan.classRoutes.delete(`${key} ${prefix}`)
-    change.classRoutes.add(`${key} ${prefix}`)
+  return stale
+}
+
+/** The class has an answer of its own for the single address. */
+function leavesMain(
+  routes: ReadonlyMap<string, WantedClassRoute>,
+  lengths: readonly number[],
+  prefix: string
+): boolean {
+  const { address, length: full } = splitPrefix(prefix)
+  if (isKernelsOwn(address, full)) return false
+  for (const length of lengths) {
+    const found = routes.get(`${maskAddress(address, length)}/${length}`)
+    if (found) return found.action !== 'main'
   }
-  routes.clear()
-  for (const [prefix, route] of next) routes.set(prefix, route)
+  return false
+}
+
+/** Longest first. */
+function lengthsOf(routes: ReadonlyMap<string, WantedClassRoute>): number[] {
+  return [...new Set([...routes.keys()].map((prefix) => splitPrefix(prefix).length))].sort((a, b) => b - a)
+}
+
+function ofFamily(prefix: string, family: Family): boolean {
+  return splitPrefix(prefix).family === family
+}
+
+function isSingle(prefix: string): boolean {
+  const { address, length } = splitPrefix(prefix)
+  return length === address.length * 4
 }
 
 /** After the devices: classes that none of them has any more are gone. */
@@ -311,7 +386,7 @@ export function settleClasses(world: World, change: PlanChange): void {
   }
   for (const [key, routeClass] of [...policy.classes]) {
     if (used.has(key)) continue
-    replaceRoutes(world, routeClass, new Map(), change)
+    replaceRoutes(world, routeClass, new Map(), new Set(), change)
     world.gateways.forget(key)
     policy.classes.delete(key)
     if (plan.classes.delete(key)) change.classes.add(key)

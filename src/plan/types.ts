@@ -4,7 +4,7 @@
 import type { Address, Family, Mac } from '../state/types.js'
 
 /** Reason codes are enum reason of bpf/types.h, by name without REASON_, lowercase, '-' for '_'. */
-export type StackReason = 'local' | 'route' | 'policy' | 'no-route' | 'link-local'
+export type StackReason = 'local' | 'route' | 'policy' | 'no-route' | 'link-local' | 'translated-destination'
 
 export interface WantedPod {
   address: Address

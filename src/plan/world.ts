@@ -4,9 +4,10 @@
 // Invariant between updates: plan.routes, places and the next hops' user counts
 // agree with the state for every prefix; dirtyDevices and dirtyPods are empty.
 
+import { formatAddress } from '../address.js'
 import type { Address, Family, NodeState } from '../state/types.js'
 import { emptyPlan, type PlanChange, sameDevice, sameFlat, sameNeighbour, sameRoute } from './change.js'
-import { type Cover, createCover, isKernelsOwn } from './cover.js'
+import { type Cover, type Covered, contains, createCover, isKernelsOwn } from './cover.js'
 import { type Classifier, createClassifier, type DeviceRole, sameRole } from './devices.js'
 import { forwardRoute, releaseRoute, stackRoute } from './forward.js'
 import { createGateways, type Gateways } from './gateways.js'
@@ -17,7 +18,7 @@ import { buildPod, type PodPlace, podPlace } from './pods.js'
 import { createPolicy, isPlainNode, type Policy, policyOf, settleClasses } from './policy.js'
 import { type Choice, chooseFrom, chooseLocal, TABLE_LOCAL, TABLE_MAIN } from './routes.js'
 import { createSourceChooser, type SourceChooser } from './sources.js'
-import type { Plan, WantedDevice, WantedRoute } from './types.js'
+import type { LeftToKernel, Plan, WantedDevice, WantedRoute } from './types.js'
 import { createUseIndex, type UseIndex } from './uses.js'
 
 export interface World {
@@ -32,6 +33,8 @@ export interface World {
   cover: Cover
   /** Prefixes of the cover that come from table local. */
   localCover: Set<string>
+  /** Destinations that the node translates: cover what is inside them, too. */
+  translated: Cover
   sources: SourceChooser
   nexthops: NexthopTable
   gateways: Gateways
@@ -45,7 +48,12 @@ export interface World {
 const families: readonly Family[] = [4, 6]
 const noAddresses: ReadonlySet<Address> = new Set()
 
-export function createWorld(state: NodeState, options: PlanOptions): World {
+const translatedDestination: Covered = {
+  reason: 'translated-destination',
+  why: "translated by the node's own rules"
+}
+
+export function createWorld(state: NodeState, options: PlanOptions, destinations: Iterable<string>): World {
   const plan = emptyPlan()
   const policy = createPolicy(state)
   plan.marks = policy.rules[4].marks || policy.rules[6].marks
@@ -55,6 +63,8 @@ export function createWorld(state: NodeState, options: PlanOptions): World {
   const localCover = new Set<string>()
   for (const prefix of options.stackPrefixes)
     cover.add(prefix, { reason: 'policy', why: 'left to the kernel by configuration' })
+  const translated = createCover()
+  for (const prefix of destinations) translated.add(prefix, translatedDestination)
   for (const table of [state.routes4, state.routes6]) coverLocal(table, cover, localCover)
   return {
     state,
@@ -66,6 +76,7 @@ export function createWorld(state: NodeState, options: PlanOptions): World {
     policy,
     cover,
     localCover,
+    translated,
     sources,
     nexthops: createNexthopTable(plan, { state, options, sources }),
     gateways: createGateways(state, options),
@@ -143,13 +154,43 @@ function wantedRoute(
 ): WantedRoute | null {
   if (local && choice?.kind === 'stack') return stackRoute(world, choice.reason, choice.why)
   const { address, length } = splitPrefix(prefix)
-  const covered = world.cover.find(address, length)
+  const covered = coveredBy(world, address, length)
   // Nothing of its own to hide: what covers it answers for it.
-  if (!choice && !world.cover.prefixes.has(prefix)) return null
+  if (!choice && !world.cover.prefixes.has(prefix) && !world.translated.prefixes.has(prefix)) return null
   if (covered) return stackRoute(world, covered.reason, covered.why)
   if (!choice) return null
   if (choice.kind === 'stack') return stackRoute(world, choice.reason, choice.why)
   return forwardRoute(world, choice, address.length === 32, prefix, change)
+}
+
+function coveredBy({ cover, translated }: World, address: Address, length: number): Covered | null {
+  return translated.find(address, length) ?? cover.find(address, length)
+}
+
+/**
+ * Takes in whether a prefix is translated; adds what has to be planned anew to
+ * `prefixes` and the world's dirty sets. A single address costs the same however
+ * many others there are; for a shorter prefix all routes are looked through.
+ */
+export function moveTranslated(world: World, prefix: string, translated: boolean, prefixes: Set<string>): void {
+  if (translated === world.translated.prefixes.has(prefix)) return
+  if (translated) world.translated.add(prefix, translatedDestination)
+  else world.translated.remove(prefix)
+  prefixes.add(prefix)
+  const { address, length, family } = splitPrefix(prefix)
+  if (length === address.length * 4) {
+    const place = world.places.get(address)
+    if (place) world.dirtyDevices.add(place.ifindex)
+    return
+  }
+  const { state, places, cover } = world
+  for (const known of [family === 4 ? state.routes4 : state.routes6, cover.prefixes, world.translated.prefixes]) {
+    for (const inner of known.keys()) {
+      const { address: other, length: longer } = splitPrefix(inner)
+      if (longer > length && contains(address, length, other)) prefixes.add(inner)
+    }
+  }
+  for (const [other, { ifindex }] of places) if (contains(address, length, other)) world.dirtyDevices.add(ifindex)
 }
 
 function movePod(world: World, address: Address, place: PodPlace | null, length: number): void {
@@ -218,12 +259,27 @@ function wantedDevice(world: World, ifindex: number, change: PlanChange): Wanted
       continue
     }
     const own = addresses.filter((address) => address.length === (family === 4 ? 8 : 32))
+    const half = halfLeft(world, family, own)
+    if (half) {
+      device.stack.push(half)
+      continue
+    }
     const { left, class: key } = policyOf(world, link, family, own, change)
     if (left) device.stack.push(left)
     if (family === 4) device.class4 = key
     else device.class6 = key
   }
   return device
+}
+
+/** A destination that is the stack's is the stack's as a source, too: conntrack has to see both directions. */
+function halfLeft(world: World, family: Family, own: readonly Address[]): LeftToKernel | null {
+  for (const address of own) {
+    const covered = coveredBy(world, address, address.length * 4)
+    if (covered && covered.reason !== 'route')
+      return { family, why: `${formatAddress(address)}: ${covered.why}`, rule: null }
+  }
+  return null
 }
 
 /** Builds the pods in dirtyPods. After planDevices: a pod follows its device's rules. */
@@ -242,7 +298,7 @@ export function planPods(world: World, change: PlanChange): void {
     }
     const family: Family = address.length === 8 ? 4 : 6
     const left = world.plan.devices.get(place.ifindex)?.stack.some((entry) => entry.family === family)
-    const open = !left && world.cover.find(address, address.length * 4) === null
+    const open = !left && coveredBy(world, address, address.length * 4) === null
     const after = buildPod(address, place, link, world.state, open)
     if (link.netkitMode !== 'l3') manage(world, place.ifindex, address, change)
     if (before && sameFlat(before, after)) continue

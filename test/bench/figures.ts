@@ -41,7 +41,13 @@ export const WAYS: Record<string, string> = {
   'legacy remote': 'pod to remote pod range, kernel + 100 rules',
   'hostroute outside': 'pod to outside, hostroute with SNAT',
   'kernel outside': 'pod to outside, kernel without SNAT',
-  'legacy outside': 'pod to outside, kernel + rules, MASQUERADE'
+  'legacy outside': 'pod to outside, kernel + rules, MASQUERADE',
+  'services service': 'Service on this node, kernel + kube-proxy',
+  'services+hostroute service': 'Service on this node, hostroute + kube-proxy',
+  'services pod': 'pod to pod, kernel + kube-proxy',
+  'services+hostroute pod': 'pod to pod, hostroute + kube-proxy',
+  'services remote': 'pod to remote pod range, kernel + kube-proxy',
+  'services+hostroute remote': 'pod to remote pod range, hostroute + kube-proxy'
 }
 
 function wallCell(kind: Kind, value: number, bare: number): string {

@@ -5,6 +5,7 @@
 //   of the words, and the programs alone if one of them is "programs"
 
 import { execFileSync, spawn } from 'node:child_process'
+import { writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { bareLine, createLine, DESTINATIONS, FORWARDERS, type Line } from './line.js'
 import type { ProgramCost } from './programs.js'
@@ -54,7 +55,11 @@ for (const forwarder of ['floor', ...FORWARDERS] as const) {
   if ([...DESTINATIONS, 'uplink'].some((destination) => wanted(`${forwarder} ${destination}`)))
     await measureLine(await createLine(forwarder, PATIENCE), figures.traffic)
 }
-if (wanted('programs'))
+if (wanted('programs')) {
+  // a small machine has room for fewer entries than are measured
+  execFileSync('modprobe', ['nf_conntrack'])
+  writeFileSync('/proc/sys/net/netfilter/nf_conntrack_max', '262144')
   figures.programs = JSON.parse(execFileSync(process.execPath, [PROGRAMS, '9'], { encoding: 'utf8' })) as ProgramCost[]
+}
 busy.kill('SIGKILL')
 console.log(JSON.stringify(figures))

@@ -3,11 +3,13 @@
 //
 //   pod a ──┐
 //           ├── node ── up0 ─────── eth0 ── peer
-//   pod b ──┘       192.168.100.11        .1 gateway, .12 another node
+//   pod b ──┤       192.168.100.11        .1 gateway, .12 another node
+//   pod c ──┘
 //
 //   pod       a → b: two veth pairs, one node between them
 //   remote    a → 10.244.2.2, a pod range behind .12: pod's pair and uplink's pair, source kept
 //   outside   a → 203.0.113.10 through the gateway: the same two pairs, with SNAT
+//   service   c → 10.96.0.12 → b, by kube-proxy's rules: through the stack, with hostroute, too
 //
 // The floor is the same node with programs that do nothing but redirect: what
 // its ways cost more than a bare pair is the kernel's.
@@ -21,20 +23,27 @@ import { claim, release } from '../lab/lease.js'
 import { configurePod, LabNode, LabPod, prepare } from '../lab/node.js'
 import { createBarePair } from '../lab/pair.js'
 import { type Background, run } from '../lab/process.js'
+import { labPlan, POD_PORT, SERVICES } from '../services/cluster.js'
+import { ServiceProxy } from '../services/proxy.js'
 import type { Redirect } from './floor.js'
 
-/** Who forwards: the kernel alone, the kernel with conntrack, MASQUERADE and 100 filter rules, or hostroute. */
-export const FORWARDERS = ['kernel', 'legacy', 'hostroute'] as const
+/**
+ * Who forwards: the kernel alone, the kernel with conntrack, MASQUERADE and 100 filter rules, or hostroute;
+ * and the kernel with kube-proxy's rules in mode nftables, without and with hostroute.
+ */
+export const FORWARDERS = ['kernel', 'legacy', 'hostroute', 'services', 'services+hostroute'] as const
 export type Forwarder = (typeof FORWARDERS)[number] | 'floor'
-export const DESTINATIONS = ['pod', 'remote', 'outside'] as const
+export const DESTINATIONS = ['pod', 'remote', 'outside', 'service'] as const
 export type Destination = (typeof DESTINATIONS)[number]
 
-/** A way for traffic: from, to, and the address that `to` serves on. */
+/** A way for traffic: from, to, and the address that `to` serves on; `service`: what `from` connects to instead. */
 export interface Way {
   name: string
   from: LabHost
   to: LabHost
   address: string
+  port: number
+  service?: { address: string; port: number }
 }
 
 export interface Line {
@@ -46,6 +55,7 @@ export interface Line {
 
 const OPTIONS = { mtu: 1500, podMtu: 1500, offloads: true, proxyArp: false }
 const RULES = 100
+const PORT = 11_111
 const root = fileURLToPath(new URL('../../../../', import.meta.url))
 const REMOTE_POD = addresses.podAddress(2, 1).v4
 const REMOTE_NODE = addresses.nodeAddress(2, 0).v4
@@ -53,7 +63,7 @@ const REMOTE_NODE = addresses.nodeAddress(2, 0).v4
 /** Two namespaces and one veth pair. */
 export async function bareLine(): Promise<Line> {
   const pair = await createBarePair()
-  const way = { name: 'bare', from: pair.left, to: pair.right, address: pair.rightAddress }
+  const way = { name: 'bare', from: pair.left, to: pair.right, address: pair.rightAddress, port: PORT }
   return { ways: [way], node: null, close: async () => pair.close() }
 }
 
@@ -62,12 +72,13 @@ export async function createLine(forwarder: Forwarder, timeout?: number): Promis
   const lease = claim()
   try {
     const node = new LabNode(lease, 1, 1, OPTIONS)
-    // the third pod is the floor's for what leaves the node
-    for (let number = 1; number <= (forwarder === 'floor' ? 3 : 2); number++) node.pods.push(new LabPod(node, number))
+    // the third pod is the floor's for what leaves the node, or uses the Service
+    for (let number = 1; number <= 3; number++) node.pods.push(new LabPod(node, number))
     const peer = new LabHost('peer', `${lease.name}-peer`)
     await build(node, peer)
     if (forwarder === 'legacy') await node.installLegacyRules(RULES)
-    if (forwarder === 'hostroute')
+    if (forwarder.startsWith('services')) await new ServiceProxy(node, 'n1', 'nftables').write(SERVICES)
+    if (forwarder.endsWith('hostroute'))
       await node.startDaemon({ config: { guard: { mode: 'off' } }, ...(timeout ? { timeout } : {}) })
     const redirector = forwarder === 'floor' ? await startRedirector(node, timeout) : null
     const close = async () => {
@@ -75,7 +86,7 @@ export async function createLine(forwarder: Forwarder, timeout?: number): Promis
       await node.stopDaemon().catch(() => {})
       release(lease.name)
     }
-    return { ways: waysOf(forwarder, node, peer), node: forwarder === 'hostroute' ? node : null, close }
+    return { ways: waysOf(forwarder, node, peer), node: forwarder.endsWith('hostroute') ? node : null, close }
   } catch (error) {
     release(lease.name)
     throw error
@@ -108,14 +119,15 @@ function waysOf(forwarder: Forwarder, node: LabNode, peer: LabHost): Way[] {
   const [from, other] = [node.pod(0), node.pod(1)]
   if (forwarder === 'floor')
     return [
-      { name: 'floor pod', from, to: other, address: other.address.v4 },
-      { name: 'floor uplink', from: node.pod(2), to: peer, address: REMOTE_POD }
+      { name: 'floor pod', from, to: other, address: other.address.v4, port: PORT },
+      { name: 'floor uplink', from: node.pod(2), to: peer, address: REMOTE_POD, port: PORT }
     ]
-  return [
-    { name: `${forwarder} pod`, from, to: other, address: other.address.v4 },
-    { name: `${forwarder} remote`, from, to: peer, address: REMOTE_POD },
-    { name: `${forwarder} outside`, from, to: peer, address: addresses.OUTSIDE.v4 }
-  ]
+  const pod = { name: `${forwarder} pod`, from, to: other, address: other.address.v4, port: PORT }
+  const remote = { name: `${forwarder} remote`, from, to: peer, address: REMOTE_POD, port: PORT }
+  if (!forwarder.startsWith('services'))
+    return [pod, remote, { ...remote, name: `${forwarder} outside`, address: addresses.OUTSIDE.v4 }]
+  const service = { address: labPlan(4).service(0, 12), port: 80 }
+  return [{ ...pod, name: `${forwarder} service`, from: node.pod(2), port: POD_PORT, service }, pod, remote]
 }
 
 async function build(node: LabNode, peer: LabHost): Promise<void> {

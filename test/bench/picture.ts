@@ -3,8 +3,15 @@
 
 import { type Report, WAYS } from './figures.js'
 
-const COLOURS = { floor: '#a9c7bb', hostroute: '#1a7f5a', kernel: '#8a8f98', legacy: '#b3541e' } as const
-const [LEFT, WIDTH, BAR, GAP] = [300, 760, 20, 8]
+const COLOURS = {
+  floor: '#a9c7bb',
+  hostroute: '#1a7f5a',
+  kernel: '#8a8f98',
+  legacy: '#b3541e',
+  services: '#7a6a9c',
+  'services+hostroute': '#1a7f5a'
+} as const
+const [LEFT, WIDTH, BAR, GAP] = [330, 790, 20, 8]
 
 /** Throws when the report holds no traffic. */
 export function drawPicture({ about, wall, exact }: Report): string {

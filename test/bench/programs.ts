@@ -6,7 +6,9 @@
 
 import '../bpf/namespace.js'
 import { execFileSync } from 'node:child_process'
-import { mkdirSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { native } from '../../src/native.js'
 import { encodePrefix, encodeRoute } from '../bpf/layout.js'
@@ -139,4 +141,44 @@ const crowded = testNode()
 for (let pod = 0; pod < PODS; pod++) crowded.setPod('b', `10.1.${10 + (pod >> 8)}.${pod & 255}`)
 crowded.setPod('a', devices.a.v4)
 measure(`IPv4 pod to pod, ${PODS.toLocaleString('en')} pods`, crowded, fromPod(4, '10.1.12.34', ack))
+
+// Where the node translates: nf_conntrack is there before the programs are loaded.
+track(0)
+const translating = testNode()
+const translatingPlain = testNode({ flags: 1 })
+for (const each of [translating, translatingPlain]) {
+  each.setPod('a', devices.a.v4)
+  each.setPod('b', devices.b.v4)
+  each.setControl({ translating: true })
+}
+const inbound = fromUplink(to.external[4], devices.b.v4, 4, () => ack(0))
+measure('IPv4 pod to pod, translating', translating, fromPod(4, 'b', ack))
+translating.share('a', true)
+measure('IPv4 pod to pod, translating, from a shared pod', translating, fromPod(4, 'b', ack))
+translating.share('a', false)
+translating.share('b', true)
+measure('IPv4 pod to pod, translating, to a shared pod', translating, fromPod(4, 'b', ack))
+measure('IPv4 uplink to pod, no SNAT, translating', translatingPlain, inbound)
+for (const entries of [0, 100_000]) {
+  if (entries > 0) track(entries)
+  const name = `IPv4 pod to outside, SNAT, first packet, translating, ${entries.toLocaleString('en')} entries`
+  for (const table of ['flows4', 'reverse4']) {
+    const { keys, count } = translating.map(table).dump()
+    if (count > 0) translating.map(table).deleteBatch(keys, count)
+  }
+  measure(name, translating, fromPod(4, to.external[4], syn))
+}
 console.log(JSON.stringify(rows))
+
+/** Makes so many entries in this namespace's conntrack. */
+function track(count: number): void {
+  const command = (index: number) => {
+    const address = `100.${64 + (index >> 16)}.${(index >> 8) & 255}.${index & 255}`
+    const reply = `--reply-src 10.99.0.1 --reply-dst ${address} --reply-port-src 53 --reply-port-dst 1000`
+    return `-I -p udp -t 600 --orig-src ${address} --orig-dst 10.99.0.1 --sport 1000 --dport 53 ${reply}`
+  }
+  const file = join(mkdtempSync(join(tmpdir(), 'hostroute-bench-')), 'entries')
+  writeFileSync(file, Array.from({ length: Math.max(1, count) }, (_, index) => `${command(count + index)}\n`).join(''))
+  execFileSync('conntrack', ['-R', file], { stdio: ['ignore', 'ignore', 'pipe'] })
+  rmSync(dirname(file), { recursive: true })
+}

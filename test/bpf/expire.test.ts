@@ -72,8 +72,8 @@ for (const family of [4, 6] as const) {
     t.match(node.flows(family), [{ life: 'live' }])
     t.match(node.expire(family), { live: 1, deleted: 0 })
     await idle()
-    node.expire(family)
-    t.equal(node.expire(family).deleted, 1)
+    // on a busy machine the run before has found it idle already
+    t.equal(node.expire(family).deleted + node.expire(family).deleted, 1)
     node.close()
   })
 

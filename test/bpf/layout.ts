@@ -13,7 +13,7 @@ export const reasons = [...header.matchAll(/^\tREASON_(\w+)(?: = 0)?,/gm)].map((
 
 export const REASON_MAX = 64
 
-export const Control = { on: 1, monitor: 2, snat: 4, dropProtocols: 8, marks: 16 } as const
+export const Control = { on: 1, monitor: 2, snat: 4, dropProtocols: 8, marks: 16, handOver: 32 } as const
 export const Timeout = { opening: 0, established: 1, closing: 2, udpOneWay: 3, udpReplied: 4, icmp: 5 } as const
 const VERDICTS = ['none', 'direct', 'snat', 'inbound', 'stack'] as const
 const LIVES = ['live', 'dying', 'dead'] as const
@@ -164,7 +164,8 @@ export function encodeMasquerade(epoch: number, prefix: string): Buffer {
 export interface ControlValues {
   flags: number
   lease: bigint
-  olderUntil: bigint
+  /** presumed: conntrack has not been read. */
+  translating: boolean | 'presumed'
   routeGeneration: number
   epoch: number
   portCount: number
@@ -173,15 +174,15 @@ export interface ControlValues {
 }
 
 export function encodeControl(control: ControlValues): Buffer {
-  const times = zeros(16)
-  times.writeBigUInt64LE(control.lease, 0)
-  times.writeBigUInt64LE(control.olderUntil, 8)
+  const lease = zeros(8)
+  lease.writeBigUInt64LE(control.lease)
   const { on, monitor } = Control
   const straight = (control.flags & (on | monitor)) === on && control.lease > 1_000_000n ? 1 : 0
   const timeouts = Array.from({ length: 8 }, (_, index) => control.timeouts[index] ?? 0)
   return Buffer.concat([
-    u32(3, control.flags),
-    times,
+    u32(4, control.flags),
+    lease,
+    u32(control.translating === 'presumed' ? 0x100 : Number(control.translating), 0),
     u32(control.routeGeneration, control.epoch, control.portCount, control.eventRate, ...timeouts, 250, 0, straight, 0)
   ])
 }
@@ -202,6 +203,12 @@ export function encodeTuple(tuple: Tuple): Buffer {
   return Buffer.concat([addressBytes(tuple.local), addressBytes(tuple.remote), tail])
 }
 
+/** As pair_of() in bpf/owner.h has it. IPv4 only. */
+export function stackPairRow({ local, remote }: Tuple): number {
+  const mixed = (address: string) => BigInt(addressBytes(address).readUInt32BE(0)) * 0x9e3779b1n
+  return Number(((mixed(local) ^ mixed(remote)) >> 16n) & 0xffffn)
+}
+
 export function decodeTuple(bytes: Buffer): Tuple {
   const width = bytes.length === 16 ? 4 : 16
   return {
@@ -210,6 +217,25 @@ export function decodeTuple(bytes: Buffer): Tuple {
     localPort: bytes.readUInt16BE(width * 2),
     remotePort: bytes.readUInt16BE(width * 2 + 2),
     protocol: bytes.readUInt8(width * 2 + 4)
+  }
+}
+
+/** reason null: the fast path's. */
+export function encodeOwner(seen: number, podId: number, reason: string | null): Buffer {
+  return u32(seen, podId, reason === null ? 0 : reasons.indexOf(reason))
+}
+
+export interface OwnerView extends Tuple {
+  podId: number
+  reason: string
+}
+
+export function decodeOwner(key: Buffer, value: Buffer): OwnerView {
+  const reason = value.readUInt32LE(8)
+  return {
+    ...decodeTuple(key),
+    podId: value.readUInt32LE(4),
+    reason: reason === 0 ? 'fast path' : (reasons[reason] ?? String(reason))
   }
 }
 

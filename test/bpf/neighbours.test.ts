@@ -23,7 +23,8 @@ for (const family of [4, 6] as const) {
       // conntrack would call these invalid, not having seen what they answer
       ['a SYN-ACK', tcp({ sourcePort: 2, destinationPort: 80, flags: 'SA' }), 'to-neighbour'],
       ['TCP mid-flow', tcp({ sourcePort: 3, destinationPort: 80, flags: 'PA' }, 'x'), 'to-neighbour'],
-      ['an echo reply', echo({ id: 8, reply: true }), 'to-neighbour'],
+      // its request has not come through here
+      ['an echo reply', echo({ id: 8, reply: true }), 'unknown-owner'],
       ['an ICMP error', icmpError({ type: family === 4 ? 3 : 1, code: 3 }, answer), 'to-neighbour']
     ]
     node.setNexthop(0, 'up0', { gateway, mac: undefined })

@@ -98,7 +98,7 @@ export function testNode(options: NodeOptions = {}) {
   const control: layout.ControlValues = {
     flags: options.flags ?? layout.Control.on | layout.Control.snat,
     lease: 0x7fffffffffffffffn,
-    olderUntil: 0n,
+    translating: false,
     routeGeneration: 1,
     epoch: 1,
     portCount: ports.length,
@@ -170,6 +170,29 @@ export function testNode(options: NodeOptions = {}) {
     map('neighbours').update(key, value)
   }
 
+  /** As to_pod would remember it, seen now. */
+  function setOwner(pod: PodName, tuple: layout.Tuple, reason: string | null): void {
+    const value = layout.encodeOwner(Number(expire(0).jiffies & 0xffffffffn), names.indexOf(pod) + 100, reason)
+    map(tuple.local.includes(':') ? 'owners6' : 'owners4').update(layout.encodeTuple(tuple), value)
+    if (!tuple.local.includes(':')) map('stack_pairs').update(index(layout.stackPairRow(tuple)), Buffer.from([1]))
+  }
+
+  /** Rows of stack_pairs that are set. */
+  function clearStackPairs(): void {
+    const { keys, values, count } = map('stack_pairs').dump()
+    map('stack_pairs').updateBatch(keys, values.fill(0), count)
+  }
+
+  function stackPairs(): number[] {
+    const { values, count } = map('stack_pairs').dump()
+    return Array.from({ length: count }, (_, row) => row).filter((row) => values[row] !== 0)
+  }
+
+  /** Local pods reach the pod through the stack, too. */
+  function share(pod: PodName, shared: boolean): void {
+    object.writeControl(88 + 2 * (ifindexOf(pod) % 16384), Buffer.from([shared ? 1 : 0, 0]))
+  }
+
   function fill(): void {
     for (const name of names) setDevice(name)
     for (const name of ['a', 'b', 'c'] as const) {
@@ -238,7 +261,7 @@ export function testNode(options: NodeOptions = {}) {
     }
     const packet = parsePacket(data)
     if (verdict === 'forward') checkForwarded(parsePacket(frame), packet)
-    else if (!told && reason !== 'translated' && !onlyDfSet(reason, frame, data)) {
+    else if (!told && reason !== 'rewritten' && !onlyDfSet(reason, frame, data)) {
       assert.equal(data.toString('hex'), frame.toString('hex'), `unchanged when ${reason}`)
     }
     if (!run.mark) assertTold(trace, reason, parsePacket(frame), packet)
@@ -285,6 +308,28 @@ export function testNode(options: NodeOptions = {}) {
     return entries(map(`reverse${family}`), layout.decodeReverse)
   }
 
+  function owners(family: 4 | 6): layout.OwnerView[] {
+    return entries(map(`owners${family}`), layout.decodeOwner)
+  }
+
+  /** What the stack delivers to the pod: through to_pod, which never touches it. */
+  function deliver(device: PodName, network: Network): void {
+    const macs = { source: devices[device].mac, destination: devices[device].podMac }
+    const frame = ethernet(macs, network)
+    const { retval, data } = object.testRun('to_pod', { data: frame, ifindex: ifindexOf(device) })
+    assert.equal(retval, -1)
+    assert.equal(data.toString('hex'), frame.toString('hex'))
+  }
+
+  /** control.translating, and whether local pods reach the pod through the stack, as the programs left them. */
+  function translating(device?: PodName): { translating: boolean; shared: boolean } {
+    const control = object.readControl()
+    return {
+      translating: control.readUInt32LE(16) !== 0,
+      shared: device !== undefined && control.readUInt16LE(88 + 2 * (ifindexOf(device) % 16384)) !== 0
+    }
+  }
+
   /** One run of the expiry program. */
   function expire(family: 0 | 4 | 6, pressure = false) {
     const context = Buffer.alloc(40)
@@ -304,9 +349,38 @@ export function testNode(options: NodeOptions = {}) {
 
   fill()
   fillRoutes()
-  const setters = { setControl, setDevice, setPod, setNexthop, setRoute, setClassRoute, setMasquerade, setNeighbour }
+  const setters = {
+    setOwner,
+    share,
+    stackPairs,
+    clearStackPairs,
+    setControl,
+    setDevice,
+    setPod,
+    setNexthop,
+    setRoute,
+    setClassRoute,
+    setMasquerade,
+    setNeighbour
+  }
   const close = () => object.close()
-  return { object, map, ifindexOf, ...setters, send, sendFrame, filter, counters, flows, reverses, expire, close }
+  return {
+    object,
+    map,
+    ifindexOf,
+    ...setters,
+    send,
+    sendFrame,
+    deliver,
+    translating,
+    filter,
+    counters,
+    flows,
+    reverses,
+    owners,
+    expire,
+    close
+  }
 }
 
 function verdictOf(reason: number): Result['verdict'] {

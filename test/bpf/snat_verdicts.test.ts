@@ -160,25 +160,6 @@ for (const family of [4, 6] as const) {
     node.close()
   })
 
-  t.test(`IPv${family} connections from before hostroute stay on the stack, new ones do not`, async (t) => {
-    const node = testNode()
-    node.setControl({ olderUntil: node.expire(0).jiffies + 100000n })
-    t.equal(out(node, 'a', family, 'tcp', 1000, 'PA').reason, 'older-flow')
-    t.equal(out(node, 'a', family, 'tcp', 1001, 'S').reason, 'to-uplink')
-    t.equal(
-      out(node, 'a', family, 'tcp', 1002, 'A', to.remoteNode[family]).reason,
-      'to-neighbour',
-      'no SNAT due: routed'
-    )
-    const inbound = ip({ source: to.external[family], destination: pod('a', family) }, content('tcp', 1003, true, 'PA'))
-    t.equal(node.send('up0', inbound).reason, 'older-flow')
-    node.setControl({ olderUntil: 0n })
-    t.equal(out(node, 'a', family, 'tcp', 1000, 'PA').reason, 'older-flow', 'it stays there')
-    t.equal(out(node, 'a', family, 'tcp', 1004, 'PA').reason, 'to-uplink', 'unknown mid-flow packets now get SNAT')
-    t.equal(out(node, 'a', family, 'tcp', 1000, 'S').reason, 'to-uplink', 'opened anew')
-    node.close()
-  })
-
   t.test(`[S8] IPv${family}: a port that a socket of the node uses is not taken`, async (t) => {
     const node = testNode({ ports: [20000, 20001] })
     const listener = createServer().listen(20000, family === 4 ? '0.0.0.0' : '::')

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The datapath, and its straight paths as programs of their own: -1: the stages would take over. */
+/* The datapath, and its straight paths as programs of their own. -2: the stages would take over. */
 #include "hostroute.bpf.c"
 
 SEC("tc")
@@ -8,7 +8,7 @@ int only_from_pod(struct __sk_buff *skb)
 	struct device *device = device_of(skb->ifindex);
 	int action;
 
-	return device && straight_from_pod(skb, device, &action) ? action : -1;
+	return device && straight_from_pod(skb, device, &action) ? action : -2;
 }
 
 SEC("tc")
@@ -17,5 +17,5 @@ int only_from_uplink(struct __sk_buff *skb)
 	struct device *device = device_of(skb->ifindex);
 	int action;
 
-	return device && straight_from_uplink(skb, device, &action) ? action : -1;
+	return device && straight_from_uplink(skb, device, &action) ? action : -2;
 }

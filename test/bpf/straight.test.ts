@@ -34,7 +34,9 @@ const objectFile = `${root}build/test/straight.bpf.o`
 mkdirSync(`${root}build/test`, { recursive: true })
 execFileSync(`${root}scripts/build-native`, ['--bpf', `${root}test/bpf/straight.bpf.c`, objectFile])
 
-const FORWARD = 7
+/** What only_* return where the stages would take over. */
+const STAGES = -2
+const TC_ACT_UNSPEC = -1
 const TRACE_MARK = 5
 /** Routed without SNAT, with a known MAC. */
 const plain = '10.3.0.9'
@@ -107,14 +109,16 @@ function compare(t: Test, name: string, device: DeviceName, frame: Buffer, optio
   writeEntries(readEntries())
   const entries = readEntries()
   const straight = run(`only_${program}`, device, frame, options)
-  if (straight.action !== FORWARD) {
-    const untouched = { action: -1, data: frame.toString('hex'), mark: options.mark ?? 0, counted: [], entries }
+  if (straight.action === STAGES) {
+    const untouched = { action: STAGES, data: frame.toString('hex'), mark: options.mark ?? 0, counted: [], entries }
     if (!same(straight, untouched)) t.strictSame(straight, untouched, `${name}: left untouched`)
     run(program, device, frame, options)
     return false
   }
   writeEntries(entries)
   const stages = run(program, device, frame, { ...options, mark: TRACE_MARK })
+  // what goes to the stack keeps its mark, which here is the test's own
+  if (stages.action === TC_ACT_UNSPEC) stages.mark = straight.mark
   writeEntries(entries)
   const whole = run(program, device, frame, options)
   if (!same(straight, stages)) t.strictSame(straight, stages, `${name}: as the stages`)
@@ -336,7 +340,6 @@ t.test('[S12] a flow that is dying, dead, of another pod or of older routes is f
     ['dead', 'flows4', frame, 16, [2, 0, 0, 0]],
     ['another pod', 'flows4', frame, 12, [9, 9, 0, 0]],
     ['older routes', 'flows4', frame, 4, [0, 0, 0, 0]],
-    ['conntrack has it', 'flows4', frame, 20, [4]],
     ['the answer dying', 'reverse4', back, 28, [1, 0, 0, 0]],
     ['the answer dead', 'reverse4', back, 28, [2, 0, 0, 0]],
     ['the answer for another pod', 'reverse4', back, 24, [9, 9, 0, 0]],
@@ -353,23 +356,42 @@ t.test('[S12] a flow that is dying, dead, of another pod or of older routes is f
   }
 })
 
-t.test('while older connections may live, unknown TCP from where SNAT is due is for the stages', async (t) => {
-  node.setControl({ olderUntil: 0x7fffffffffffffffn })
-  const known = frameFor('up0', toB(content('tcp', 80, true, 'A')))
-  t.ok(compare(t, 'masqueraded, but known', 'up0', known))
-  t.notOk(compare(t, 'masqueraded', 'up0', frameFor('up0', toB(content('tcp', 81, true, 'A')))))
-  const inner = ipv4({ source: plain, destination: devices.b.v4 }, content('tcp', 80, true, 'A'))
-  t.ok(compare(t, 'not masqueraded', 'up0', frameFor('up0', inner)))
-  const before = readEntries()
-  const opened = [...before].find(([place]) => place.startsWith('flows4') && place.includes('005001bb06'))
-  if (!opened) throw new Error('the flow that was opened from outside is not there')
-  const value = Buffer.from(opened[1].split(' ')[0] as string, 'hex')
-  value.writeUInt8(4, 20)
-  node.map('flows4').update(Buffer.from(opened[0].split(' ')[1] as string, 'hex'), value)
-  t.notOk(compare(t, 'conntrack has it', 'up0', known))
-  writeEntries(before)
-  node.setControl({ olderUntil: 0n })
-})
+t.test(
+  '[K6] on a node that translates, TCP from outside is looked up, and flows of the stack go there at once',
+  async (t) => {
+    node.setControl({ translating: true })
+    const inbound = (port: number) => frameFor('up0', toB(content('tcp', port, true, 'A')))
+    const outbound = (kind: 'tcp' | 'udp', port: number, destination: string) =>
+      frameFor('a', ipv4({ source: devices.a.v4, destination }, content(kind, port, false, 'A')))
+    const own = (local: string, far: string, kind: 'tcp' | 'udp', port: number, reason: string, pod: 'a' | 'b') => {
+      const ports = { localPort: port, remotePort: 443, protocol: kind === 'tcp' ? 6 : 17 }
+      node.setOwner(pod, { local, remote: far, ...ports }, reason)
+    }
+    t.ok(compare(t, 'between two without a flow of the stack', 'up0', inbound(80)))
+    own(devices.b.v4, remote, 'tcp', 82, 'translated-flow', 'b')
+    t.ok(compare(t, 'from outside', 'up0', inbound(82)))
+    t.ok(compare(t, 'opened from outside', 'up0', inbound(80)))
+    t.notOk(compare(t, 'not known', 'up0', inbound(81)))
+    t.ok(compare(t, 'asked about once', 'up0', inbound(81)), 'and remembered')
+    t.ok(compare(t, 'UDP from outside, opened there', 'up0', frameFor('up0', toB(content('udp', 80, true)))))
+    for (const kind of ['tcp', 'udp'] as const) {
+      own(devices.a.v4, remote, kind, 4711, 'translated-flow', 'a')
+      t.ok(compare(t, `${kind} to outside`, 'a', outbound(kind, 4711, remote)))
+      if (kind === 'tcp') {
+        const end = ipv4({ source: devices.a.v4, destination: remote }, content(kind, 4711, false, 'FA'))
+        t.ok(compare(t, 'its end', 'a', frameFor('a', end)))
+      }
+      own(devices.a.v4, devices.b.v4, kind, 4712, 'translated-flow', 'a')
+      t.ok(compare(t, `${kind} to a local pod, not looked up`, 'a', outbound(kind, 4712, devices.b.v4)))
+      node.share('a', true)
+      t.ok(compare(t, `${kind} to a local pod`, 'a', outbound(kind, 4712, devices.b.v4)))
+      t.notOk(compare(t, `${kind} to a local pod, not known`, 'a', outbound(kind, 4713, devices.b.v4)))
+      t.ok(compare(t, `${kind} to a local pod, known`, 'a', outbound(kind, 4713, devices.b.v4)))
+      node.share('a', false)
+    }
+    node.setControl({ translating: false })
+  }
+)
 
 t.test('[S4] the sum over a CHECKSUM_COMPLETE packet stays right on both ways', async (t) => {
   const rows = straightRows.filter(

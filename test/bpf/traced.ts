@@ -26,7 +26,9 @@ export const Stage = {
   masquerade: 1 << 10,
   nexthop: 1 << 11,
   sent: 1 << 12,
-  icmpError: 1 << 13
+  icmpError: 1 << 13,
+  askedOwner: 1 << 14,
+  conntrack: 1 << 15
 } as const
 
 export interface Trace {
@@ -49,7 +51,7 @@ const COMPARED = { first: 100, every: 50 }
 let traces = 0
 
 function remains(map: Remains, family: 4 | 6): string {
-  const tables = [`flows${family}`, `reverse${family}`].map((name) => map(name).dump())
+  const tables = [`flows${family}`, `reverse${family}`, `owners${family}`].map((name) => map(name).dump())
   return tables.map(({ keys, values }) => `${keys.toString('hex')} ${values.toString('hex')}`).join('\n')
 }
 

@@ -132,13 +132,13 @@ t.test('[P2] an IPv4 answer too big for the pod that may be cut is translated, t
         content(kind, local, true, 'SA', 'x'.repeat(1400))
       )
     const result = node.send('up0', packet(snatAddress(4), port))
-    t.equal(result.reason, 'translated')
+    t.equal(result.reason, 'rewritten')
     t.same(result.frame.subarray(14), packet(pod('a', 4), 4000).bytes, `${kind}: the pod’s address and port, TTL kept`)
     const pieces = (destination: string, local: number) => fragments(packet(destination, local), 1352, 78)
     const wanted = pieces(pod('a', 4), 4000)
     pieces(snatAddress(4), port).forEach((piece, place) => {
       const cut = node.send('up0', piece)
-      t.equal(cut.reason, place === 0 ? 'translated' : 'to-pod')
+      t.equal(cut.reason, place === 0 ? 'rewritten' : 'to-pod')
       if (place === 0) t.same(cut.frame.subarray(14), wanted[0]!.bytes, `${kind}: a fragment, too`)
     })
   }

@@ -7,56 +7,14 @@ import { execFileSync, spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import type { CheckReport, Finding } from '../../src/check/report.js'
+import { checkIn, plainNode, refusing, runner } from './namespace.js'
 
-const runner = fileURLToPath(new URL('./run-check.js', import.meta.url))
-
-/** A node with one uplink and one pod. */
-const plainNode = `
-ip link set lo up
-ip link add up0 type veth peer name up0p
-ip link set up0 up && ip link set up0p up
-ip addr add 192.0.2.2/24 dev up0 && ip route add default via 192.0.2.1
-ip link add pod0 type veth peer name eth0 netns $POD
-ip link set pod0 up && nsenter --net=/proc/$POD/ns/net ip link set eth0 up
-ip route add 10.1.0.2/32 dev pod0
-echo 1 > /proc/sys/net/ipv4/ip_forward
-`
-
-interface Options {
-  config?: string
-  path?: string
-  policy?: string
-}
-
-/** Shell lines, then the check, all in a fresh namespace. `after` is printed behind the report. */
-function checkIn(setup: string, options: Options = {}, after = ''): { report: CheckReport; after: string } {
-  const script = `set -e
-unshare --net sleep 60 & POD=$!
-trap "kill $POD" EXIT
-until [ "$(readlink /proc/$POD/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do sleep 0.02; done
-${setup}
-"$NODE" "$RUNNER" "$OPTIONS"
-${after}`
-  const environment = { ...process.env, NODE: process.execPath, RUNNER: runner, OPTIONS: JSON.stringify(options) }
-  const { status, stdout, stderr } = spawnSync('unshare', ['--net', 'sh', '-c', script], {
-    encoding: 'utf8',
-    env: environment,
-    maxBuffer: 64 << 20
-  })
-  if (status !== 0) throw new Error(`the case exited with ${status}: ${stderr}`)
-  const end = stdout.indexOf('\n')
-  return { report: JSON.parse(stdout.slice(0, end)) as CheckReport, after: stdout.slice(end + 1) }
-}
+t.setTimeout(240_000)
 
 const rule = (report: CheckReport, text: string): Finding | undefined =>
   report.findings.find((each) => each.rule?.text.includes(text))
-
-/** Codes that refuse; the BPF file system is the machine's affair. */
-const refusing = (report: CheckReport): string[] =>
-  report.findings.filter(({ outcome, code }) => outcome === 'refuse' && code !== 'kernel-bpffs').map(({ code }) => code)
 
 const legacyNames =
   'cat /proc/net/ip_tables_names /proc/net/ip6_tables_names /proc/net/arp_tables_names 2>/dev/null; nft list tables'
@@ -167,12 +125,6 @@ t.test('[C9] a tool that fails refuses', async (t) => {
   const { report } = checkIn(`${plainNode}\nnft add table inet own`, { path })
   t.same(refusing(report), ['rules-unread'])
   t.match(report.findings.find(({ code }) => code === 'rules-unread')?.why, /exited with status 1/)
-})
-
-t.test('[C9] Service addresses that stackPrefixes leaves to the kernel do not refuse', async (t) => {
-  const setup = `${plainNode}\niptables-nft -t nat -A PREROUTING -d 10.96.0.1 -p tcp --dport 443 -j DNAT --to-destination 192.0.2.9:6443`
-  t.same(refusing(checkIn(setup).report), ['rule-bypassed'])
-  t.same(refusing(checkIn(setup, { config: 'stackPrefixes: [10.96.0.0/12]\n' }).report), [])
 })
 
 t.test('[C11] what the policy accepts warns', async (t) => {

@@ -3,7 +3,7 @@
 import t from 'tap'
 import { judgeProbe } from '../../src/check/kernel.js'
 import { judgePrograms } from '../../src/check/programs.js'
-import { judgeSysctls } from '../../src/check/sysctls.js'
+import { judgeSysctls, sharedPorts } from '../../src/check/sysctls.js'
 import { defaultConfig } from '../../src/config/config.js'
 import { emptyPlan } from '../../src/plan/change.js'
 import type { WantedDevice } from '../../src/plan/types.js'
@@ -55,12 +55,26 @@ t.test('[C6] settings', async (t) => {
   t.same(codes(two, { 'ipv4/conf/all/rp_filter': '2' }), ['pass sysctl-fine'], 'loose for all wins')
   const few = { ...defaultConfig, snat: { ...defaultConfig.snat, ports: [{ first: 20000, last: 20999 }] } }
   t.same(codes(one, {}, few), ['warning sysctl-ports'])
+  t.same(codes(one, { 'netfilter/nf_conntrack_tcp_loose': '0' }), ['warning sysctl-tcp-loose'])
+})
+
+t.test('[C6] ports that processes are given: reserving them, as advised, is enough', async (t) => {
+  const range = [{ first: 1024, last: 65535 }]
+  const shared = (reserved: { first: number; last: number }[]) =>
+    sharedPorts(range, { local: [{ first: 32768, last: 60999 }], reserved, listening: [] })
+  t.same(shared([]), [{ first: 32768, last: 60999 }])
+  t.same(shared([{ first: 32768, last: 60999 }]), [])
+  t.same(shared([{ first: 40000, last: 40000 }]), [
+    { first: 32768, last: 39999 },
+    { first: 40001, last: 60999 }
+  ])
 })
 
 t.test('[C8] programs and shapers of others on served devices', async (t) => {
   const program = (name: string, where: 'ingress' | 'egress' | 'xdp', on: string, config = defaultConfig) =>
     judgePrograms([{ device: on, where, how: 'tcx', name }], [], one, config)[0]?.outcome
   t.equal(program('from_pod', 'ingress', 'veth1'), 'pass', 'ours')
+  t.equal(program('to_pod', 'egress', 'veth1'), 'pass', 'ours')
   t.equal(program('cil_from_container', 'ingress', 'veth1'), 'refuse')
   t.equal(program('theirs', 'egress', 'veth1'), 'refuse')
   t.equal(program('theirs', 'egress', 'eth0'), 'info')

@@ -24,19 +24,6 @@ t.test('[C9] nft: ingress of a served device is bypassed', async (t) => {
   t.match(textsOf(rules, 'bypassed').join('\n'), /ip saddr 203\.0\.113\.2 drop/)
 })
 
-t.test('[C9] nft: kube-proxy refuses until the Service range is left to the kernel', async (t) => {
-  const tables = nftTables('kube-proxy')
-  const refused = judged(tables).filter((each) => each.class === 'bypassed')
-  t.ok(refused.length > 0)
-  t.ok(refused.every((each) => each.owner?.name === 'kube-proxy'))
-  t.same(textsOf(judged(tables, { stackPrefixes: ['0a600000/12'] }), 'bypassed'), [])
-  t.not(
-    textsOf(judged(tables, { stackPrefixes: ['0a600000/31'] }), 'bypassed').length,
-    0,
-    'a range that leaves one out'
-  )
-})
-
 const ruleset = (expressions: object[], chain: object = {}) =>
   JSON.stringify({
     nftables: [
@@ -84,4 +71,50 @@ t.test('[C9] nft: a flowtable on a served device competes with hostroute', async
     )
   t.equal(table(['eth0', 'veth1'])[0]?.class, 'bypassed')
   t.equal(table('docker0')[0]?.class, 'host-only')
+})
+
+t.test('[K4] [C9] nft: portmap before 1.9.0 translates packets to anywhere, and the remedy says so', async (t) => {
+  const table = (jump: object[]) =>
+    judged(
+      parseNft(
+        JSON.stringify({
+          nftables: [
+            { table: { family: 'ip', name: 'cni_hostport' } },
+            {
+              chain: {
+                family: 'ip',
+                table: 'cni_hostport',
+                name: 'prerouting',
+                hook: 'prerouting',
+                type: 'nat',
+                policy: 'accept'
+              }
+            },
+            { chain: { family: 'ip', table: 'cni_hostport', name: 'hostports' } },
+            {
+              rule: {
+                family: 'ip',
+                table: 'cni_hostport',
+                chain: 'prerouting',
+                handle: 2,
+                expr: [...jump, { jump: { target: 'hostports' } }]
+              }
+            },
+            {
+              rule: {
+                family: 'ip',
+                table: 'cni_hostport',
+                chain: 'hostports',
+                handle: 3,
+                expr: [{ dnat: { addr: '10.244.1.13', port: 8080 } }]
+              }
+            }
+          ]
+        }),
+        ''
+      )
+    ).at(-1)
+  t.match(table([]), { class: 'bypassed', owner: 'portmap', remedy: /1\.9\.0/ })
+  const local = { match: { op: '==', left: { fib: { result: 'type', flags: 'daddr' } }, right: 'local' } }
+  t.equal(table([local])?.class, 'host-only')
 })

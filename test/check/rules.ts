@@ -1,20 +1,23 @@
 // Recorded rules, judged as on a node with one pod and one uplink.
 
 import { readFileSync } from 'node:fs'
-import { classifyTable, type JudgedRule, type RuleContext } from '../../src/check/classify.js'
+import { classifyTable, type JudgedRule } from '../../src/check/classify.js'
 import { parseSave } from '../../src/check/iptables-save.js'
 import { parseNft } from '../../src/check/nft.js'
 import { defaultPolicy, type Policy } from '../../src/check/policy.js'
+import { type NodeRules, ruleContext } from '../../src/check/rules.js'
 import type { RuleTable } from '../../src/check/ruleset.js'
+import { findTranslations } from '../../src/check/translations.js'
 
 const fixtures = new URL('../../../../test/check/fixtures/', import.meta.url)
 
-export const node: RuleContext = {
+export const node: NodeRules = {
   pods: ['veth1'],
   uplinks: ['eth0'],
   neverServed: ['docker0'],
   stackPrefixes: [],
-  ownAddresses: ['c0000202/32'],
+  own: ['c0000202/32'],
+  podAddresses: [],
   snat: true
 }
 
@@ -32,10 +35,16 @@ export function nftTables(name: string): RuleTable[] {
 
 export function judged(
   tables: RuleTable[],
-  change: Partial<RuleContext> = {},
+  change: Partial<NodeRules> = {},
   policy: Policy = defaultPolicy
 ): JudgedRule[] {
-  return tables.flatMap((table) => classifyTable(table, { ...node, ...change }, policy))
+  const facts = { ...node, ...change }
+  const context = ruleContext(
+    facts,
+    tables.flatMap((table) => findTranslations(table, facts.own)),
+    []
+  )
+  return tables.flatMap((table) => classifyTable(table, context, policy))
 }
 
 /** "CHAIN: text" of the rules of one class. */
@@ -44,7 +53,7 @@ export function textsOf(rules: readonly JudgedRule[], wanted: JudgedRule['class'
 }
 
 /** Judges the rules of one table as lines, without the chains' headings. */
-export function judgeLines(table: string, lines: string[], change: Partial<RuleContext> = {}): JudgedRule[] {
+export function judgeLines(table: string, lines: string[], change: Partial<NodeRules> = {}): JudgedRule[] {
   const heads = ['PREROUTING', 'INPUT', 'FORWARD', 'OUTPUT', 'POSTROUTING'].map((name) => `:${name} ACCEPT [0:0]`)
   const own = new Set(
     lines.flatMap((line) => /^-A (\S+)/.exec(line)?.[1] ?? []).filter((name) => !/^[A-Z]+$/.test(name))

@@ -40,6 +40,11 @@ Devices
 Left to the kernel
   IPv6 from vetha to fd00:7::/64: ip rule 1000: from all dport 53 lookup 100: the maps do not know "dport 53"
 
+Services: 43 addresses from kube-proxy, nftables
+
+Rules that translate without naming a destination; the fast path bypasses them
+  ip nat PREROUTING, handle 7: iifname vetha tcp dport 80 redirect
+
 Maps
                         USED         OF
   pods                     2     16,384  <1 %

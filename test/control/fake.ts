@@ -111,7 +111,11 @@ export function fakeStatus(change: Partial<Status> = {}): Status {
         { prefix: '10.0.0.0/8', masquerade: false, from: ['/etc/config/ip-masq-agent'] }
       ]
     },
-    guard: { mode: 'enforce', backend: 'fmod_ret', refused: 3, why: null },
+    translated: {
+      rows: [{ who: 'kube-proxy', kind: 'nftables', addresses: 43, prefixes: 0 }],
+      unbounded: ['ip nat PREROUTING, handle 7: iifname vetha tcp dport 80 redirect']
+    },
+    guard: { mode: 'enforce', backend: 'fmod_ret', refuses: 'all writes', refused: 3, why: null },
     configuration: { path: '/etc/hostroute/config.yaml', present: false, error: null, loaded: null },
     errors: [{ time: ago(30), subsystem: 'sync', text: 'events were lost, dumping again' }],
     ...change
@@ -334,17 +338,19 @@ export function fakeNode(change: Partial<NodeControl> = {}, status: () => Status
         mode: 'enabled',
         why: null,
         confirmBefore: options.confirmWithin ? ago(-options.confirmWithin) : null,
-        report: null
+        report: null,
+        handedBack: null
       }),
     confirm: async () => ({
       done: false,
       mode: 'enabled',
       why: 'nothing waits for a confirmation',
       confirmBefore: null,
-      report: null
+      report: null,
+      handedBack: null
     }),
     disable: async () =>
-      note('disable', { done: true, mode: 'disabled', why: null, confirmBefore: null, report: null }),
+      note('disable', { done: true, mode: 'disabled', why: null, confirmBefore: null, report: null, handedBack: null }),
     events: (listener) => {
       listeners.add(listener)
       return () => listeners.delete(listener)

@@ -6,11 +6,13 @@ import { fakeDrops, fakeStatus } from './fake.js'
 const guard: GuardStatus = {
   mode: 'enforce',
   backend: 'lsm',
+  refuses: 'all writes',
   why: null,
   backends: [],
   witness: null,
   counts: { refused: 7, audited: 0, exempt: 2, removals: 1, lost: 0, appeared: 3 },
   tables: [],
+  unownedFor: null,
   allowances: [],
   present: [],
   last: null

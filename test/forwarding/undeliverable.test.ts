@@ -87,10 +87,10 @@ t.test('[P1] [P2] answers to SNATed flows that end at the node, or are too big f
   await lab.outside.sysctl({ 'net.ipv4.ip_no_pmtu_disc': 1 })
   const careless = await lab.outside.echo(8)
   t.teardown(() => careless.stop())
-  const before = await counted(node, 'translated')
+  const before = await counted(node, 'rewritten')
   const answer = await pod.ask({ protocol: 'udp', address: OUTSIDE.v4, port: 8, bytes: 1365 })
   t.match(answer, { error: null, peer: node.address.v4 }, 'v4: one that may be cut arrives at once')
-  t.ok((await counted(node, 'translated')) > before, 'translated by hostroute, cut by the kernel')
+  t.ok((await counted(node, 'rewritten')) > before, 'translated by hostroute, cut by the kernel')
 })
 
 t.test('[P2] what is too big to leave never leaves with the pod’s address', async (t) => {

@@ -1,6 +1,6 @@
 // Datagrams to nfnetlink, good and bad.
 
-import { attribute, batch, family, flag, message, name, nft, number } from '../../src/guard/nfnetlink.js'
+import { attribute, batch, family, flag, message, name, nft, number } from '../../src/netfilter/nfnetlink.js'
 
 const table = attribute(1, name('t'))
 const hook = attribute(4, [

@@ -29,6 +29,7 @@ const event: GuardEventRow = {
   executable: '/usr/sbin/xtables-legacy-multi',
   cgroup: '/system.slice/x.service',
   unit: 'x.service',
+  exemption: null,
   repeated: 3
 }
 
@@ -38,6 +39,7 @@ function fakeGuard(change: Partial<GuardStatus> = {}) {
     status: () => ({
       mode: 'enforce',
       backend: 'cgroup',
+      refuses: 'iptables writes',
       why: null,
       backends: [
         { name: 'lsm', state: 'failed', why: 'refuses nothing' },
@@ -49,7 +51,12 @@ function fakeGuard(change: Partial<GuardStatus> = {}) {
         { family: 'ip', table: 'filter', owned: true, why: null },
         { family: 'ip', table: 'nat', owned: false, why: 'somebody has made it' }
       ],
-      allowances: [{ kind: 'unit', name: 'kube-proxy.service', until: null, used: 5, present: true }],
+      unownedFor: null,
+      allowances: [
+        { kind: 'unit', name: 'kube-proxy.service', source: 'default', until: null, used: 5, present: true },
+        { kind: 'unit', name: 'k3s.service', source: 'default', until: null, used: 0, present: false },
+        { kind: 'cgroup', name: '/x', source: 'configuration', until: null, used: 0, present: false }
+      ],
       present: [{ system: 'iptables', family: 'ip', table: 'nat', rules: 1 }],
       last: event,
       ...change
@@ -67,12 +74,14 @@ t.test('status says in words how writes are refused, and why not otherwise', asy
   const { code, out } = await ask('guard', 'status')
   t.equal(code, 0)
   for (const words of [
-    'refused on this node, by cgroup',
+    'iptables writes are refused, other nf_tables writes are reported, by cgroup',
     '1,234',
     'lsm       failed: refuses nothing',
     'not ip nat: somebody has made it',
     'is seen by capability',
     'kube-proxy.service',
+    'by default as well, not on this node now:\n    k3s.service',
+    'not there now',
     '1 rule in ip nat',
     'by "iptables -A FORWARD -j DROP" (pid 7'
   ])

@@ -161,7 +161,7 @@ export function lifeTests(t: Test, backend: GuardBackendName): void {
     copyFileSync('/usr/sbin/xtables-legacy-multi', namesake)
     t.not(node.run(namesake, ...add).status, 0, 'a process of the same name is another one')
     const { allowances } = await node.status()
-    t.match(allowances, [{ kind: 'executable', name: own, used: 1, present: true }])
+    t.match(allowances, [{ kind: 'executable', name: own, source: 'command', used: 1, present: true }])
     t.ok(
       await node.event(({ verdict, executable }) => verdict === 'exempt' && executable === own),
       'reported as exempt'

@@ -6,7 +6,7 @@ import { execFileSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { batch, family, flag, message, nft } from '../../src/guard/nfnetlink.js'
+import { batch, family, flag, message, nft } from '../../src/netfilter/nfnetlink.js'
 import { treeRoot } from '../vm/kernels.js'
 import {
   deleteRule,

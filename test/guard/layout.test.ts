@@ -6,7 +6,7 @@ import t from 'tap'
 import type { GuardEventRow } from '../../src/control/guard-api.js'
 import { Journal, sentence } from '../../src/guard/journal.js'
 import { controlOffset, countRow, decodeEvent, eventOffset, eventSize } from '../../src/guard/layout.js'
-import { attributesOf, batch, family, flag, message, parse } from '../../src/guard/nfnetlink.js'
+import { attributesOf, batch, family, flag, message, parse } from '../../src/netfilter/nfnetlink.js'
 import { treeRoot } from '../vm/kernels.js'
 
 /** Compiles assertions about bpf/guard.h; the compiler's complaint, or nothing. */
@@ -28,7 +28,8 @@ const offset = (of: string, members: Record<string, number>) =>
 
 t.test('events and the control section are where the programs have them', async (t) => {
   const { argumentsLength, ...same } = eventOffset
-  const { namespaceCookie, probeCookie, probeBackend, probeSeen, cgroups, executables, ...head } = controlOffset
+  const { namespaceCookie, probeCookie, probeBackend, probeSeen, cgroupRoot, paths, executables, ...head } =
+    controlOffset
   const assertions = [
     `sizeof(struct guard_event) == ${eventSize}`,
     ...offset('guard_event', { ...same, arguments_length: argumentsLength }),
@@ -38,12 +39,15 @@ t.test('events and the control section are where the programs have them', async 
       probe_cookie: probeCookie,
       probe_backend: probeBackend,
       probe_seen: probeSeen,
-      exempt_cgroups: cgroups,
+      cgroup_root: cgroupRoot,
+      exempt_paths: paths,
       exempt_executables: executables
     }),
-    'sizeof(struct guard_control) == 48',
+    'sizeof(struct guard_control) == 56',
     'sizeof(struct guard_allowance) == 16',
     'sizeof(struct guard_executable) == 16',
+    'sizeof(struct guard_step) == 100',
+    'sizeof(struct guard_place) == 8',
     'sizeof(struct guard_table) == 36',
     'sizeof(struct guard_owned_table) == 36',
     ...Object.entries(countRow).map(
@@ -87,6 +91,7 @@ const row: GuardEventRow = {
   executable: '/usr/sbin/xtables-nft-multi',
   cgroup: '/x',
   unit: 'x.service',
+  exemption: null,
   repeated: 1
 }
 
@@ -109,6 +114,39 @@ t.test('[G9] equal attempts are summed up, none is lost', async (t) => {
     [1, 1, 99]
   )
   t.equal(journal.recent(1)[0]?.repeated, 99)
+})
+
+t.test('[K11] an exempt writer is told once, and counted in its row', async (t) => {
+  const journal = new Journal()
+  const told: GuardEventRow[] = []
+  journal.listen((event) => told.push({ ...event }))
+  const exempt: GuardEventRow = {
+    ...row,
+    verdict: 'exempt',
+    exemption: 'cgroup /kubepods (default)',
+    cgroup: '/kubepods/a'
+  }
+  for (let at = 0; at < 50; at++) journal.add({ ...exempt, pid: at, table: `t${at % 3}`, arguments: `restore ${at}` })
+  journal.add({ ...exempt, cgroup: '/kubepods/b' })
+  t.same(
+    told.map(({ cgroup, repeated }) => [cgroup, repeated]),
+    [
+      ['/kubepods/a', 1],
+      ['/kubepods/b', 1]
+    ]
+  )
+  t.same(
+    journal.recent(10).map(({ repeated }) => repeated),
+    [50, 1]
+  )
+  for (let at = 0; at < 1000; at++) journal.add({ ...row, chain: `c${at}` })
+  journal.add(exempt)
+  t.equal(told.at(-1)?.verdict, 'exempt', 'told again when its row is gone')
+  journal.flush()
+  t.match(
+    sentence(exempt),
+    /^exempt: cgroup \/kubepods \(default\): nftables NEWRULE in ip filter FORWARD by "iptables -A FORWARD" of x.service \(pid 7\); its further/
+  )
 })
 
 t.test('a person can read who wanted what', async (t) => {

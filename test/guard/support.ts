@@ -57,7 +57,8 @@ export class GuardedNode {
       runDirectory: `${this.directory}/run`,
       mode: 'enforce',
       backend: 'auto',
-      allow: { units: [], executables: [] },
+      remove: false,
+      allow: { defaults: false, units: [], cgroups: [], executables: [] },
       ...options
     }
     const serve = [`--net=/run/netns/${this.name}`, process.execPath, compiled('serve.js'), JSON.stringify(given)]
@@ -144,7 +145,8 @@ export class GuardedNode {
     return new Promise((resolve, reject) => {
       const child = this.#child
       const fail = () => reject(new Error(failure + this.log))
-      const timer = setTimeout(fail, 60_000)
+      // an emulated machine beside another one takes its time
+      const timer = setTimeout(fail, process.env['HOSTROUTE_VM'] ? 300_000 : 60_000)
       child?.once('exit', fail)
       this.#status = (status) => {
         clearTimeout(timer)

@@ -2,8 +2,8 @@
 // says, in order, and prints one result each. "ok", the errno's name when the
 // call was refused, or "answer N" for the errno in the kernel's answer.
 
-import { parse } from '../../src/guard/nfnetlink.js'
 import { type NativeError, type NetfilterSocket, native } from '../../src/native.js'
+import { parse } from '../../src/netfilter/nfnetlink.js'
 
 export type Operation = {
   /** In a namespace of its own instead of the process's. */

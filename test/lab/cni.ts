@@ -2,7 +2,7 @@
 // namespace with the runtime's environment variables and configuration.
 
 import { LabHost } from './host.js'
-import type { LabNode } from './node.js'
+import type { LabNode, LabPod } from './node.js'
 import { prepare } from './node.js'
 import { run } from './process.js'
 
@@ -88,6 +88,46 @@ function plugin(
       CNI_CONTAINERID: namespace,
       CNI_NETNS: `/run/netns/${namespace}`,
       CNI_IFNAME: 'eth0',
+      CNI_PATH: PLUGINS
+    }
+  })
+}
+
+export interface PortMapping {
+  hostPort: number
+  containerPort: number
+}
+
+/** hostPorts of a pod that exists, TCP and UDP, by the portmap plugin as it is chained behind the one that made the pod. */
+export async function mapPorts(pod: LabPod, mappings: readonly PortMapping[], command: 'ADD' | 'DEL' = 'ADD') {
+  const sandbox = `/run/netns/${pod.namespace}`
+  const config = {
+    cniVersion: '0.4.0',
+    name: 'lab',
+    type: 'portmap',
+    capabilities: { portMappings: true },
+    runtimeConfig: {
+      portMappings: mappings.flatMap((each) => [
+        { ...each, protocol: 'tcp' },
+        { ...each, protocol: 'udp' }
+      ])
+    },
+    prevResult: {
+      cniVersion: '0.4.0',
+      interfaces: [{ name: pod.hostDevice }, { name: pod.device, sandbox }],
+      ips: [
+        { version: '4', address: `${pod.address.v4}/32`, interface: 1 },
+        { version: '6', address: `${pod.address.v6}/128`, interface: 1 }
+      ]
+    }
+  }
+  await pod.node.run([`${PLUGINS}/portmap`], {
+    input: JSON.stringify(config),
+    environment: {
+      CNI_COMMAND: command,
+      CNI_CONTAINERID: pod.namespace,
+      CNI_NETNS: sandbox,
+      CNI_IFNAME: pod.device,
       CNI_PATH: PLUGINS
     }
   })

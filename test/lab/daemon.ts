@@ -6,9 +6,10 @@ import { fileURLToPath } from 'node:url'
 import { stringify } from 'yaml'
 import type { Status } from '../../src/control/api.js'
 import { controlClient } from '../../src/control/client.js'
+import { STRUCTS } from '../../src/maps/layout.js'
 import type { LabHost } from './host.js'
 import { NOT_MASQUERADED } from './netfilter.js'
-import { type Background, exec, type Outcome, until } from './process.js'
+import { type Background, exec, type Outcome, run, until } from './process.js'
 
 const DAEMON = fileURLToPath(new URL('../../src/daemon/main.js', import.meta.url))
 const COMMAND = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url))
@@ -112,6 +113,26 @@ export class Daemon {
 
   async kill(signal: NodeJS.Signals): Promise<void> {
     await this.#process?.stop(signal)
+  }
+
+  /** SIGKILL, then `hostrouted --remove`; what that has logged. */
+  async removeAfterKill(): Promise<string> {
+    await this.kill('SIGKILL')
+    const files = ['--run-directory', this.runDirectory, '--pin-directory', this.pinDirectory]
+    const outcome = await this.node.exec([process.execPath, DAEMON, '--remove', ...files])
+    if (outcome.status !== 0) throw new Error(`hostrouted --remove: ${outcome.stderr || outcome.stdout}`)
+    return outcome.stdout + outcome.stderr
+  }
+
+  /** As its clock and its timer would: it cannot be made shorter than 30 s. */
+  async endLease(): Promise<void> {
+    const control = ['map', 'lookup', 'pinned', `${this.pinDirectory}/control`, 'key', '0', '0', '0', '0']
+    const { value } = JSON.parse(await run(['bpftool', '-j', ...control])) as { value: string[] }
+    const { lease, straight } = STRUCTS.control.offset
+    const ended = value.map((byte, at) =>
+      (at >= lease && at < lease + 8) || (at >= straight && at < straight + 4) ? '0x00' : byte
+    )
+    await run(['bpftool', ...control.map((word) => (word === 'lookup' ? 'update' : word)), 'value', ...ended])
   }
 
   /** A command that goes on, as `monitor` does. */

@@ -7,7 +7,7 @@ import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 
 /** Times to wait are so much longer in an emulated machine. */
-const slowness = process.env['HOSTROUTE_VM'] ? 10 : 1
+export const slowness = process.env['HOSTROUTE_VM'] ? 10 : 1
 
 export interface Outcome {
   /** Exit status; null when a signal ended it. */

@@ -32,9 +32,20 @@ export const MTU = { pod2: 1400, remote: 1300, snated: 1380 } as const
 /** Bytes of the largest frame that is sent. */
 export const LARGEST = 9000
 
+/** Service addresses that both nodes' rules translate: to pod 2 of the node, to a pod of the other one. */
+export const SERVICES = {
+  4: { local: '10.96.0.2', remote: '10.96.0.3' },
+  6: { local: 'fd00:96::2', remote: 'fd00:96::3' }
+} as const
+
+/**
+ * What nodes do about addresses. snat: SNAT by hostroute against MASQUERADE.
+ * services: DNAT by the same rules on both nodes, which is the stack's on both.
+ */
+export type Translation = 'none' | 'snat' | 'services'
+
 export interface LabsOptions {
-  /** SNAT by hostroute against MASQUERADE; else nothing is masqueraded. */
-  snat: boolean
+  translation: Translation
 }
 
 /** One of the two. */
@@ -114,10 +125,13 @@ export async function openLabs(
     await Promise.all(labs.map((lab) => prepare(lab)))
     const [kernel, hostroute] = [new Side('kernel', labs[0]!), new Side('hostroute', labs[1]!)]
     // ip-masq-agent's rules stay on a node with hostroute, for what it leaves to the kernel
-    if (options.snat) for (const lab of labs) await masquerade(lab)
+    if (options.translation === 'snat') for (const lab of labs) await masquerade(lab)
+    if (options.translation === 'services') for (const lab of labs) await serve(lab)
     const all = ['0.0.0.0/0', '::/0']
     const some = ['10.0.0.0/8', '192.168.0.0/16', '203.0.113.0/24', 'fd00::/8', '2001:db8:99::/64']
-    await hostroute.lab.node(0).startDaemon({ masquerade: { nonMasqueradeCIDRs: options.snat ? some : all } })
+    await hostroute.lab
+      .node(0)
+      .startDaemon({ masquerade: { nonMasqueradeCIDRs: options.translation === 'snat' ? some : all } })
     await waitForNeighbours(hostroute.lab)
     for (const side of [kernel, hostroute]) await side.startCaptures()
     return { kernel, hostroute, close: async () => void (await Promise.all([kernel.close(), hostroute.close()])) }
@@ -145,6 +159,9 @@ async function prepare(lab: Lab): Promise<void> {
     // no route to "nowhere" would be told at a rate that no setting lifts, and so not the same in both labs
     'route add blackhole 192.0.2.200/32',
     'route add blackhole 2001:db8:dead::1/128',
+    // nor to a Service, where conntrack takes a packet for invalid and does not translate it
+    'route add blackhole 10.96.0.0/16',
+    'route add blackhole fd00:96::/64',
     'link set outside address 02:04:00:00:01:00',
     'link set n1u0 address 02:04:00:00:01:01',
     `route add 10.244.1.0/24 via ${node.address.v4}`,
@@ -194,6 +211,22 @@ async function masquerade(lab: Lab): Promise<void> {
   const rule = (destination: string) => `*nat\n-A POSTROUTING -o up0 -d ${destination} -j MASQUERADE\nCOMMIT\n`
   await node.run(['iptables-legacy-restore'], { input: rule(`${SNATED[4]}/32`) })
   await node.run(['ip6tables-legacy-restore'], { input: rule(`${SNATED[6]}/128`) })
+  await node.sysctl({ 'net.netfilter.nf_conntrack_checksum': 0, 'net.netfilter.nf_conntrack_tcp_be_liberal': 1 })
+}
+
+/** As a service proxy does. */
+async function serve(lab: Lab): Promise<void> {
+  const node = lab.node(0)
+  const [local, remote] = [node.pod(1).address, lab.node(1).pod(0).address]
+  const table = (family: 'ip' | 'ip6', services: { local: string; remote: string }, key: 'v4' | 'v6') => `
+    table ${family} services {
+      chain prerouting {
+        type nat hook prerouting priority dstnat
+        ${family} daddr ${services.local} dnat to ${local[key]}
+        ${family} daddr ${services.remote} dnat to ${remote[key]}
+      }
+    }`
+  await node.run(['nft', '-f', '-'], { input: table('ip', SERVICES[4], 'v4') + table('ip6', SERVICES[6], 'v6') })
   await node.sysctl({ 'net.netfilter.nf_conntrack_checksum': 0, 'net.netfilter.nf_conntrack_tcp_be_liberal': 1 })
 }
 

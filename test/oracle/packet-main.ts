@@ -1,29 +1,29 @@
 // The packet oracle for as long as it is told: packet-main.js --minutes N --seed N.
-// One half without SNAT, one with. Exit status 1: a fault was found.
+// A third each without translation, with SNAT, and through Services. Exit status 1: a fault was found.
 
 import { parseArgs } from 'node:util'
 import { type PacketTotals, runPacketOracle } from './packet-oracle.js'
-import { tellPackets } from './packet-report.js'
+import { TITLES, tellPackets } from './packet-report.js'
 
 const { values } = parseArgs({ options: { minutes: { type: 'string' }, seed: { type: 'string' } } })
 const seed = Number(values.seed ?? Date.now() % 1_000_000_000)
-const half = (Number(values.minutes ?? 1) * 60_000) / 2
+const part = (Number(values.minutes ?? 1) * 60_000) / 3
 /** Captures are kept whole in memory: labs are made anew after so many rounds. */
 const ROUNDS = 40
 
 let failed = false
-for (const snat of [false, true]) {
-  const deadline = performance.now() + half
+for (const translation of ['none', 'snat', 'services'] as const) {
+  const deadline = performance.now() + part
   const totals: PacketTotals[] = []
   let next = performance.now() + 10_000
-  console.log(`packet oracle${snat ? ' with SNAT' : ''}: seed ${seed}`)
+  console.log(`packet oracle${TITLES[translation]}: seed ${seed}`)
   for (let from = seed; performance.now() < deadline && !failed; from += ROUNDS) {
-    const part = await runPacketOracle({
+    const round = await runPacketOracle({
       seed: from,
       draws: 400,
       rounds: ROUNDS,
       deadline,
-      snat,
+      translation,
       progress({ rounds, sent, faults }) {
         if (performance.now() < next) return
         next = performance.now() + 10_000
@@ -31,8 +31,8 @@ for (const snat of [false, true]) {
         console.log(`  seed ${from + rounds}, ${sent} packets in these labs, ${faults.length} faults; ${left} s left`)
       }
     })
-    totals.push(part)
-    failed = part.faults.length > 0
+    totals.push(round)
+    failed = round.faults.length > 0
   }
   for (const line of tellPackets(joined(totals))) console.log(line)
   for (const fault of totals.flatMap(({ faults }) => faults)) console.log(`\nFAULT ${fault}`)

@@ -7,7 +7,7 @@ import { controlClient } from '../../src/control/client.js'
 import { sleep } from '../lab/process.js'
 import { type ParsedPacket, parsePacket } from '../packets/packet.js'
 import { randomSource } from '../plan/churn.js'
-import { openLabs, type Receiver, receivers, type Shot, type Side } from './labs.js'
+import { openLabs, type Receiver, receivers, type Shot, type Side, type Translation } from './labs.js'
 import { answersTo, makeStream, TOLD_MTU, tagOf } from './stream.js'
 
 export interface PacketOptions {
@@ -17,13 +17,13 @@ export interface PacketOptions {
   rounds: number
   /** performance.now() after which no further round is begun. */
   deadline: number
-  snat: boolean
+  translation: Translation
   progress?(totals: PacketTotals): void
 }
 
 export interface PacketTotals {
   seed: number
-  snat: boolean
+  translation: Translation
   rounds: number
   sent: number
   /** Frames that arrived, in the kernel's lab. */
@@ -45,14 +45,16 @@ export const PACKET_EXCEPTIONS: Record<string, string> = {
     'the kernel’s IPv6 forwarding obeys a path MTU that the node itself was told; hostroute sends, and the narrow router tells',
   options:
     'with IP options or extension headers conntrack sees a packet of a flow it has not seen, and may leave the pod’s address',
+  reset:
+    'an RST in a connection that nobody has answered makes conntrack forget it, so the kernel cannot deliver an error about the RST',
   padding: 'bytes behind the IP packet are sent along, where the kernel cuts them off'
 }
 
 export async function runPacketOracle(options: PacketOptions): Promise<PacketTotals> {
-  const { seed, snat } = options
+  const { seed, translation } = options
   const totals: PacketTotals = {
     seed,
-    snat,
+    translation,
     rounds: 0,
     sent: 0,
     arrived: 0,
@@ -61,13 +63,13 @@ export async function runPacketOracle(options: PacketOptions): Promise<PacketTot
     exceptions: new Map(),
     faults: []
   }
-  const labs = await openLabs({ snat })
+  const labs = await openLabs({ translation })
   try {
     const marks: Marks = { kernel: start(), hostroute: start() }
     for (let round = 0; round < options.rounds && totals.faults.length === 0; round++) {
       if (performance.now() > options.deadline) break
       const random = randomSource(Math.imul(seed + round, 0x9e3779b1))
-      const shots = makeStream(random, round * options.draws, options.draws, snat)
+      const shots = makeStream(random, round * options.draws, options.draws, translation)
       await runRound(labs, shots, marks, totals)
       totals.rounds++
       options.progress?.(totals)
@@ -87,7 +89,7 @@ type Labs = { kernel: Side; hostroute: Side }
 
 async function runRound(labs: Labs, shots: readonly Shot[], marks: Marks, totals: PacketTotals): Promise<void> {
   const arrived = await send(labs, { kernel: shots, hostroute: shots }, marks, totals)
-  if (!totals.snat || totals.faults.length > 0) return
+  if (totals.translation !== 'snat' || totals.faults.length > 0) return
   const answers = {
     kernel: answersTo(arrived.kernel.uplink, shots),
     hostroute: answersTo(arrived.hostroute.uplink, shots)
@@ -129,7 +131,7 @@ async function send(
       continue
     }
     exceptions.clear()
-    differences = difference(labs, marks, totals.snat, exceptions)
+    differences = difference(labs, marks, totals.translation, exceptions)
     if (differences.length === 0) break
   }
   for (const [name, times] of exceptions) totals.exceptions.set(name, (totals.exceptions.get(name) ?? 0) + times)
@@ -159,7 +161,7 @@ interface Difference {
 function difference(
   { kernel, hostroute }: Labs,
   marks: Marks,
-  snat: boolean,
+  translation: Translation,
   exceptions: Map<string, number>
 ): Difference[] {
   const found: Difference[] = []
@@ -168,15 +170,19 @@ function difference(
   const refused = refusedByPathMtu(all ?? [], too ?? [])
   if (refused.size > 0) exceptions.set('path-mtu', refused.size)
   const isRefused = (frame: Buffer) => refused.has(tagOf(frame) ?? '')
+  const resets = translation === 'none' ? new Set<string>() : errorsAboutResets(all ?? [], too ?? [])
+  if (resets.size > 0) exceptions.set('reset', resets.size)
   for (const receiver of receivers) {
     const [wanted, got] = [kernel, hostroute].map((side) =>
       byFlow(
         fresh(side, receiver).filter((frame) => !isRefused(frame)),
-        snat && receiver === 'uplink'
+        translation === 'snat' && receiver === 'uplink',
+        translation === 'services'
       )
     ) as [Flows, Flows]
     for (const flow of new Set([...wanted.keys(), ...got.keys()])) {
-      const [should, does] = [wanted.get(flow) ?? [], got.get(flow) ?? []]
+      const should = wanted.get(flow) ?? []
+      const does = (got.get(flow) ?? []).filter((frame) => !resets.has(errorAboutReset(frame)))
       const at = should.findIndex((frame, index) => {
         const other = does[index]
         if (other && frame.equals(other)) return false
@@ -205,6 +211,18 @@ function refusedByPathMtu(wanted: readonly Buffer[], found: readonly Buffer[]): 
   return new Set(tags(wanted).filter((tag) => tag !== '' && !both.has(tag)))
 }
 
+/** Tags of RSTs that only hostroute’s node has delivered an error about. */
+function errorsAboutResets(wanted: readonly Buffer[], found: readonly Buffer[]): Set<string> {
+  const known = new Set(wanted.map(errorAboutReset))
+  return new Set(found.map(errorAboutReset).filter((tag) => tag !== '' && !known.has(tag)))
+}
+
+/** The tag of the RST that this error is about, or ''. */
+function errorAboutReset(frame: Buffer): string {
+  const embedded = parsePacket(frame).embedded?.l4
+  return embedded?.protocol === 'tcp' && embedded.flags?.includes('R') ? (tagOf(frame) ?? '') : ''
+}
+
 function isToldOfPathMtu(frame: Buffer): boolean {
   const { ip, l4, embedded } = parsePacket(frame)
   if (!ip || !isRouter(ip.source) || l4?.protocol !== 'icmp6' || l4.type !== 2 || l4.rest !== TOLD_MTU) return false
@@ -230,9 +248,10 @@ type Flows = Map<string, Buffer[]>
 
 /**
  * Errors are told apart by their code: that a neighbour does not answer is told seconds later, in no order with others.
- * `snat`: whatever the source and its port are, which are drawn.
+ * `snat`: whatever the source and its port are, which are drawn. `services`: whatever the identification of IPv6
+ * fragments is, which conntrack puts together and cuts again.
  */
-function byFlow(frames: readonly Buffer[], snat: boolean): Flows {
+function byFlow(frames: readonly Buffer[], snat: boolean, services: boolean): Flows {
   const flows: Flows = new Map()
   for (const frame of frames) {
     const packet = parsePacket(frame)
@@ -246,6 +265,7 @@ function byFlow(frames: readonly Buffer[], snat: boolean): Flows {
       : `ethertype ${packet.etherType.toString(16)}`
     const list = flows.get(flow) ?? []
     const drawn = normal(frame, packet, snat)
+    if (services && packet.ip?.family === 6) dropFragmentId(drawn)
     list.push(snat ? withoutPort(drawn, packet) : drawn)
     flows.set(flow, list)
   }
@@ -265,8 +285,8 @@ function isOwnTalk({ arp, ip, l4 }: ParsedPacket): boolean {
 
 /** What a kernel draws: IP or fragment id and flow label of the errors and answers that a router makes itself. */
 function normal(frame: Buffer, { ip, l4, vlans }: ParsedPacket, snat: boolean): Buffer {
-  if (!ip || vlans.length > 0 || !isRouter(ip.source)) return frame
   const copy = Buffer.from(frame)
+  if (!ip || vlans.length > 0 || !isRouter(ip.source)) return copy
   // a later fragment after SNAT has the id that the pod drew
   if (ip.family === 4 && (l4 || !snat)) {
     copy.writeUInt16BE(0, 18)
@@ -303,7 +323,10 @@ function dropFragmentId(frame: Buffer): void {
 }
 
 function isRouter(address: string): boolean {
-  return /^192\.168\.100\.|^fd00:168:|^169\.254\.|^fe80:|^203\.0\.113\.1$|^2001:db8:99::1$/.test(address)
+  // conntrack gives a router's error a Service's address
+  return /^10\.96\.|^fd00:96:|^192\.168\.100\.|^fd00:168:|^169\.254\.|^fe80:|^203\.0\.113\.1$|^2001:db8:99::1$/.test(
+    address
+  )
 }
 
 function explain(frames: readonly Buffer[], shots: readonly Shot[]): string[] {

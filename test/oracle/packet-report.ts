@@ -1,12 +1,19 @@
 // What the packet oracle has found, for people.
 
+import type { Translation } from './labs.js'
 import { PACKET_EXCEPTIONS, type PacketTotals } from './packet-oracle.js'
 
+export const TITLES: Record<Translation, string> = {
+  none: '',
+  snat: ' with SNAT',
+  services: ' through Services'
+}
+
 export function tellPackets(totals: PacketTotals): string[] {
-  const { seed, snat, rounds, sent, arrived, forwarded, stackByReason, exceptions, faults } = totals
+  const { seed, translation, rounds, sent, arrived, forwarded, stackByReason, exceptions, faults } = totals
   const number = (count: number) => count.toLocaleString('en').padStart(9)
   const lines = [
-    `packet oracle${snat ? ' with SNAT' : ''}, seeds ${seed} to ${seed + Math.max(0, rounds - 1)}`,
+    `packet oracle${TITLES[translation]}, seeds ${seed} to ${seed + Math.max(0, rounds - 1)}`,
     `  sent          ${number(sent)}  to each lab`,
     `  arrived       ${number(arrived)}  errors that came back among them`,
     `  fast path     ${number(forwarded)}`

@@ -25,18 +25,20 @@ import {
   tcp,
   udp
 } from '../packets/packet.js'
-import { MTU, type Sender, type Shot, SNATED } from './labs.js'
+import { MTU, SERVICES, type Sender, type Shot, SNATED, type Translation } from './labs.js'
 import { pick, type Random } from './tables.js'
 
 type Family = 4 | 6
 type ParsedTransport = NonNullable<ParsedPacket['l4']>
-type Place = 'pod1' | 'pod2' | 'remote' | 'outside' | 'snated' | 'node' | 'nowhere'
+type Place = 'pod1' | 'pod2' | 'remote' | 'outside' | 'snated' | 'service-local' | 'service-remote' | 'node' | 'nowhere'
 
 const one = (random: Random, of: number): boolean => random(of) === 0
 
 function address(place: Place, family: Family): string {
   const key = family === 4 ? 'v4' : 'v6'
   if (place === 'snated') return SNATED[family]
+  if (place === 'service-local') return SERVICES[family].local
+  if (place === 'service-remote') return SERVICES[family].remote
   if (place === 'outside') return addresses.OUTSIDE[key]
   if (place === 'node') return addresses.nodeAddress(1, 0)[key]
   if (place === 'nowhere') return family === 4 ? '192.0.2.200' : '2001:db8:dead::1'
@@ -58,17 +60,25 @@ interface Way {
   mtu: number
 }
 
+const MTUS: Partial<Record<Place, number>> = {
+  ...MTU,
+  'service-local': MTU.pod2,
+  'service-remote': MTU.remote
+}
 const FORWARDED: Place[] = ['pod2', 'remote', 'outside']
 
-function drawWay(random: Random, snat: boolean): Way {
+function drawWay(random: Random, translation: Translation): Way {
   const family = pick(random, [4, 6] as const)
-  if (snat || !one(random, 3)) {
-    const to = snat
-      ? 'snated'
-      : one(random, 12)
-        ? pick(random, ['node', 'nowhere', 'pod1'] as const)
-        : pick(random, FORWARDED)
-    const mtu = { pod2: MTU.pod2, remote: MTU.remote, snated: MTU.snated }[to as string] ?? 1500
+  if (translation !== 'none' || !one(random, 3)) {
+    const to =
+      translation === 'snat'
+        ? 'snated'
+        : translation === 'services'
+          ? pick(random, ['service-local', 'service-remote'] as const)
+          : one(random, 12)
+            ? pick(random, ['node', 'nowhere', 'pod1'] as const)
+            : pick(random, FORWARDED)
+    const mtu = MTUS[to] ?? 1500
     return { from: 'pod', family, source: address('pod1', family), destination: address(to, family), mtu }
   }
   const to = pick(random, ['pod1', 'pod2'] as const)
@@ -79,21 +89,21 @@ function drawWay(random: Random, snat: boolean): Way {
 
 /**
  * `count` draws, tagged with numbers from `first` on; one draw may be several
- * frames (fragments). `snat`: all to where SNAT is due.
+ * frames (fragments). With a translation all are to where it applies.
  */
-export function makeStream(random: Random, first: number, count: number, snat: boolean): Shot[] {
+export function makeStream(random: Random, first: number, count: number, translation: Translation): Shot[] {
   const shots: Shot[] = []
   for (let number = first; number < first + count; number++) {
-    const way = drawWay(random, snat)
+    const way = drawWay(random, translation)
     const tag = Buffer.alloc(8)
     tag.write('#orc', 0)
     tag.writeUInt32BE(number, 4)
-    shots.push(...draw(random, way, tag, snat))
+    shots.push(...draw(random, way, tag, translation !== 'none'))
   }
   return shots
 }
 
-/** Broken headers have no answer to the question what SNAT should make of them. */
+/** `snat`: of either kind. Broken headers have no answer to the question what it should make of them. */
 function draw(random: Random, way: Way, tag: Buffer, snat: boolean): Shot[] {
   switch (random(16)) {
     case 0:

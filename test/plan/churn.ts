@@ -25,6 +25,8 @@ export interface ChurnWorld {
   node: TestNode
   options: PlanOptions
   random: (below: number) => number
+  /** Prefixes that the node translates. */
+  translated: Set<string>
 }
 
 /** Mulberry32. */
@@ -48,7 +50,7 @@ export function startChurn(seed: number): ChurnWorld {
   addObjects(node)
   for (let i = 10; i < 16; i++) addPod(node, i, random(2) ? [`10.1.0.${i}`, `fd00::${i}`] : [])
   node.links.set(10 + 16384, podLink(10 + 16384, 'far'))
-  const world = { node, options, random }
+  const world = { node, options, random, translated: new Set<string>() }
   for (let i = 0; i < 40; i++) changeRoute(world)
   return world
 }
@@ -112,6 +114,39 @@ export function churn(world: ChurnWorld): Changes {
     else prefixes.push(changeRoute(world))
   }
   return some(prefixes, neighbours)
+}
+
+/** Prefixes that are translated from now on, or no longer. */
+export function churnTranslated(world: ChurnWorld): { added: string[]; removed: string[] } {
+  const { random, translated } = world
+  const diff = { added: [] as string[], removed: [] as string[] }
+  for (let count = random(3); count > 0; count--) {
+    const prefix = key(random(4) ? randomHost(world) : randomPrefix(world))
+    if (prefix.endsWith('/0') || diff.added.includes(prefix) || diff.removed.includes(prefix)) continue
+    if (translated.delete(prefix)) diff.removed.push(prefix)
+    else {
+      translated.add(prefix)
+      diff.added.push(prefix)
+    }
+  }
+  return diff
+}
+
+/** Of a Service, a pod, or anybody. */
+function randomHost({ random }: ChurnWorld): string {
+  const last = 2 + random(16)
+  switch (random(5)) {
+    case 0:
+      return `10.1.0.${last}`
+    case 1:
+      return `fd00::${last}`
+    case 2:
+      return `fd00:5::${last}`
+    case 3:
+      return `10.${random(8)}.3.${last}`
+    default:
+      return `10.96.0.${last}`
+  }
 }
 
 const devices = [1, 2, 2, 2, 3, 3, 10, 11, 12, 13, 14, 15, 10 + 16384, 99]

@@ -3,7 +3,7 @@ import { comparePlans, isEmpty, type PlanChange } from '../../src/plan/change.js
 import { defaultPlanOptions } from '../../src/plan/options.js'
 import { createPlanner, makePlan } from '../../src/plan/planner.js'
 import type { Plan } from '../../src/plan/types.js'
-import { churn, startChurn } from './churn.js'
+import { churn, churnTranslated, startChurn } from './churn.js'
 import { addPod, addRoutes, everything, hex, key, leg, plainNode, route, setNeighbour, some } from './node.js'
 
 /** Sorted, so that order of insertion does not matter. */
@@ -91,12 +91,14 @@ t.test('a device becomes a pod’s with its first host route, and none with its 
 t.test('after any churn the plan is the one made from nothing, and the change is the whole difference', async (t) => {
   for (let seed = 1; seed <= 25; seed++) {
     const world = startChurn(seed)
+    const { random } = world
     const planner = createPlanner(world.options)
     planner.update(world.node, everything)
     for (let step = 0; step < 40; step++) {
       const before = copy(planner.plan)
-      const change = planner.update(world.node, churn(world))
-      const fresh = makePlan(world.node, world.options)
+      planner.translate(churnTranslated(world))
+      const change = planner.update(world.node, random(4) ? churn(world) : some([]))
+      const fresh = makePlan(world.node, world.options, world.translated)
       const told = sets(change)
       const real = sets(comparePlans(before, planner.plan))
       const missing = Object.entries(real).flatMap(([name, keys]) =>

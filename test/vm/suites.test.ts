@@ -18,7 +18,7 @@ interface Reports {
 
 const machinesAtATime = 2
 
-t.setTimeout(0)
+t.setTimeout(3_600_000)
 
 // HOSTROUTE_VM_KERNEL and HOSTROUTE_VM_SUITE narrow the rows while one works on something.
 const onlyKernel = process.env['HOSTROUTE_VM_KERNEL'] ?? ''

@@ -33,6 +33,31 @@ const objectLoad = 'test/vm/object-load.ts'
 
 export const suites: VmSuite[] = [
   {
+    // First in its machine, in this order: what follows loads the module.
+    name: 'nf_conntrack is absent, then loaded later',
+    kernels: ['6.1', '6.8', '6.12'],
+    files: ['test/vm/conntrack.ts', 'test/vm/conntrack-later.ts'],
+    timeoutSeconds: 300
+  },
+  {
+    name: 'conntrack by netlink',
+    kernels: ['6.1'],
+    files: ['test/conntrack/obstacles.test.ts', 'test/conntrack/hand-back.test.ts'],
+    timeoutSeconds: 600
+  },
+  {
+    name: 'a full conntrack table',
+    kernels: ['6.8', '6.12'],
+    files: ['test/vm/conntrack-full.ts'],
+    timeoutSeconds: 400
+  },
+  {
+    name: 'whose a flow is, with nf_conntrack as a module',
+    kernels: ['6.1', '6.12'],
+    files: ['test/bpf/owner.test.ts'],
+    timeoutSeconds: 300
+  },
+  {
     name: 'machine, verifier and hooks',
     kernels: ['6.1', '6.8', '6.12'],
     files: [probe, objectLoad, 'test/native/attach.test.ts'],
@@ -54,13 +79,13 @@ export const suites: VmSuite[] = [
       'test/bpf/odd_packets.test.ts',
       'test/bpf/uplink_filter.test.ts'
     ],
-    timeoutSeconds: 400
+    timeoutSeconds: 600
   },
   {
     name: 'the daemon in a lab',
     kernels: ['6.1', '6.8', '6.12'],
     files: ['test/vm/forwarding.ts'],
-    timeoutSeconds: 400
+    timeoutSeconds: 700
   },
   {
     name: 'uplinks of every kind, VRFs',
@@ -69,6 +94,12 @@ export const suites: VmSuite[] = [
     // of no matter here: it keeps the machines equally long
     lsm: 'landlock,yama,apparmor',
     timeoutSeconds: 400
+  },
+  {
+    name: 'IPVS services as translated destinations',
+    kernels: ['6.12'],
+    files: ['test/vm/ipvs.ts'],
+    timeoutSeconds: 200
   },
   {
     // Where attaching the guard's LSM programs succeeds and refuses nothing.
@@ -81,16 +112,16 @@ export const suites: VmSuite[] = [
   {
     name: 'guard by LSM',
     kernels: ['6.12'],
-    files: ['test/guard/hooks.ts'],
+    files: ['test/guard/hooks.ts', 'test/guard/beside-kube-proxy.ts'],
     lsm: 'landlock,yama,apparmor,bpf',
-    timeoutSeconds: 400
+    timeoutSeconds: 1000
   },
   {
     name: 'guard by fmod_ret',
     kernels: ['6.1', '6.8'],
-    files: ['test/guard/hooks.ts', 'test/guard/witness.test.ts'],
+    files: ['test/guard/hooks.ts', 'test/guard/beside-kube-proxy.ts', 'test/guard/witness.test.ts'],
     lsm: 'landlock,yama,apparmor',
-    timeoutSeconds: 400
+    timeoutSeconds: 1100
   },
   {
     name: 'guard by fmod_ret, all tools',
@@ -100,11 +131,20 @@ export const suites: VmSuite[] = [
     timeoutSeconds: 600
   },
   {
+    // Which the build machine's kernel does not have; all other modes are tried there.
+    name: 'Services, kube-proxy in mode ipvs',
+    kernels: ['6.12'],
+    files: ['test/vm/services.ts'],
+    lsm: 'landlock,yama,apparmor',
+    modules: ['ip_vs', 'ip_vs_rr'],
+    timeoutSeconds: 1800
+  },
+  {
     name: 'hostrouted as a system service',
     kernels: ['6.8', '6.12'],
     files: ['test/systemd/life.ts'],
     init: 'systemd',
-    timeoutSeconds: 1400
+    timeoutSeconds: 1800
   }
 ]
 

@@ -1,5 +1,5 @@
-// nfnetlink messages for nf_tables, written and read: as much as the guard
-// needs to prove itself, to own tables, to watch and to remove.
+// nfnetlink messages for nf_tables, written and read: as much as the guard and
+// the reader of translated destinations need.
 
 export const netfilterProtocol = 12
 /** NFNLGRP_NFTABLES */
@@ -16,10 +16,13 @@ export const nft = {
   getRule: 7,
   delRule: 8,
   newSet: 9,
+  getSet: 10,
   delSet: 11,
   newSetElement: 12,
+  getSetElement: 13,
   delSetElement: 14,
   newGeneration: 15,
+  getGeneration: 16,
   newObject: 18,
   delObject: 20,
   newFlowtable: 22,
@@ -65,10 +68,11 @@ export function message(type: number, of: number, flags: number, attributes: Buf
   return raw((subsystem << 8) | type, of, 0, flags | flag.request, attributes, sequence)
 }
 
-/** One transaction. */
-export function batch(messages: Buffer[]): Buffer {
-  const edge = (type: number) => raw(type, 0, subsystem, flag.request, [], 0)
-  return Buffer.concat([edge(batchBegin), ...messages, edge(batchEnd)])
+/** One transaction. generation: refused with ERESTART unless it is the ruleset's. */
+export function batch(messages: Buffer[], generation?: number): Buffer {
+  const edge = (type: number, attributes: Buffer[]) => raw(type, 0, subsystem, flag.request, attributes, 0)
+  const condition = generation === undefined ? [] : [attribute(1, number(generation))]
+  return Buffer.concat([edge(batchBegin, condition), ...messages, edge(batchEnd, [])])
 }
 
 /** A table, a base chain and an empty rule, in one transaction. */

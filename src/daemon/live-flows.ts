@@ -1,0 +1,109 @@
+// The connections of the fast path, as its maps have them, for the stack to
+// take over.
+
+import { toMapped } from '../address.js'
+import { protocols } from '../conntrack/entry.js'
+import type { LiveFlow } from '../conntrack/hand-back.js'
+import {
+  decodeAddress,
+  decodeFlow,
+  decodePod,
+  decodeReverse,
+  decodeTuple,
+  type FlowRow,
+  type ReverseRow
+} from '../maps/codec.js'
+import { CODES, STRUCTS } from '../maps/layout.js'
+import type { BpfMap } from '../native.js'
+import { Slice } from '../netlink/slice.js'
+import type { Address, Family } from '../state/types.js'
+
+/** Maps of the loaded object, or pinned ones. */
+export interface Maps {
+  map(name: string): BpfMap
+}
+
+export interface LocalPod {
+  ifindex: number
+  id: number
+}
+
+export function podsIn(maps: Maps): Map<Address, LocalPod> {
+  const pods = new Map<Address, LocalPod>()
+  for (const { key, value } of rowsOf(maps.map('pods'))) {
+    const { ifindex, id } = decodePod(value)
+    pods.set(decodeAddress(key), { ifindex, id })
+  }
+  return pods
+}
+
+/**
+ * Flows through SNAT, and those that others have opened: the stack would take the
+ * pod's next packet for the beginning of one, and masquerade it. With `plain` all
+ * other TCP connections, too.
+ */
+export async function liveFlows(maps: Maps, plain: boolean): Promise<LiveFlow[]> {
+  const slice = new Slice()
+  const flows: LiveFlow[] = []
+  for (const family of [4, 6] as const) {
+    const reverses = maps.map(`reverse${family}`)
+    for (const { key, value } of rowsOf(maps.map(`flows${family}`))) {
+      if (slice.due()) await slice.rest()
+      const row = decodeFlow(value)
+      if (row.life === CODES.FLOW_DEAD) continue
+      if (row.verdict === CODES.FLOW_SNAT) {
+        const bytes = reverses.lookup(reverseKey(key, row, family))
+        flows.push(liveFlow(family, key, row, bytes ? decodeReverse(bytes) : null))
+      } else if (row.verdict === CODES.FLOW_INBOUND || (plain && decodeTuple(key).protocol === protocols.tcp)) {
+        flows.push(liveFlow(family, key, row, null))
+      }
+    }
+  }
+  return flows
+}
+
+function* rowsOf(map: BpfMap): Generator<{ key: Buffer; value: Buffer }> {
+  const { keySize, valueSize } = map.info
+  const { keys, values, count } = map.dump()
+  for (let row = 0; row < count; row++) {
+    yield {
+      key: keys.subarray(row * keySize, (row + 1) * keySize),
+      value: values.subarray(row * valueSize, (row + 1) * valueSize)
+    }
+  }
+}
+
+/** The key in reverse* that belongs to a SNATed flow: its SNAT address and port instead of the pod's. */
+export function reverseKey(tuple: Buffer, { natAddress, natPort }: FlowRow, family: Family): Buffer {
+  const key = Buffer.from(tuple)
+  const { local, local_port } = STRUCTS[`tuple${family}`].offset
+  if (natAddress) key.write(family === 6 ? toMapped(natAddress) : natAddress, local, 'hex')
+  key.writeUInt16BE(natPort, local_port)
+  return key
+}
+
+function liveFlow(family: Family, key: Buffer, row: FlowRow, reverse: ReverseRow | null): LiveFlow {
+  const { protocol, local, localPort, remote, remotePort } = decodeTuple(key)
+  const nat = row.verdict === CODES.FLOW_SNAT && row.natAddress ? { address: row.natAddress, port: row.natPort } : null
+  return {
+    family,
+    protocol,
+    pod: local,
+    podPort: localPort,
+    remote,
+    remotePort,
+    nat,
+    opener: row.verdict === CODES.FLOW_INBOUND ? 'remote' : 'pod',
+    stage: stageOf(protocol, row, reverse)
+  }
+}
+
+/** As bpf/expire.h judges, by what was seen of both sides; of a flow without SNAT only the pod's packets are noted. */
+function stageOf(protocol: number, row: FlowRow, reverse: ReverseRow | null): LiveFlow['stage'] {
+  const answered = row.verdict === CODES.FLOW_SNAT ? reverse?.replied === true : true
+  if (protocol !== protocols.tcp) return answered ? 'established' : 'opening'
+  const [own, other] = [row.tcp, reverse?.tcp ?? row.tcp]
+  if (((own | other) & CODES.SEEN_RST) !== 0) return 'closing'
+  if ((own & other & CODES.SEEN_FIN) !== 0) return 'closing'
+  return answered && (own & CODES.SEEN_ACK) !== 0 ? 'established' : 'opening'
+}

@@ -1,0 +1,148 @@
+// From the stack to the fast path, so that no connection breaks: flows that
+// conntrack translates are claimed for the stack before the programs begin,
+// connections from outside to pods get their entries, and what conntrack knows
+// of these is forgotten once the programs have begun.
+
+import { protocols } from '../conntrack/entry.js'
+import { type Forgotten, forgetUntranslated } from '../conntrack/forget.js'
+import { ConntrackError, tracksNothing } from '../conntrack/table.js'
+import { type PodFlow, readTranslated } from '../conntrack/translated.js'
+import type { Logger } from '../log.js'
+import { encodeOwner, encodePlainFlow, encodeTuple } from '../maps/codec.js'
+import { CODES } from '../maps/layout.js'
+import { markStackPair } from '../maps/stack-pairs.js'
+import type { BpfMap, NativeError } from '../native.js'
+import { Slice } from '../netlink/slice.js'
+import type { Address } from '../state/types.js'
+import { stackConnections } from './carried.js'
+import type { ControlBlock } from './control-block.js'
+import { type LocalPod, type Maps, podsIn } from './live-flows.js'
+
+export interface Claiming {
+  object: Maps
+  control: Pick<ControlBlock, 'setTranslating' | 'markShared' | 'presumeShared' | 'now'>
+  unread: Set<number>
+}
+
+/** forwarding: the programs are switched on; tell: log how many there are. */
+export interface Claim {
+  forwarding: boolean
+  tell: boolean
+}
+
+const rowsAtOnce = 1000
+/** BPF_NOEXIST */
+const onlyIfAbsent = 1
+
+/**
+ * To be called when to_pod is attached; at enabling, before the programs are
+ * switched on, and once more when they are: `forwarding`. Until then every flow
+ * is looked up, and for good where conntrack cannot be read: slower, and as
+ * right for all but pings.
+ */
+export async function claimTranslated(
+  { object, control, unread }: Claiming,
+  { forwarding, tell }: Claim,
+  log: Logger
+): Promise<void> {
+  const pods = podsIn(object)
+  const waiting = new Set([...unread, ...[...pods.values()].map(({ ifindex }) => ifindex)])
+  if (forwarding) for (const ifindex of waiting) unread.delete(ifindex)
+  try {
+    const { read, translated, flows, pairs, inbound } = await readTranslated((address) => pods.has(address))
+    await writeInbound(object, pods, inbound, Number(control.now() & 0xffff_ffffn))
+    if (translated > 0) {
+      control.setTranslating('known', true)
+      await markPairs(object.map('stack_pairs'), pairs)
+      await writeOwners(object, pods, flows, Number(control.now() & 0xffff_ffffn))
+      for (const { pod, remote } of flows) if (pods.has(remote)) control.markShared(pods.get(pod)?.ifindex ?? 0)
+      if (tell) log.info(`conntrack translates ${translated} of ${read} connections: they stay with the stack`)
+    }
+    if (!forwarding) return
+    for (const ifindex of waiting) if (!unread.has(ifindex)) control.presumeShared(ifindex, false)
+    // another pod may have come meanwhile
+    if (unread.size === 0) control.setTranslating('presumed', false)
+  } catch (error) {
+    if (!(error instanceof ConntrackError)) throw error
+    log.warn(`${error.message}; conntrack is asked about each flow instead`)
+  }
+}
+
+async function markPairs(map: BpfMap, pairs: ReadonlySet<string>): Promise<void> {
+  const slice = new Slice()
+  for (const pair of pairs) {
+    const [one = '', other = ''] = pair.split(' ')
+    markStackPair(map, one, other)
+    if (slice.due()) await slice.rest()
+  }
+}
+
+async function writeOwners(object: Maps, pods: Map<Address, LocalPod>, flows: PodFlow[], now: number): Promise<void> {
+  const slice = new Slice()
+  for (const family of [4, 6] as const) {
+    const map = object.map(`owners${family}`)
+    const own = flows.filter((flow) => flow.family === family)
+    for (let from = 0; from < own.length; from += rowsAtOnce) {
+      writeRows(map, pods, own.slice(from, from + rowsAtOnce), now)
+      if (slice.due(true)) await slice.rest()
+    }
+  }
+}
+
+/** Who opened a connection decides whether the pod's packets are masqueraded: conntrack is about to forget it. */
+async function writeInbound(object: Maps, pods: Map<Address, LocalPod>, flows: PodFlow[], now: number): Promise<void> {
+  const slice = new Slice()
+  const maps = { 4: object.map('flows4'), 6: object.map('flows6') }
+  for (const { family, protocol, pod, podPort, remote, remotePort } of flows) {
+    const tcp = protocol === protocols.tcp ? CODES.SEEN_ACK : 0
+    const podId = pods.get(pod)?.id ?? 0
+    const value = encodePlainFlow({ seen: now, created: now, podId, verdict: CODES.FLOW_INBOUND, tcp })
+    try {
+      maps[family].update(
+        encodeTuple({ protocol, local: pod, localPort: podPort, remote, remotePort }),
+        value,
+        onlyIfAbsent
+      )
+    } catch (error) {
+      // the programs have met it already
+      if ((error as NativeError).code !== 'EEXIST') throw error
+    }
+    if (slice.due()) await slice.rest()
+  }
+}
+
+function writeRows(map: BpfMap, pods: Map<Address, LocalPod>, flows: PodFlow[], now: number): void {
+  const keys = flows.map(({ protocol, pod, podPort, remote, remotePort }) =>
+    encodeTuple({ protocol, local: pod, localPort: podPort, remote, remotePort })
+  )
+  const values = flows.map(({ pod }) =>
+    encodeOwner({ seen: now, podId: pods.get(pod)?.id ?? 0, reason: 'translated-flow' })
+  )
+  map.updateBatch(Buffer.concat(keys), Buffer.concat(values), flows.length)
+}
+
+/**
+ * Once the programs have begun, and now and then with `idle`: a connection may
+ * begin on the stack, because a neighbour or a pod's MAC is not known yet, and
+ * go on by the fast path.
+ */
+export async function forgetStale(object: Maps, log: Logger, idle?: number): Promise<void> {
+  if (tracksNothing()) return
+  try {
+    const pods = podsIn(object)
+    const isPod = (address: Address) => pods.has(address)
+    const isStacks = stackConnections(object)
+    tellForgotten(await forgetUntranslated({ isPod, isStacks, ...(idle === undefined ? {} : { idle }) }), log)
+  } catch (error) {
+    log.warn(`${(error as Error).message}; untranslated connections may be dropped as invalid when hostroute leaves`)
+  }
+}
+
+function tellForgotten({ deleted, liberal, failed }: Forgotten, log: Logger): void {
+  if (deleted + liberal > 0) {
+    const kept = liberal > 0 ? `, and tracks no window of ${liberal}` : ''
+    log.info(`conntrack forgets ${deleted} connections that the fast path has now${kept}`)
+  }
+  for (const [code, times] of failed)
+    log.warn(`conntrack keeps ${times} connections that the fast path has now: ${code}`)
+}

@@ -1,0 +1,7 @@
+// kube-proxy in mode iptables-legacy.
+// Mostly waits: for connections that must be refused or time out.
+
+import t from 'tap'
+import { wholeLife } from './life.js'
+
+wholeLife(t, 'iptables-legacy')
