@@ -7,7 +7,6 @@ import { compile } from '../lab/compile.js'
 import type { LabHost } from '../lab/host.js'
 import { slowness } from '../lab/process.js'
 import type { Protocol } from './cluster.js'
-import { NODE_PORT, POD_PORT } from './cluster.js'
 
 export interface Ask {
   /** Name of a host that was added. */
@@ -77,8 +76,11 @@ export interface Flow {
   close(patience?: number): Promise<FlowReport>
 }
 
+/** Of a pod below those that the kernel draws; of a node among them, where hostroute draws none for SNAT. */
+const LOCAL_PORTS = { pod: { first: 10_000, last: 30_000 }, node: { first: 40_000, last: 60_000 } }
+
 export class Traffic {
-  #direct = 2_000
+  readonly #localPorts = new Map<string, number>()
   readonly #process: ChildProcessWithoutNullStreams
   readonly #waiting = new Map<string, { resolve: (line: unknown) => void; reject: (error: Error) => void }>()
   #last = 0
@@ -112,17 +114,22 @@ export class Traffic {
   }
 
   /**
-   * Directly to a pod or a node: never a port that the kernel draws for a Service, which may
-   * lead to the same pod. What happens then is clash.test.ts's to say.
+   * Each question has a port of its own. The kernel would draw one port for two Services, which may
+   * lead to the same pod: IPVS translates no source port, so the second of the two fails there.
+   * What happens then is clash.test.ts's to say.
    */
-  #localPort(port: number): number {
-    if (port !== POD_PORT && port !== NODE_PORT) return 0
-    this.#direct = this.#direct < 30_000 ? this.#direct + 1 : 2_000
-    return this.#direct
+  #localPort({ from, protocol, address }: Pick<Ask, 'from' | 'protocol' | 'address'>): number {
+    const key = `${from} ${protocol} ${address.includes(':') ? 6 : 4}`
+    const { first, last } = LOCAL_PORTS[from.startsWith('n') ? 'node' : 'pod']
+    const before = this.#localPorts.get(key) ?? last
+    const port = before < last ? before + 1 : first
+    this.#localPorts.set(key, port)
+    return port
   }
 
   ask(question: Ask): Promise<Answer> {
-    const { from, protocol, address, port, localPort = this.#localPort(port), timeout = 1_000, bytes = 32 } = question
+    const { from, protocol, address, port, timeout = 1_000, bytes = 32 } = question
+    const localPort = question.localPort ?? this.#localPort(question)
     const id = this.#id()
     const words = [id, from, protocol, address, port, localPort, timeout * slowness, bytes].join(' ')
     return this.#request(id, `ask ${words}`)
@@ -145,7 +152,7 @@ export class Traffic {
 
   open(options: FlowOptions): Flow {
     const { from, protocol, address, port, interval = 10, bytes = 32, buffer = 0 } = options
-    const { localPort = this.#localPort(port) } = options
+    const { localPort = this.#localPort(options) } = options
     const id = this.#id()
     const words = [id, from, protocol, address, port, localPort, interval * slowness, bytes, buffer].join(' ')
     this.#write(`open ${words}`)
