@@ -189,7 +189,12 @@ function lifetimes(): Lifetimes {
   }
 }
 
-const states = { opening: tcpState.synSent, established: tcpState.established, closing: tcpState.timeWait }
+/**
+ * The fast path goes on until all flows are handed back, so a handshake may go on, too: ESTABLISHED
+ * without a window takes a SYN, a SYN-ACK and what follows; in SYN_SENT the opener's next ACK would be
+ * invalid when conntrack has missed the SYN-ACK (nf_conntrack_proto_tcp.c, tcp_conntracks).
+ */
+const states = { opening: tcpState.established, established: tcpState.established, closing: tcpState.timeWait }
 
 /** The kernel makes the reply tuple itself from the translation; what is given is the inverse of the original. */
 function writeNew(batch: Batch, flow: LiveFlow, seconds: Lifetimes): void {

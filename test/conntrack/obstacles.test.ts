@@ -7,7 +7,20 @@ import type { LiveFlow } from '../../src/conntrack/hand-back.js'
 import { OUTSIDE } from '../lab/addresses.js'
 import { readPing } from '../lab/host.js'
 import { until } from '../lab/process.js'
-import { act, hex, invalid, listed, liveFlows, MASQUERADE, open, paused, serve, strictNode } from './support.js'
+import {
+  act,
+  type Connections,
+  hex,
+  invalid,
+  listed,
+  liveFlows,
+  MASQUERADE,
+  open,
+  paused,
+  serve,
+  strictNode,
+  unseen
+} from './support.js'
 
 const families = ['v4', 'v6'] as const
 
@@ -113,7 +126,7 @@ t.test('[K7] a connection that is being opened or closed', async (t) => {
   const lines = await listed(node)
   t.match(
     lines.find((line) => line.includes('sport=2000')),
-    /SYN_SENT .*\[UNREPLIED\]/
+    /ESTABLISHED .*\[UNREPLIED\]/
   )
   t.match(
     lines.find((line) => line.includes('sport=3000')),
@@ -129,6 +142,26 @@ t.test('[K7] a connection that is being opened or closed', async (t) => {
   t.teardown(() => clients.stop())
   await until('it is open', async () => (await server.list()).some(({ port }) => port === 2001))
   t.equal(await invalid(node), 0, 'with the port that was handed over')
+})
+
+t.test('[K7] a handshake that goes on by the fast path while it is handed back', async (t) => {
+  const lab = await strictNode(t)
+  const node = lab.node(0)
+  const [one, two] = [node.pod(0), node.pod(1)]
+  for (const first of ['client', 'server'] as const) {
+    const port = first === 'client' ? 9 : 10
+    const server = await serve(t, two, port)
+    const clients: Connections[] = []
+    await unseen(node, async () => {
+      clients.push(await open(t, one, 'tcp', two.address.v4, 4, port))
+    })
+    const flows = liveFlows(one.address.v4, two.address.v4, protocols.tcp, await server.list(), port)
+    const opening = flows.map((flow): LiveFlow => ({ ...flow, nat: null, stage: 'opening' }))
+    t.match((await act(node, { verb: 'handBack', flows: opening })).result, { continues: 4, cannot: [] })
+    const order = first === 'client' ? [...clients, server] : [server, ...clients]
+    for (const side of order) t.equal(await side.speak(), 4, `the ${first}s speak first: all are answered`)
+  }
+  t.equal(await invalid(node), 0, 'no packet was invalid')
 })
 
 t.test('[K7] [K8] what cannot continue is said', async (t) => {
