@@ -10,6 +10,8 @@ export type HostName = NodeName | PodName | 'c' | 'd'
 
 export const POD_PORT = 8080
 export const NODE_PORT = 9090
+/** Where c listens as the backend of a Service: what pods ask at POD_PORT may have the same port outside. */
+export const OUTSIDE_PORT = 8181
 export const HOST_PORT = 31080
 export const PROTOCOLS: readonly Protocol[] = ['tcp', 'udp']
 
@@ -116,6 +118,8 @@ export interface ServicePort {
   healthPort: number | null
 }
 
+const portOf = (host: HostName) => (host.startsWith('n') ? NODE_PORT : host === 'c' ? OUTSIDE_PORT : POD_PORT)
+
 const onNode = (host: HostName, node: NodeName) => host[1] === node[1]
 
 export function servicePorts(plan: Plan, node: NodeName, services: readonly Service[] = SERVICES): ServicePort[] {
@@ -124,7 +128,7 @@ export function servicePorts(plan: Plan, node: NodeName, services: readonly Serv
     const endpoints = service.backends.map((host) => ({
       host,
       ip: plan.hosts[host],
-      port: host.startsWith('n') ? NODE_PORT : POD_PORT
+      port: portOf(host)
     }))
     return PROTOCOLS.map((protocol) => ({
       qualified: `default/${service.name}`,

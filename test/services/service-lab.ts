@@ -22,6 +22,7 @@ import {
   labPlan,
   MORE_SERVICES,
   NODE_PORT,
+  OUTSIDE_PORT,
   POD_PORT,
   SERVICES,
   type Service
@@ -131,6 +132,7 @@ export class ServiceLab {
       if (name.startsWith('n')) return this.traffic.listen(name, NODE_PORT)
       return this.traffic.listen(name, POD_PORT)
     })
+    servers.push(this.traffic.listen('c', OUTSIDE_PORT))
     const sysctls = this.nodes.map((node) => node.sysctl(SYSCTLS))
     await Promise.all([...servers, ...sysctls, ...this.proxies.map((proxy) => proxy.writeMasqueradeAgent())])
     await mapPorts(this.lab.node(0).pod(2), [{ hostPort: HOST_PORT, containerPort: POD_PORT }])

@@ -115,12 +115,14 @@ export class Traffic {
 
   /**
    * Each question has a port of its own. The kernel would draw one port for two Services, which may
-   * lead to the same pod: IPVS translates no source port, so the second of the two fails there.
+   * lead to the same pod (IPVS translates no source port, so the second of the two fails there), or
+   * for two pods, which may have the same port outside, one by hostroute's SNAT, one by the kernel's.
    * What happens then is clash.test.ts's to say.
    */
   #localPort({ from, protocol, address }: Pick<Ask, 'from' | 'protocol' | 'address'>): number {
-    const key = `${from} ${protocol} ${address.includes(':') ? 6 : 4}`
-    const { first, last } = LOCAL_PORTS[from.startsWith('n') ? 'node' : 'pod']
+    const kind = from.startsWith('n') ? 'node' : 'pod'
+    const { first, last } = LOCAL_PORTS[kind]
+    const key = `${kind} ${protocol} ${address.includes(':') ? 6 : 4}`
     const before = this.#localPorts.get(key) ?? last
     const port = before < last ? before + 1 : first
     this.#localPorts.set(key, port)
