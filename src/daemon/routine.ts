@@ -1,6 +1,7 @@
 // What happens by the clock: the lease, the end of old flows, the comparison of
 // maps and plan, the port list, the watchdog. Timers hold nothing up: an error in
-// one turn is told and the next turn comes.
+// one turn is told and the next turn comes. However often the configuration is
+// read again, a timer goes on unless its period has changed.
 
 import { native } from '../native.js'
 import { runExpire } from './clock.js'
@@ -24,34 +25,33 @@ export interface FlowTotals {
 export class Routine {
   readonly flows: Record<4 | 6, FlowTotals> = { 4: { live: 0, snat: 0 }, 6: { live: 0, snat: 0 } }
   leaseRenewed: number | null = null
-  private timers: NodeJS.Timeout[] = []
+  private readonly timers = new Map<string, { period: number; timer: NodeJS.Timeout }>()
   private repairTimer: NodeJS.Timeout | undefined
   private fullTold = 0
 
   constructor(private readonly node: Node) {}
 
-  /** Starts, or starts again with the configuration in force. */
+  /** Starts, or goes on with the configuration in force. */
   start(): void {
-    this.stop()
     const { config } = this.node
-    this.every(leasePeriod(config.lease), () => this.renewLease())
-    this.every(config.expireInterval, () => this.expire())
-    this.every(config.verifyInterval, () => this.verify())
-    this.every(portsEvery, () => this.node.datapath?.writePorts(config))
-    this.every(forgetEvery, () => void this.node.forgetStale(forgetEvery / 1000))
-    this.every(tick, () => void this.node.claimForNewPods())
-    this.every(conntrackTick, () => this.followConntrack())
-    this.every(tick, () => this.node.keepNeighbours())
-    this.every(tick, () => this.node.lookAtSettings())
+    this.every('lease', leasePeriod(config.lease), () => this.renewLease())
+    this.every('expire', config.expireInterval, () => this.expire())
+    this.every('verify', config.verifyInterval, () => this.verify())
+    this.every('ports', portsEvery, () => this.node.datapath?.writePorts(this.node.config))
+    this.every('forget', forgetEvery, () => void this.node.forgetStale(forgetEvery / 1000))
+    this.every('claim', tick, () => void this.node.claimForNewPods())
+    this.every('conntrack', conntrackTick, () => this.followConntrack())
+    this.every('neighbours', tick, () => this.node.keepNeighbours())
+    this.every('settings', tick, () => this.node.lookAtSettings())
     const watchdog = Number(process.env['WATCHDOG_USEC'] ?? 0) / 1000
-    if (watchdog > 0) this.every(watchdog / 2, () => native().notify('WATCHDOG=1'))
+    if (watchdog > 0) this.every('watchdog', watchdog / 3, () => native().notify('WATCHDOG=1'))
     this.renewLease()
   }
 
   stop(): void {
-    for (const timer of this.timers) clearInterval(timer)
+    for (const { timer } of this.timers.values()) clearInterval(timer)
     clearTimeout(this.repairTimer)
-    this.timers = []
+    this.timers.clear()
   }
 
   /** After a write that failed: compares everything, again and again until it works. */
@@ -67,7 +67,10 @@ export class Routine {
     }, repairDelay)
   }
 
-  private every(milliseconds: number, action: () => void): void {
+  private every(name: string, period: number, action: () => void): void {
+    const before = this.timers.get(name)
+    if (before?.period === period) return
+    clearInterval(before?.timer)
     const turn = () => {
       try {
         action()
@@ -75,7 +78,7 @@ export class Routine {
         this.node.problem('routine', (error as Error).message)
       }
     }
-    this.timers.push(setInterval(turn, milliseconds))
+    this.timers.set(name, { period, timer: setInterval(turn, period) })
   }
 
   private renewLease(): void {
