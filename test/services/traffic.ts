@@ -115,8 +115,8 @@ export class Traffic {
 
   /**
    * Each question has a port of its own. The kernel would draw one port for two Services, which may
-   * lead to the same pod (IPVS translates no source port, so the second of the two fails there), or
-   * for two pods, which may have the same port outside, one by hostroute's SNAT, one by the kernel's.
+   * lead to the same pod (IPVS then takes the answers to one for the other's, so one of them fails),
+   * or for two pods, which may have the same port outside, one by hostroute's SNAT, one by the kernel's.
    * What happens then is clash.test.ts's to say.
    */
   #localPort({ from, protocol, address }: Pick<Ask, 'from' | 'protocol' | 'address'>): number {
