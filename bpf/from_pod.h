@@ -342,15 +342,32 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 	return send_to_uplink(p, nexthop, new, six);
 }
 
+/*
+ * Whatever becomes of the packet, if it is the pod's own. Not of IPv6 that stays
+ * on the link: the kernel has no source check for that, and neighbour discovery
+ * may ask from addresses that have no route yet.
+ */
+static __always_inline bool has_checked_source(const struct packet *p, int reason, bool six)
+{
+	if (reason == GO_ON)
+		return true;
+	return six ? reason == REASON_OPTIONS :
+		     (reason == REASON_OPTIONS || reason == REASON_LINK_LOCAL) && !special4(PLAIN(p->source));
+}
+
 static __always_inline int route_from_pod(struct packet *p, bool six)
 {
 	struct rewrite new = {};
 	struct pod *pod;
-	int reason;
+	int reason, source = GO_ON;
 
 	reason = six ? parse6(p) : parse4(p);
+	if (has_checked_source(p, reason, six))
+		source = check_source(p, six);
+	if (source == REASON_DROP_SPOOF)
+		return source;
 	if (reason == GO_ON)
-		reason = check_source(p, six);
+		reason = source;
 	if (reason != GO_ON)
 		return reason;
 	if ((p->device->flags & (six ? DEVICE_STACK6 : DEVICE_STACK4)) || is_marked(p->skb))

@@ -111,6 +111,10 @@ static __always_inline int parse4(struct packet *p)
 	ip = DATA(skb) + ETH;
 	if ((void *)(ip + 1) > END(skb) || ip->version != 4 || ip->ihl < 5)
 		return REASON_MALFORMED;
+	p->source.high = 0;
+	p->source.low = MAPPED(ip->saddr);
+	p->destination.high = 0;
+	p->destination.low = MAPPED(ip->daddr);
 	if (ip->ihl != 5)
 		return REASON_OPTIONS;
 	length = bpf_ntohs(ip->tot_len);
@@ -120,10 +124,6 @@ static __always_inline int parse4(struct packet *p)
 	if (!header_checksum_ok(ip))
 		return REASON_MALFORMED;
 	p->end = length ? ETH + length : skb->len;
-	p->source.high = 0;
-	p->source.low = MAPPED(ip->saddr);
-	p->destination.high = 0;
-	p->destination.low = MAPPED(ip->daddr);
 	p->protocol = ip->protocol;
 	p->ttl = ip->ttl;
 	if (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET)) {

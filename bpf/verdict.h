@@ -171,12 +171,20 @@ static __always_inline bool switched_on(void)
 	return (control.flags & CONTROL_ON) && bpf_jiffies64() < control.lease;
 }
 
+/* Id 0 is a priority and no VLAN (802.1Q): the kernel takes such a tag off, too, and there may be another below. */
+static __always_inline bool is_in_vlan(struct __sk_buff *skb)
+{
+	if (!skb->vlan_present)
+		return false;
+	return (skb->vlan_tci & 0xfff) || bpf_skb_vlan_pop(skb) || skb->vlan_present;
+}
+
 /* What can be said before looking into the packet. */
 static __always_inline int judge_outside(struct __sk_buff *skb)
 {
 	if (!switched_on())
 		return REASON_OFF;
-	if (skb->vlan_present)
+	if (is_in_vlan(skb))
 		return REASON_VLAN;
 	if (skb->pkt_type != 0 /* PACKET_HOST */)
 		return REASON_NOT_FOR_ROUTER;

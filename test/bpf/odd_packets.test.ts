@@ -76,6 +76,27 @@ t.test('[P5] IPv4 options and IPv6 extension headers are the kernel’s', async 
   }
 })
 
+t.test('[F17] [P5] a forged source is dropped, whatever else is unusual about the packet', async (t) => {
+  const content = udp({ sourcePort: 1, destinationPort: 2 }, 'x')
+  const spoofed = { verdict: 'drop', reason: 'drop-spoof' }
+  const options = Buffer.from([1, 1, 1, 0])
+  const forged4 = ['10.1.0.3', to.external[4], devices.up0.v4]
+  for (const source of forged4) {
+    for (const destination of ['10.1.0.3', to.external[4]])
+      t.match(node.send('a', ipv4({ source, destination, options }, content)), spoofed, `options, ${source}`)
+    for (const destination of ['224.0.0.251', '255.255.255.255', '169.254.169.254'])
+      t.match(node.send('a', ipv4({ source, destination }, content)), spoofed, `${source} to ${destination}`)
+  }
+  for (const source of ['0.0.0.0', '169.254.7.7'])
+    t.equal(node.send('a', ipv4({ source, destination: '224.0.0.22', options }, content)).reason, 'options')
+  for (const source of ['fd00:1::3', to.external[6], devices.up0.v6]) {
+    for (const destination of ['fd00:1::3', to.external[6]]) {
+      for (const extension of [optionsHeader(Protocol.hopByHop), optionsHeader(Protocol.destination), routingHeader()])
+        t.match(node.send('a', ipv6({ source, destination, extensions: [extension] }, content)), spoofed)
+    }
+  }
+})
+
 t.test('[P5] an IPv6 chain that is cut short is the kernel’s', async (t) => {
   const whole = ipv6(
     { source: 'fd00:1::2', destination: 'fd00:1::3', extensions: [optionsHeader(Protocol.hopByHop)] },
