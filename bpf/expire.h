@@ -8,7 +8,20 @@
 #ifndef HOSTROUTE_EXPIRE_H
 #define HOSTROUTE_EXPIRE_H
 
+#define STREAM_SECONDS 2
+
 struct bpf_map;
+
+/* UDP that is still in use some time after its first packet, as in conntrack (nf_conntrack_proto_udp.c): no mere
+ * question. */
+static __always_inline bool is_stream(const struct flow *flow, const struct reverse *reverse)
+{
+	const __u32 least = STREAM_SECONDS * control.jiffies_per_second;
+
+	if (reverse && !reverse->replied)
+		return false;
+	return flow->seen - flow->created > least || (reverse && reverse->seen - flow->created > least);
+}
 
 static __always_inline __u32 timeout_of(const struct flow *flow, const struct reverse *reverse, __u8 protocol,
 					__u32 pressure)
@@ -25,8 +38,7 @@ static __always_inline __u32 timeout_of(const struct flow *flow, const struct re
 			answered = true;
 		row = closed ? TIMEOUT_TCP_CLOSING : answered ? TIMEOUT_TCP_ESTABLISHED : TIMEOUT_TCP_OPENING;
 	} else if (protocol == IPPROTO_UDP) {
-		answered = reverse ? reverse->replied : true;
-		row = answered ? TIMEOUT_UDP_REPLIED : TIMEOUT_UDP_ONE_WAY;
+		row = is_stream(flow, reverse) ? TIMEOUT_UDP_REPLIED : TIMEOUT_UDP_ONE_WAY;
 	} else {
 		return control.timeout[TIMEOUT_ICMP];
 	}

@@ -340,7 +340,7 @@ enum timeout {
 	TIMEOUT_TCP_OPENING = 0, /* no answer yet */
 	TIMEOUT_TCP_ESTABLISHED,
 	TIMEOUT_TCP_CLOSING,     /* FIN from both sides, or RST */
-	TIMEOUT_UDP_ONE_WAY,
+	TIMEOUT_UDP_ONE_WAY,     /* no answer yet, or no stream: see is_stream() */
 	TIMEOUT_UDP_REPLIED,
 	TIMEOUT_ICMP,
 	TIMEOUT_MAX = 8,

@@ -73,8 +73,12 @@ export const reference = {
       tcpOpening: key(kind.duration(second, hour), '60s', 'TCP: no answer yet.'),
       tcpEstablished: key(kind.duration(minute, 240 * hour), '2h4m', 'TCP: idle connection.'),
       tcpClosing: key(kind.duration(second, hour), '120s', 'TCP: after FIN from both sides, or RST.'),
-      udpOneWay: key(kind.duration(second, hour), '30s', 'UDP: no answer yet.'),
-      udpReplied: key(kind.duration(second, 24 * hour), '180s', 'UDP: answered.'),
+      udpOneWay: key(
+        kind.duration(second, hour),
+        '30s',
+        'UDP: no answer yet, or none of its packets came more than 2 s after the first.'
+      ),
+      udpReplied: key(kind.duration(second, 24 * hour), '180s', 'UDP: answered, and in use for more than 2 s.'),
       icmp: key(kind.duration(second, hour), '30s', 'ICMP and ICMPv6 echo.')
     }
   },

@@ -168,16 +168,30 @@ for (const family of [4, 6] as const) {
     node.close()
   })
 
-  t.test(`[S2] an IPv${family} UDP flow that was answered lives longer`, async (t) => {
+  t.test(`[S2] an IPv${family} UDP flow that is answered and goes on lives longer`, async (t) => {
     const node = testNode({ timeouts: short(3) })
-    const nat = portOf(sendUdp(node, family, 1000))
-    sendUdp(node, family, 1001)
     const addresses = { source: to.external[family], destination: devices.up0[`v${family}`] }
-    node.send('up0', ip(addresses, udp({ sourcePort: 53, destinationPort: nat })))
+    const answer = (nat: number) => node.send('up0', ip(addresses, udp({ sourcePort: 53, destinationPort: nat })))
+    const ports = [1000, 1001, 1002, 1003].map((port) => portOf(sendUdp(node, family, port)))
+    const [once = 0, podGoesOn = 0, remoteGoesOn = 0] = ports
+    for (const nat of [once, podGoesOn, remoteGoesOn]) answer(nat)
+    // 2 s as the test node counts them
+    const began = node.expire(0).jiffies
+    while (node.expire(0).jiffies - began <= 500n) await sleep(20)
+    sendUdp(node, family, 1001)
+    answer(remoteGoesOn)
+    sendUdp(node, family, 1003)
     await idle()
     node.expire(family)
-    t.match(node.expire(family), { live: 1, deleted: 1 })
-    t.match(node.flows(family), [{ localPort: 1000 }])
+    t.match(node.expire(family), { live: 2, deleted: 2 })
+    t.same(
+      node
+        .flows(family)
+        .map(({ localPort }) => localPort)
+        .sort(),
+      [1001, 1002],
+      'neither a question and its answer, nor what nobody answers'
+    )
     node.close()
   })
 
