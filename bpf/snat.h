@@ -86,7 +86,7 @@ __attribute__((noinline)) int node_uses6(struct __sk_buff *skb, const struct tup
 	       (is_translating() && ask_about6(skb, tuple, false) != CONNTRACK_NONE);
 }
 
-static __always_inline long try_port(struct port_search *search, bool six)
+static __always_inline long try_port(struct port_search *search, __u32 round, bool six)
 {
 	struct new_entries *new = search->new;
 	__be16 *local_port = six ? &new->tuple.six.local_port : &new->tuple.four.local_port;
@@ -102,6 +102,9 @@ static __always_inline long try_port(struct port_search *search, bool six)
 		new->next += new->step;
 		if (new->next >= control.port_count)
 			new->next -= control.port_count;
+		/* towards a remote that has most ports a socket that asks again finds others taken, too */
+		if (round == PORT_TRIES / 2 && control.port_count >= 2 * PORT_TRIES)
+			new->next = bpf_get_prandom_u32() % control.port_count;
 		if (!port)
 			return 1;
 		*local_port = bpf_htons(*port);
@@ -121,12 +124,29 @@ static __always_inline long try_port(struct port_search *search, bool six)
 
 static long try_port4(__u32 round, struct port_search *search)
 {
-	return try_port(search, false);
+	return try_port(search, round, false);
 }
 
 static long try_port6(__u32 round, struct port_search *search)
 {
-	return try_port(search, true);
+	return try_port(search, round, true);
+}
+
+/*
+ * Where the search for a port begins: at the same one for all remotes of a
+ * socket, which thus keeps one port outside where it can (RFC 4787, REQ-1),
+ * and at one that nobody outside can tell (RFC 6056).
+ */
+static __always_inline __u32 socket_hash(const struct packet *p)
+{
+	__u64 hash = (p->source.high ^ control.port_key) * 0x9e3779b97f4a7c15ULL;
+
+	hash ^= hash >> 32;
+	hash = (hash ^ p->source.low) * 0xff51afd7ed558ccdULL;
+	hash ^= hash >> 32;
+	hash = (hash ^ ((__u64)control.port_key << 32 | (__u32)p->source_port << 8 | p->protocol)) *
+	       0xc4ceb9fe1a85ec53ULL;
+	return hash ^ hash >> 32;
 }
 
 /* Takes a port towards the remote in `tuple`; after GO_ON new->tuple is the reverse entry's. */
@@ -134,7 +154,7 @@ static __always_inline int take_port(struct packet *p, const union tuple *tuple,
 				     struct port_search *search, bool six)
 {
 	__u32 ports = control.port_count;
-	__u32 random = bpf_get_prandom_u32();
+	__u32 hash = socket_hash(p);
 
 	if (!ports || ports > MAX_PORTS)
 		return REASON_DROP_PORTS;
@@ -147,11 +167,11 @@ static __always_inline int take_port(struct packet *p, const union tuple *tuple,
 	new->reverse.pod_port = p->source_port;
 	new->reverse.pod_id = p->device->pod_id;
 	new->reverse.seen = new->flow.seen;
-	new->next = random % ports;
+	new->next = hash % ports;
 	/* in the middle of a connection that nobody knows: the kernel has most likely left its port as it was */
 	new->own = is_mid_flow(p) ? p->source_port : 0;
 	/* so small that no row is tried twice; not 1, since neighbours tend to be taken together */
-	new->step = ports < 2 * PORT_TRIES ? 1 : 1 + (random >> 16) % (ports / PORT_TRIES);
+	new->step = ports < 2 * PORT_TRIES ? 1 : 1 + (hash >> 16) % (ports / PORT_TRIES);
 	if (six)
 		bpf_loop(PORT_TRIES, try_port6, search, 0);
 	else

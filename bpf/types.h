@@ -396,7 +396,7 @@ struct control {
 	__u32 jiffies_per_second;
 	__u32 trace_mark; /* a packet with this mark is traced, not forwarded; 0: none */
 	__u32 straight;   /* 1: on, not monitored, and the lease not over; lease.h takes it away */
-	__u32 pad;
+	__u32 port_key;   /* the daemon's secret: see socket_hash() */
 	struct shared_pod shared[DEVICE_SLOTS]; /* rows as in devices */
 }; /* 88 + 2 * DEVICE_SLOTS */
 

@@ -2,6 +2,7 @@
 // look-up. Every write is one aligned field, so a program sees old or new.
 // route_generation and masquerade_epoch belong to the writer of the maps.
 
+import { randomInt } from 'node:crypto'
 import type { Config } from '../config/config.js'
 import { decodeControl } from '../maps/codec.js'
 import { CODES, DEVICE_SLOTS, LAYOUT, STRUCTS } from '../maps/layout.js'
@@ -32,6 +33,8 @@ export class ControlBlock {
     this.write32(offset.layout, LAYOUT)
     this.write32(offset.jiffies_per_second, jiffiesPerSecond)
     this.write32(offset.event_rate, eventsPerSecond)
+    // an earlier daemon's stays: its pods' sockets keep their ports
+    if (object.readControl().readUInt32LE(offset.port_key) === 0) this.write32(offset.port_key, randomInt(1, 2 ** 32))
   }
 
   get flags(): number {

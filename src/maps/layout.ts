@@ -94,6 +94,7 @@ export const STRUCTS = {
       jiffies_per_second: 72,
       trace_mark: 76,
       straight: 80,
+      port_key: 84,
       shared: 88
     }
   },

@@ -81,6 +81,41 @@ for (const family of [4, 6] as const) {
     node.close()
   })
 
+  t.test(`[S2] one IPv${family} socket keeps one port outside, and another draws its own`, async (t) => {
+    const node = testNode()
+    const remote = (last: number) => (family === 4 ? `8.8.4.${last}` : `2600::${last}`)
+    const ports = new Map<string, number>()
+    for (const name of ['a', 'b'] as const) {
+      for (const kind of ['tcp', 'udp', 'echo'] as const) {
+        for (const local of [6000, 6001]) {
+          const port = natPort(out(node, name, family, kind, local, 'S', remote(1)))
+          for (const last of [2, 3]) {
+            const again = natPort(out(node, name, family, kind, local, 'S', remote(last)))
+            t.equal(again, port, `${kind} port ${local} of ${name}`)
+          }
+          ports.set(`${name} ${kind} ${local}`, port)
+        }
+      }
+    }
+    t.ok(new Set(ports.values()).size >= 10, `12 sockets: ${[...ports.values()].join(', ')}`)
+    node.close()
+  })
+
+  t.test(
+    `[S2] an IPv${family} socket whose port is taken towards one remote keeps it towards the others`,
+    async (t) => {
+      const node = testNode({ ports: [20000, 20001, 20002] })
+      const remote = (last: number) => (family === 4 ? `8.8.4.${last}` : `2600::${last}`)
+      const first = natPort(out(node, 'a', family, 'udp', 6000, '', remote(1)))
+      // fills the other two rows towards the second remote, and may take the first's
+      const others = [1, 2, 3, 4, 5].map((local) => natPort(out(node, 'b', family, 'udp', local, '', remote(2))))
+      t.equal(new Set(others.filter((port) => port >= 20_000)).size, 3)
+      t.equal(out(node, 'a', family, 'udp', 6000, '', remote(2)).reason, 'drop-ports')
+      t.equal(natPort(out(node, 'a', family, 'udp', 6000, '', remote(3))), first)
+      node.close()
+    }
+  )
+
   t.test(`[S4] an IPv${family} UDP checksum that becomes 0 is sent as 0xffff`, async (t) => {
     const node = testNode()
     const port = natPort(out(node, 'a', family, 'udp', 40000))
