@@ -1,0 +1,340 @@
+// The text of one of ip-masq-agent's files: which destinations keep the pod's address.
+//
+// The contract is the agent's own (Go: YAML 1.1 or JSON, decoded over the
+// defaults, keys in any case), because the same files serve both:
+// - nonMasqueradeCIDRs: absent keeps the three default ranges, null or [] means
+//   masquerade everything; a prefix with host bits or more than cidrLimit
+//   prefixes make the file invalid; so does any value of another type.
+// - A null item keeps what stood at its place: one of the three defaults, and
+//   further on nothing, which is no prefix and therefore invalid.
+// - Link-local destinations are left alone unless masqLinkLocal says otherwise.
+// Cilium reads the same file in another way (semantics: cilium): an empty file
+// has eleven default ranges, a file without nonMasqueradeCIDRs has none; host
+// bits are cleared; cidrLimit and resyncInterval are not keys; a null item is
+// invalid.
+// Ours alone: masqueradeCIDRs, "masquerade only these". Unknown keys are
+// accepted, with a warning.
+
+import { type Document, isAlias, isMap, isScalar, isSeq, LineCounter, type Node, parseAllDocuments } from 'yaml'
+import { formatPrefix, maskAddress, parsePrefix, prefixKey } from '../address.js'
+import { parseDuration } from './duration.js'
+import { condense, type Run } from './long-lists.js'
+import { defaultExclude, type MasqueradeFile, type Semantics } from './masquerade.js'
+import { ConfigError, didYouMean } from './problem.js'
+
+const keys = [
+  'nonMasqueradeCIDRs',
+  'cidrLimit',
+  'masqLinkLocal',
+  'masqLinkLocalIPv6',
+  'resyncInterval',
+  'masqueradeCIDRs'
+] as const
+
+type List = 'nonMasqueradeCIDRs' | 'masqueradeCIDRs'
+
+/** An item of a list; null: nothing stood there. */
+interface Item {
+  text: string | null
+  offset: number
+}
+
+/** Reads one file's text. Throws ConfigError that names the line. */
+export function parseMasqueradeFile(
+  text: string,
+  path: string,
+  semantics: Semantics = 'ip-masq-agent'
+): MasqueradeFile {
+  const condensed = condense(text)
+  if (condensed.runs.size > 0) {
+    try {
+      const reader = new FileReader(condensed.text, path, semantics, condensed.runs)
+      const file = reader.read()
+      if (reader.metAll) return file
+    } catch (error) {
+      // what is wrong is told by the text as it is
+      if (!(error instanceof ConfigError)) throw error
+    }
+  }
+  return parseWhole(text, path, semantics)
+}
+
+/** The same without the short cut for long lists. */
+export function parseWhole(text: string, path: string, semantics: Semantics): MasqueradeFile {
+  return new FileReader(text, path, semantics, new Map()).read()
+}
+
+class FileReader {
+  private readonly lines = new LineCounter()
+  private readonly file: MasqueradeFile
+  private exclude: Item[]
+  private include: Item[] = []
+  private limit: number
+  private document: Document | undefined
+  private readonly met = new Set<number>()
+  private readonly isCilium: boolean
+
+  constructor(
+    private readonly text: string,
+    path: string,
+    semantics: Semantics,
+    private readonly runs: ReadonlyMap<number, Run>
+  ) {
+    this.isCilium = semantics === 'cilium'
+    this.limit = this.isCilium ? Number.POSITIVE_INFINITY : 64
+    this.exclude = this.isCilium ? [] : defaultExclude[semantics].map((text) => ({ text, offset: 0 }))
+    this.file = {
+      path,
+      exclude: null,
+      include: null,
+      lines: new Map(),
+      masqLinkLocal: false,
+      masqLinkLocalIPv6: false,
+      resyncInterval: null,
+      warnings: []
+    }
+  }
+
+  /** Every run was put back. */
+  get metAll(): boolean {
+    return [...this.runs.keys()].every((start) => this.met.has(start))
+  }
+
+  read(): MasqueradeFile {
+    const documents = parseAllDocuments(this.text, {
+      version: '1.1',
+      lineCounter: this.lines,
+      prettyErrors: false,
+      uniqueKeys: false
+    })
+    // Cilium takes the defaults only for a file of no bytes
+    if (this.isCilium && this.text.length > 0) this.file.exclude = []
+    if (!Array.isArray(documents) || !documents[0]) return this.file
+    const [document, second] = documents
+    this.document = document
+    const [error] = document.errors
+    if (error) this.fail(error.pos[0], '', `is neither YAML nor JSON: ${error.message.split('\n')[0]}`)
+    if (second?.contents) this.warn(second.contents, 'only the first document of the file counts')
+    const root = this.resolve(document.contents)
+    if (!root || isNull(root)) {
+      this.warnOfEmpty()
+      return this.file
+    }
+    if (!isMap(root)) this.fail(at(root), '', 'the file is not a mapping of keys to values')
+    const pairs = this.inGoOrder(root.items as { key: unknown; value: unknown }[])
+    for (const { key, value } of pairs) this.readKey(key as Node, this.resolve(value as Node | null))
+    this.warnOfRepeated(pairs.map(({ key }) => key as Node))
+    // only these: what Cilium takes for "exclude nothing" is the absence of its key
+    if (this.isCilium && this.file.include && !this.exclusionsGiven) this.file.exclude = null
+    this.checkLists()
+    return this.file
+  }
+
+  /** Go decodes JSON in the order it stands, but YAML sorted by key: of two spellings of a key the last one counts. */
+  private inGoOrder<T extends { key: unknown }>(pairs: T[]): T[] {
+    if (this.text.trimStart().startsWith('{')) return pairs
+    const name = (pair: T) => keyName(pair.key as Node)
+    return [...pairs].sort((a, b) => (name(a) < name(b) ? -1 : name(a) > name(b) ? 1 : 0))
+  }
+
+  private warnOfEmpty(): void {
+    const what = this.isCilium
+      ? 'holds no key, which Cilium takes for: masquerade everything'
+      : 'is empty, so the defaults of ip-masq-agent hold'
+    this.file.warnings.push(`${this.file.path}: ${what}`)
+  }
+
+  private exclusionsGiven = false
+
+  private readKey(node: Node, value: Node | null): void {
+    const name = knownKey(keyName(node))
+    const place = value ?? node
+    switch (name) {
+      case 'nonMasqueradeCIDRs':
+        this.exclude = this.list(place, value, name, this.isCilium ? [] : this.exclude)
+        this.file.exclude = []
+        this.exclusionsGiven = true
+        return
+      case 'masqueradeCIDRs':
+        this.include = this.list(place, value, name, [])
+        this.file.include = isNull(value) ? null : []
+        return
+      case 'cidrLimit':
+        if (!this.isCilium) this.limit = this.number(place, value, name) ?? this.limit
+        return
+      case 'masqLinkLocal':
+      case 'masqLinkLocalIPv6':
+        this.file[name] = this.truth(place, value, name) ?? this.file[name]
+        return
+      case 'resyncInterval':
+        if (!this.isCilium) this.file.resyncInterval = this.interval(place, value)
+        return
+      case undefined: {
+        const near = didYouMean(keyName(node), keys)
+        this.warn(node, `unknown key ${keyName(node)} is ignored${near ? `; did you mean ${near}?` : ''}`)
+      }
+    }
+  }
+
+  /** In the order in which they count. */
+  private warnOfRepeated(nodes: readonly Node[]): void {
+    const last = new Map<string, Node>()
+    for (const node of nodes) {
+      const name = knownKey(keyName(node))
+      const before = name && last.get(name)
+      if (name) last.set(name, node)
+      if (before) this.warn(before, `${keyName(before)} is given again in line ${this.lineOf(node)}, which counts`)
+    }
+  }
+
+  private list(place: Node, value: Node | null, key: List, before: readonly Item[]): Item[] {
+    if (isNull(value)) return []
+    if (!isSeq(value))
+      this.fail(at(place), key, `found ${this.shown(value)}; a list of prefixes like 10.0.0.0/8 is needed`)
+    const items: Item[] = []
+    for (const item of value.items as (Node | null)[]) {
+      const node = this.resolve(item)
+      const offset = at(item)
+      if (isNull(node)) {
+        const kept = before[items.length]?.text ?? null
+        if (kept !== null)
+          this.warn(item, `${key}: an empty item; ip-masq-agent takes it for ${kept}, and so does hostroute`)
+        items.push({ text: kept, offset })
+      } else if (isScalar(node) && typeof node.value === 'string') {
+        items.push({ text: node.value, offset })
+        const run = this.runs.get(offset)
+        if (!run) continue
+        this.met.add(offset)
+        for (const each of run.items) items.push(each)
+      } else this.fail(offset, key, `found ${this.shown(node)}; a prefix like 10.0.0.0/8 is needed`)
+    }
+    return items
+  }
+
+  private number(place: Node, value: Node | null, key: string): number | null {
+    if (isNull(value)) return null
+    if (isScalar(value) && typeof value.value === 'number' && Number.isSafeInteger(value.value)) return value.value
+    return this.fail(at(place), key, `found ${this.shown(value)}; a whole number is needed`)
+  }
+
+  private truth(place: Node, value: Node | null, key: string): boolean | null {
+    if (isNull(value)) return null
+    if (isScalar(value) && typeof value.value === 'boolean') return value.value
+    return this.fail(at(place), key, `found ${this.shown(value)}; true or false is needed`)
+  }
+
+  private interval(place: Node, value: Node | null): number {
+    const text = isScalar(value) && typeof value.value === 'string' ? value.value : null
+    const parsed = text === null ? null : parseDuration(text)
+    if (parsed === null)
+      return this.fail(
+        at(place),
+        'resyncInterval',
+        `found ${this.shown(value)}; a duration in quotes like "60s" is needed`
+      )
+    return parsed
+  }
+
+  private checkLists(): void {
+    const { exclude, include, limit, file } = this
+    if (exclude.length > limit) {
+      const place = exclude[limit]?.offset ?? 0
+      this.fail(place, 'nonMasqueradeCIDRs', `${exclude.length} prefixes, more than cidrLimit (${limit}) allows`)
+    }
+    const excluded = exclude.map((item) => this.prefix(item, 'nonMasqueradeCIDRs'))
+    const included = include.map((item) => this.prefix(item, 'masqueradeCIDRs'))
+    const both = file.exclude ? new Set(excluded) : new Set<string>()
+    included.forEach((prefix, index) => {
+      if (both.has(prefix))
+        this.fail(
+          include[index]?.offset ?? 0,
+          'masqueradeCIDRs',
+          `${formatPrefix(prefix)} is in nonMasqueradeCIDRs as well; remove it from one of them`
+        )
+    })
+    if (file.exclude) file.exclude = this.placed(excluded, exclude)
+    if (file.include) file.include = this.placed(included, include)
+  }
+
+  /** Each once, with the line of the first. */
+  private placed(prefixes: readonly string[], items: readonly Item[]): string[] {
+    const { lines } = this.file
+    prefixes.forEach((prefix, index) => {
+      if (!lines.has(prefix)) lines.set(prefix, this.lineAt(items[index]?.offset ?? 0))
+    })
+    return [...new Set(prefixes)]
+  }
+
+  private prefix({ text, offset }: Item, key: List): string {
+    const parsed = text === null ? null : parsePrefix(text.replace(/\/0+(?=\d)/, '/'))
+    if (!parsed)
+      return this.fail(
+        offset,
+        key,
+        `found ${JSON.stringify(text ?? '')}; a prefix like 10.0.0.0/8 or fd00::/8 is needed`
+      )
+    const masked = maskAddress(parsed.address, parsed.length)
+    if (masked !== parsed.address) {
+      const meant = formatPrefix(prefixKey(masked, parsed.length))
+      if (!this.isCilium) this.fail(offset, key, `${text} is not aligned to its length; did you mean ${meant}?`)
+      this.warnAt(
+        offset,
+        `${key}: ${text} is not aligned to its length; Cilium takes it for ${meant}, and so does hostroute`
+      )
+    }
+    const mapped = parsed.length >= 96 && masked.startsWith('00000000000000000000ffff')
+    return mapped ? prefixKey(masked.slice(24), parsed.length - 96) : prefixKey(masked, parsed.length)
+  }
+
+  private resolve(node: Node | null): Node | null {
+    return isAlias(node) ? (node.resolve(this.document as Document) ?? null) : node
+  }
+
+  private shown(node: Node | null): string {
+    const text = isScalar(node)
+      ? JSON.stringify(node.value)
+      : isSeq(node)
+        ? 'a list'
+        : isMap(node)
+          ? 'a mapping'
+          : 'nothing'
+    return text.length > 80 ? `${text.slice(0, 77)}...` : text
+  }
+
+  private warn(node: Node | null, text: string): void {
+    this.warnAt(at(node), text)
+  }
+
+  private warnAt(offset: number, text: string): void {
+    this.file.warnings.push(`${this.file.path}:${this.lineAt(offset)}: ${text}`)
+  }
+
+  private lineOf(node: Node): number {
+    return this.lineAt(at(node))
+  }
+
+  private lineAt(offset: number): number {
+    return this.lines.linePos(offset).line || 1
+  }
+
+  private fail(offset: number, key: string, text: string): never {
+    const { line, col } = this.lines.linePos(offset)
+    throw new ConfigError([{ file: this.file.path, line: Math.max(line, 1), column: Math.max(col, 1), key, text }])
+  }
+}
+
+function knownKey(written: string): (typeof keys)[number] | undefined {
+  return keys.find((key) => key === written) ?? keys.find((key) => key.toLowerCase() === written.toLowerCase())
+}
+
+function keyName(node: Node): string {
+  return isScalar(node) ? String(node.value) : ''
+}
+
+function isNull(node: Node | null): boolean {
+  return node === null || (isScalar(node) && node.value === null)
+}
+
+function at(node: Node | null): number {
+  return node?.range?.[0] ?? 0
+}
