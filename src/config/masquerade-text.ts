@@ -18,7 +18,7 @@
 import { type Document, isAlias, isMap, isScalar, isSeq, LineCounter, type Node, parseAllDocuments } from 'yaml'
 import { formatPrefix, maskAddress, parsePrefix, prefixKey } from '../address.js'
 import { parseDuration } from './duration.js'
-import { condense, type Run } from './long-lists.js'
+import { type Condensed, condense, uncondensed } from './long-lists.js'
 import { defaultExclude, type MasqueradeFile, type Semantics } from './masquerade.js'
 import { ConfigError, didYouMean } from './problem.js'
 
@@ -48,7 +48,7 @@ export function parseMasqueradeFile(
   const condensed = condense(text)
   if (condensed.runs.size > 0) {
     try {
-      const reader = new FileReader(condensed.text, path, semantics, condensed.runs)
+      const reader = new FileReader(text, path, semantics, condensed)
       const file = reader.read()
       if (reader.metAll) return file
     } catch (error) {
@@ -61,7 +61,7 @@ export function parseMasqueradeFile(
 
 /** The same without the short cut for long lists. */
 export function parseWhole(text: string, path: string, semantics: Semantics): MasqueradeFile {
-  return new FileReader(text, path, semantics, new Map()).read()
+  return new FileReader(text, path, semantics, uncondensed(text)).read()
 }
 
 class FileReader {
@@ -78,7 +78,7 @@ class FileReader {
     private readonly text: string,
     path: string,
     semantics: Semantics,
-    private readonly runs: ReadonlyMap<number, Run>
+    private readonly condensed: Condensed
   ) {
     this.isCilium = semantics === 'cilium'
     this.limit = this.isCilium ? Number.POSITIVE_INFINITY : 64
@@ -97,13 +97,13 @@ class FileReader {
 
   /** Every run was put back. */
   get metAll(): boolean {
-    return [...this.runs.keys()].every((start) => this.met.has(start))
+    return [...this.condensed.runs.keys()].every((start) => this.met.has(start))
   }
 
   read(): MasqueradeFile {
-    const documents = parseAllDocuments(this.text, {
+    this.countLines()
+    const documents = parseAllDocuments(this.condensed.text, {
       version: '1.1',
-      lineCounter: this.lines,
       prettyErrors: false,
       uniqueKeys: false
     })
@@ -113,14 +113,15 @@ class FileReader {
     const [document, second] = documents
     this.document = document
     const [error] = document.errors
-    if (error) this.fail(error.pos[0], '', `is neither YAML nor JSON: ${error.message.split('\n')[0]}`)
+    if (error)
+      this.fail(this.condensed.whole(error.pos[0]), '', `is neither YAML nor JSON: ${error.message.split('\n')[0]}`)
     if (second?.contents) this.warn(second.contents, 'only the first document of the file counts')
     const root = this.resolve(document.contents)
     if (!root || isNull(root)) {
       this.warnOfEmpty()
       return this.file
     }
-    if (!isMap(root)) this.fail(at(root), '', 'the file is not a mapping of keys to values')
+    if (!isMap(root)) this.fail(this.at(root), '', 'the file is not a mapping of keys to values')
     const pairs = this.inGoOrder(root.items as { key: unknown; value: unknown }[])
     for (const { key, value } of pairs) this.readKey(key as Node, this.resolve(value as Node | null))
     this.warnOfRepeated(pairs.map(({ key }) => key as Node))
@@ -190,11 +191,11 @@ class FileReader {
   private list(place: Node, value: Node | null, key: List, before: readonly Item[]): Item[] {
     if (isNull(value)) return []
     if (!isSeq(value))
-      this.fail(at(place), key, `found ${this.shown(value)}; a list of prefixes like 10.0.0.0/8 is needed`)
+      this.fail(this.at(place), key, `found ${this.shown(value)}; a list of prefixes like 10.0.0.0/8 is needed`)
     const items: Item[] = []
     for (const item of value.items as (Node | null)[]) {
       const node = this.resolve(item)
-      const offset = at(item)
+      const offset = this.at(item)
       if (isNull(node)) {
         const kept = before[items.length]?.text ?? null
         if (kept !== null)
@@ -202,10 +203,10 @@ class FileReader {
         items.push({ text: kept, offset })
       } else if (isScalar(node) && typeof node.value === 'string') {
         items.push({ text: node.value, offset })
-        const run = this.runs.get(offset)
+        const run = this.condensed.runs.get(offset)
         if (!run) continue
         this.met.add(offset)
-        for (const each of run.items) items.push(each)
+        for (const each of run) items.push(each)
       } else this.fail(offset, key, `found ${this.shown(node)}; a prefix like 10.0.0.0/8 is needed`)
     }
     return items
@@ -214,13 +215,13 @@ class FileReader {
   private number(place: Node, value: Node | null, key: string): number | null {
     if (isNull(value)) return null
     if (isScalar(value) && typeof value.value === 'number' && Number.isSafeInteger(value.value)) return value.value
-    return this.fail(at(place), key, `found ${this.shown(value)}; a whole number is needed`)
+    return this.fail(this.at(place), key, `found ${this.shown(value)}; a whole number is needed`)
   }
 
   private truth(place: Node, value: Node | null, key: string): boolean | null {
     if (isNull(value)) return null
     if (isScalar(value) && typeof value.value === 'boolean') return value.value
-    return this.fail(at(place), key, `found ${this.shown(value)}; true or false is needed`)
+    return this.fail(this.at(place), key, `found ${this.shown(value)}; true or false is needed`)
   }
 
   private interval(place: Node, value: Node | null): number {
@@ -228,7 +229,7 @@ class FileReader {
     const parsed = text === null ? null : parseDuration(text)
     if (parsed === null)
       return this.fail(
-        at(place),
+        this.at(place),
         'resyncInterval',
         `found ${this.shown(value)}; a duration in quotes like "60s" is needed`
       )
@@ -256,17 +257,22 @@ class FileReader {
     if (file.include) file.include = this.placed(included, include)
   }
 
-  /** Each once, with the line of the first. */
+  /** Each once, with the line of the first. Items mostly stand in order, so their lines are counted along. */
   private placed(prefixes: readonly string[], items: readonly Item[]): string[] {
     const { lines } = this.file
+    const starts = this.lines.lineStarts
+    let line = 1
     prefixes.forEach((prefix, index) => {
-      if (!lines.has(prefix)) lines.set(prefix, this.lineAt(items[index]?.offset ?? 0))
+      const offset = items[index]?.offset ?? 0
+      if (offset < (starts[line - 1] ?? 0)) line = this.lineAt(offset)
+      while ((starts[line] ?? Number.POSITIVE_INFINITY) <= offset) line++
+      if (!lines.has(prefix)) lines.set(prefix, line)
     })
     return [...new Set(prefixes)]
   }
 
   private prefix({ text, offset }: Item, key: List): string {
-    const parsed = text === null ? null : parsePrefix(text.replace(/\/0+(?=\d)/, '/'))
+    const parsed = text === null ? null : parsePrefix(text.includes('/0') ? text.replace(/\/0+(?=\d)/, '/') : text)
     if (!parsed)
       return this.fail(
         offset,
@@ -302,7 +308,7 @@ class FileReader {
   }
 
   private warn(node: Node | null, text: string): void {
-    this.warnAt(at(node), text)
+    this.warnAt(this.at(node), text)
   }
 
   private warnAt(offset: number, text: string): void {
@@ -310,11 +316,24 @@ class FileReader {
   }
 
   private lineOf(node: Node): number {
-    return this.lineAt(at(node))
+    return this.lineAt(this.at(node))
   }
 
   private lineAt(offset: number): number {
     return this.lines.linePos(offset).line || 1
+  }
+
+  private countLines(): void {
+    for (let start = 0; start >= 0; ) {
+      this.lines.addNewLine(start)
+      const end = this.text.indexOf('\n', start)
+      start = end < 0 ? -1 : end + 1
+    }
+  }
+
+  /** Offset in the whole text. */
+  private at(node: Node | null): number {
+    return this.condensed.whole(node?.range?.[0] ?? 0)
   }
 
   private fail(offset: number, key: string, text: string): never {
@@ -333,8 +352,4 @@ function keyName(node: Node): string {
 
 function isNull(node: Node | null): boolean {
   return node === null || (isScalar(node) && node.value === null)
-}
-
-function at(node: Node | null): number {
-  return node?.range?.[0] ?? 0
 }

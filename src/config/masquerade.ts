@@ -118,7 +118,7 @@ class Merger {
     } else {
       this.leaveIPv6()
     }
-    const sorted = [...this.rows].sort(comparePrefixes)
+    const sorted = inOrder(this.rows)
     return {
       wanted: sorted.map(([prefix, { masquerade }]) => ({ prefix, masquerade })),
       from: new Map(sorted.map(([prefix, { from }]) => [prefix, from])),
@@ -203,10 +203,12 @@ function keyOf(text: string): string {
 }
 
 /** IPv4 first, then by address, shorter first. */
-function comparePrefixes([a]: [string, unknown], [b]: [string, unknown]): number {
-  if (isIPv6(a) !== isIPv6(b)) return isIPv6(a) ? 1 : -1
-  const digits = isIPv6(a) ? 32 : 8
-  const [addressA, addressB] = [a.slice(0, digits), b.slice(0, digits)]
-  if (addressA !== addressB) return addressA < addressB ? -1 : 1
-  return Number(a.slice(digits + 1)) - Number(b.slice(digits + 1))
+function inOrder<T>(rows: ReadonlyMap<string, T>): [string, T][] {
+  const order = (prefix: string) => {
+    const digits = isIPv6(prefix) ? 32 : 8
+    return `${digits === 32 ? 6 : 4}${prefix.slice(0, digits)}${prefix.slice(digits + 1).padStart(3, '0')}`
+  }
+  const keyed = [...rows].map((row) => ({ order: order(row[0]), row }))
+  keyed.sort((a, b) => (a.order < b.order ? -1 : 1))
+  return keyed.map(({ row }) => row)
 }
