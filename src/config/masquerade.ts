@@ -12,7 +12,6 @@
 //   the private ranges of IPv4 are: pods on other nodes have them.
 
 import { formatPrefix, parsePrefix, prefixKey } from '../address.js'
-import type { WantedMasquerade } from '../plan/types.js'
 
 /** How a file is read. */
 export type Semantics = 'ip-masq-agent' | 'cilium'
@@ -41,10 +40,17 @@ export interface MasqueradeOptions {
 
 export const defaultMasqueradeOptions: MasqueradeOptions = { semantics: 'ip-masq-agent', masqueradeIPv6: 'auto' }
 
+/** One prefix of a policy. */
+export interface MasqueradeEntry {
+  /** "0a000000/8" */
+  prefix: string
+  masquerade: boolean
+}
+
 /** All files together. */
 export interface MasqueradePolicy {
   /** Sorted; both families' "/0" are always there. */
-  wanted: WantedMasquerade[]
+  wanted: MasqueradeEntry[]
   /** By prefix key: paths that asked for it, 'default' or 'snat.masqueradeIPv6'. */
   from: Map<string, string[]>
   /** The files that it was made of. */

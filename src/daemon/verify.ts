@@ -20,7 +20,7 @@ const patience = 10_000
 const secondLooks = [300, 1000, 3000]
 
 /** What of the node a comparison needs. */
-export type Verified = Pick<Node, 'planner' | 'planOptions' | 'datapath' | 'sync' | 'replan'>
+export type Verified = Pick<Node, 'planner' | 'planOptions' | 'datapath' | 'sync' | 'replan' | 'masquerade'>
 
 export async function verifyNode(node: Verified, repair: boolean): Promise<VerifyReport> {
   const started = performance.now()
@@ -38,12 +38,12 @@ export async function verifyNode(node: Verified, repair: boolean): Promise<Verif
     node.replan()
     if (differences.length > 0) node.sync.resync()
   }
-  const { devices, pods, nexthops, routes, classRoutes, neighbours, masquerade } = fresh
+  const { devices, pods, nexthops, routes, classRoutes, neighbours } = fresh
+  const policy = node.masquerade.policy.wanted.length
   return {
     time: new Date().toISOString(),
     ok: found.length === 0 || repaired,
-    checked:
-      devices.size + pods.size + nexthops.size + routes.size + classRoutes.size + neighbours.size + masquerade.length,
+    checked: devices.size + pods.size + nexthops.size + routes.size + classRoutes.size + neighbours.size + policy,
     differences: found.slice(0, mostReported),
     total: found.length,
     repaired,

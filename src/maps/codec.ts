@@ -318,6 +318,10 @@ export function encodeMasquerade(due: boolean): Buffer {
   return bytes
 }
 
+export function decodeMasquerade(bytes: Buffer): boolean {
+  return bytes.readUInt32LE(STRUCTS.masquerade.offset.masquerade) === 1
+}
+
 export interface FlowKey {
   local: Address
   remote: Address
