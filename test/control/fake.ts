@@ -255,7 +255,7 @@ export function fakeNode(change: Partial<NodeControl> = {}, status: () => Status
       return listeners.size
     },
     status,
-    masquerade: () => status().masquerade,
+    masquerade: async () => (await (change.status ?? status)()).masquerade,
     masqueradeTest: (address) =>
       note(`masqueradeTest ${address}`, {
         address,
