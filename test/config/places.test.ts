@@ -1,74 +1,16 @@
 // ip-masq-agent's files in the volumes of its pods, laid out as kubelet does.
 
-import { chmodSync, mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { chmodSync, mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { formatPrefix } from '../../src/address.js'
-import type { AgentSettings } from '../../src/config/agent.js'
 import type { MasqueradePolicy } from '../../src/config/masquerade.js'
 import { findPlaces } from '../../src/config/masquerade-places.js'
 import { type MasqueradeWatchOptions, watchMasquerade } from '../../src/config/watch.js'
+import { azures, Kubelet, upstream } from './kubelet.js'
 
 const settle = 60
-const upstream = 'kubernetes.io~configmap/config'
-const azures = 'kubernetes.io~projected/azure-ip-masq-agent-config-volume'
-
-/** A node's directories, and what kubelet does in them. */
-class Kubelet {
-  readonly root = mkdtempSync(join(tmpdir(), 'hr-kubelet-'))
-  readonly settings: AgentSettings
-
-  constructor(t: Test, { logs = true } = {}) {
-    t.teardown(() => rmSync(this.root, { recursive: true, force: true }))
-    this.settings = {
-      namespaces: ['kube-system'],
-      kubeletDirectory: join(this.root, 'kubelet'),
-      podLogsDirectory: join(this.root, 'logs')
-    }
-    mkdirSync(join(this.root, 'kubelet/pods'), { recursive: true })
-    if (logs) mkdirSync(this.settings.podLogsDirectory)
-  }
-
-  directory(uid: string): string {
-    return join(this.root, 'kubelet/pods', uid)
-  }
-
-  file(uid: string, volume: string, name = 'ip-masq-agent'): string {
-    return join(this.directory(uid), 'volumes', volume, name)
-  }
-
-  /** Volumes first, then the sandbox with its logs, then the container. */
-  pod(uid: string, name: string, volume: string, files: Record<string, string>, namespace = 'kube-system'): void {
-    mkdirSync(join(this.directory(uid), 'volumes', volume), { recursive: true })
-    this.write(uid, volume, files)
-    this.start(uid, name, namespace)
-  }
-
-  start(uid: string, name: string, namespace = 'kube-system'): void {
-    mkdirSync(join(this.settings.podLogsDirectory, `${namespace}_${name}_${uid}`))
-    mkdirSync(join(this.directory(uid), 'containers', name.replace(/-[a-z0-9]{5}$/, '')), { recursive: true })
-  }
-
-  /** As the atomic writer does: a directory of its own, then ..data is renamed over. */
-  write(uid: string, volume: string, files: Record<string, string>): void {
-    const root = dirname(this.file(uid, volume))
-    const stamp = `..2026_${Math.random().toString(36).slice(2)}`
-    mkdirSync(join(root, stamp))
-    for (const [name, text] of Object.entries(files)) {
-      writeFileSync(join(root, stamp, name), text)
-      rmSync(join(root, name), { force: true })
-    }
-    symlinkSync(stamp, join(root, '..data_tmp'))
-    renameSync(join(root, '..data_tmp'), join(root, '..data'))
-    for (const name of Object.keys(files)) symlinkSync(join('..data', name), join(root, name))
-  }
-
-  end(uid: string): void {
-    rmSync(this.directory(uid), { recursive: true })
-  }
-}
 
 function follow(t: Test, kubelet: Kubelet, options: Partial<MasqueradeWatchOptions> = {}) {
   const seen: string[][] = []
