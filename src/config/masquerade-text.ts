@@ -87,7 +87,7 @@ class FileReader {
       path,
       exclude: null,
       include: null,
-      lines: new Map(),
+      lines: () => this.countedLines(),
       masqLinkLocal: false,
       masqLinkLocalIPv6: false,
       resyncInterval: null,
@@ -257,18 +257,22 @@ class FileReader {
     if (file.include) file.include = this.placed(included, include)
   }
 
-  /** Each once, with the line of the first. Items mostly stand in order, so their lines are counted along. */
+  /** Each once. */
   private placed(prefixes: readonly string[], items: readonly Item[]): string[] {
-    const { lines } = this.file
-    const starts = this.lines.lineStarts
-    let line = 1
-    prefixes.forEach((prefix, index) => {
-      const offset = items[index]?.offset ?? 0
-      if (offset < (starts[line - 1] ?? 0)) line = this.lineAt(offset)
-      while ((starts[line] ?? Number.POSITIVE_INFINITY) <= offset) line++
-      if (!lines.has(prefix)) lines.set(prefix, line)
-    })
+    this.stand.push([prefixes, items])
     return [...new Set(prefixes)]
+  }
+
+  /** The lists that count, as they stand. */
+  private readonly stand: [prefixes: readonly string[], items: readonly Item[]][] = []
+
+  private countedLines(): Map<string, number> {
+    const lines = new Map<string, number>()
+    for (const [prefixes, items] of this.stand)
+      prefixes.forEach((prefix, index) => {
+        if (!lines.has(prefix)) lines.set(prefix, this.lineAt(items[index]?.offset ?? 0))
+      })
+    return lines
   }
 
   private prefix({ text, offset }: Item, key: List): string {

@@ -22,8 +22,8 @@ export interface MasqueradeFile {
   /** Prefix keys; null: the file does not speak of it. */
   exclude: string[] | null
   include: string[] | null
-  /** Where a prefix of the lists stands, by key. */
-  lines: Map<string, number>
+  /** Where a prefix of the lists stands, by key: counted when it is asked. */
+  lines(): ReadonlyMap<string, number>
   masqLinkLocal: boolean
   masqLinkLocalIPv6: boolean
   /** Milliseconds; null: not given. */
@@ -94,8 +94,13 @@ export function mergeMasquerade(
   return new Merger(files, options).policy()
 }
 
+interface Row {
+  masquerade: boolean
+  from: string[]
+}
+
 class Merger {
-  private readonly rows = new Map<string, { masquerade: boolean; from: string[] }>()
+  private readonly rows = new Map<string, Row>()
   private readonly warnings: string[]
 
   constructor(
@@ -108,13 +113,13 @@ class Merger {
   policy(): MasqueradePolicy {
     const { files } = this
     const ipv6 = this.ipv6()
-    for (const file of files) for (const prefix of file.exclude ?? []) this.add(prefix, false, file.path)
+    for (const file of files) this.addAll(file.exclude, false, file.path)
     const excluding = files.some((file) => file.exclude !== null)
     const including = files.some((file) => file.include !== null)
     const excludesNothing = excluding && this.rows.size === 0
-    for (const file of files) for (const prefix of file.include ?? []) this.add(prefix, true, file.path)
+    for (const file of files) this.addAll(file.include, true, file.path)
     const defaultsOnly = !excluding && !including
-    if (defaultsOnly) for (const text of defaultExclude[this.options.semantics]) this.add(keyOf(text), false, 'default')
+    if (defaultsOnly) this.addAll(defaultExclude[this.options.semantics].map(keyOf), false, 'default')
     if (!files.some((file) => file.masqLinkLocal)) this.fallback(linkLocal[4], false)
     this.fallback(everything[4], excluding || !including)
     if (ipv6.masqueraded) {
@@ -136,14 +141,21 @@ class Merger {
     }
   }
 
-  private add(prefix: string, masquerade: boolean, from: string): void {
-    const row = this.rows.get(prefix)
-    if (!row) this.rows.set(prefix, { masquerade, from: [from] })
-    else if (row.masquerade === masquerade) row.from.push(from)
+  /** row: shared by all prefixes that nobody else has. */
+  private add(prefix: string, row: Row): void {
+    const { rows, warnings } = this
+    const before = rows.get(prefix)
+    if (!before) rows.set(prefix, row)
+    else if (before.masquerade === row.masquerade) rows.set(prefix, { ...row, from: [...before.from, ...row.from] })
     else
-      this.warnings.push(
-        `${from}: ${formatPrefix(prefix)} is excluded from masquerading by ${row.from.join(', ')}, which wins`
+      warnings.push(
+        `${row.from.join(', ')}: ${formatPrefix(prefix)} is excluded from masquerading by ${before.from.join(', ')}, which wins`
       )
+  }
+
+  private addAll(prefixes: readonly string[] | null, masquerade: boolean, from: string): void {
+    const row = { masquerade, from: [from] }
+    for (const prefix of prefixes ?? []) this.add(prefix, row)
   }
 
   private fallback(prefix: string, masquerade: boolean): void {

@@ -38,7 +38,7 @@ export function masqueradeAnswer(node: Node, text: string): MasqueradeAnswer {
     .map((file) => ({
       path: file.path,
       pod: watch.files.find(({ path }) => path === file.path)?.pod ?? null,
-      line: file.lines.get(prefix) ?? null,
+      line: file.lines().get(prefix) ?? null,
       key: file.exclude?.includes(prefix) ? ('nonMasqueradeCIDRs' as const) : ('masqueradeCIDRs' as const)
     }))
   return {

@@ -10,7 +10,7 @@
 
 import type { MasqueradeEntry } from '../config/masquerade.js'
 import { isFull, type MapAccess } from './access.js'
-import { decodeControl, decodeMasquerade, decodeMasqueradeKey, encodeMasquerade, encodeMasqueradeKey } from './codec.js'
+import { decodeControl, decodeMasquerade, decodeMasqueradeKey, encodeMasquerade, masqueradeKeyWriter } from './codec.js'
 import { STRUCTS } from './layout.js'
 import { createMirror, type Mirror } from './mirror.js'
 
@@ -27,8 +27,8 @@ export interface MasqueradeRows {
 
 export function createMasqueradeRows(access: MapAccess): MasqueradeRows {
   const mirror = createMirror(access.map('masquerade'))
-  const { maxEntries: capacity, keySize } = mirror.map.info
-  const values = { true: encodeMasquerade(true), false: encodeMasquerade(false) }
+  const capacity = mirror.map.info.maxEntries
+  const [due, notDue] = [encodeMasquerade(true), encodeMasquerade(false)]
   let epoch = 0
   let isLoaded = false
   let current = new Map<string, boolean>()
@@ -51,11 +51,10 @@ export function createMasqueradeRows(access: MapAccess): MasqueradeRows {
     wanted.length === current.size && wanted.every(({ prefix, masquerade }) => current.get(prefix) === masquerade)
 
   const put = (under: number, wanted: readonly MasqueradeEntry[]): void => {
-    const keys = Buffer.alloc(wanted.length * keySize)
-    for (const [index, { prefix }] of wanted.entries()) encodeMasqueradeKey(under, prefix).copy(keys, index * keySize)
+    const keyOf = masqueradeKeyWriter(under)
     mirror.putAll(
-      keys,
-      wanted.map(({ masquerade }) => values[`${masquerade}`])
+      wanted.map(({ prefix }) => keyOf(prefix)),
+      wanted.map(({ masquerade }) => (masquerade ? due : notDue))
     )
   }
 

@@ -24,8 +24,8 @@ export interface Mirror {
   /** true: it was written. On a throw the mirror is as before. */
   put(key: string, value: Buffer): boolean
   remove(key: string): boolean
-  /** Many at once, of a map that is no array; keys joined. On a throw some may be in the map, and the mirror is as before. */
-  putAll(keys: Buffer, values: readonly Buffer[]): void
+  /** Many at once, of a map that is no array. On a throw some may be in the map, and the mirror is as before. */
+  putAll(keys: readonly string[], values: readonly Buffer[]): void
   removeAll(keys: readonly string[]): void
   /** Compares with the kernel's contents. */
   differences(): RowDifference[]
@@ -57,10 +57,10 @@ export function createMirror(map: BpfMap): Mirror {
       return true
     },
     putAll(keys, values) {
-      const { keySize } = map.info
-      map.updateBatch(keys, Buffer.concat(values), values.length)
-      values.forEach((value, index) => {
-        rows.set(keys.toString('hex', index * keySize, (index + 1) * keySize), value)
+      if (keys.length === 0) return
+      map.updateBatch(Buffer.from(keys.join(''), 'hex'), Buffer.concat(values), values.length)
+      keys.forEach((key, index) => {
+        rows.set(key, values[index] as Buffer)
       })
     },
     removeAll(keys) {

@@ -274,7 +274,7 @@ t.test('[M2] a key that is given twice: which one counts is told', async (t) => 
 t.test('[M1] Windows line ends, a byte order mark, and the lines of entries', async (t) => {
   const file = read('\ufeffnonMasqueradeCIDRs:\r\n  - 10.1.0.0/16\r\n  - fd00::/8\r\nmasqLinkLocal: true\r\n')
   t.same(
-    [...file.lines],
+    [...file.lines()],
     [
       ['0a010000/16', 2],
       [`fd${'0'.repeat(30)}/8`, 3]
@@ -306,7 +306,7 @@ t.test('[M5] long lists are read in another way, with the same result', async (t
   const outcome = (parse: () => MasqueradeFile) => {
     try {
       const { lines, ...file } = parse()
-      return { ...file, lines: [...lines] }
+      return { ...file, lines: [...lines()] }
     } catch (error) {
       return (error as Error).message
     }

@@ -215,7 +215,7 @@ async function startAgent(t: Test, node: LabNode): Promise<() => Promise<void>> 
 }
 
 t.test('[M5] 10,000 prefixes go from file to map in less than 50 ms', async (t) => {
-  const object = native().loadObject({ sizes: { masquerade: 32_768 } })
+  const object = native().loadObject({ sizes: { masquerade: 32_768 }, programs: [] })
   t.teardown(() => object.close())
   const { masquerade } = createWriter(object)
   const path = join(mkdtempSync(join(tmpdir(), 'hr-many-')), 'ip-masq-agent')
