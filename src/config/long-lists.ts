@@ -5,51 +5,50 @@
 // Whoever does not meet the first item of each run as an item of a list has to
 // read the text itself: then it was no list (a block of text, a comment).
 
-/** An item as it stands in the whole text. */
-export interface ListItem {
-  text: string
-  offset: number
+/** Texts and where they stand in the whole text, one for one. Arrays of their own: ten thousand pairs cost more. */
+export interface Items {
+  texts: (string | null)[]
+  offsets: number[]
 }
 
 export interface Condensed {
   text: string
   /** What follows on a run's first item; by that item's offset in the whole text, with its quotation mark. */
-  runs: ReadonlyMap<number, readonly ListItem[]>
+  runs: ReadonlyMap<number, Items>
   /** Offset in the condensed text -> in the whole one. */
   whole(offset: number): number
 }
 
-interface Run {
-  start: number
-  /** What is taken out. */
-  from: number
-  to: number
-  items: ListItem[]
-}
-
+const quoted = (prefix: string) => `(?:"${prefix}"|'${prefix}'|${prefix})`
 const prefix = '[0-9a-fA-F][0-9a-fA-F:.]*\\/[0-9]{1,3}'
-const blockItem = new RegExp(`^( *- +)(["']?)(${prefix})\\2[ \\t]*(?=\\r?$)`, 'gm')
-const flowItem = new RegExp(`(")(${prefix})"[ \\t\\r\\n]*,[ \\t\\r\\n]*`, 'g')
 /** Shorter ones are not worth it. */
 const leastItems = 32
+/** Lines "- 10.0.0.0/8" of one indentation, one after the other. */
+const blockRun = new RegExp(
+  `^( *- +)${quoted(prefix)}[ \\t]*(?:\\r?\\n\\1${quoted(prefix)}[ \\t]*(?=\\r?\\n)){${leastItems},}`,
+  'gm'
+)
+/** '"10.0.0.0/8", "172.16.0.0/12", ' as in JSON. */
+const flowRun = new RegExp(`(?:"${prefix}"[ \\t\\r\\n]*,[ \\t\\r\\n]*){${leastItems + 1},}`, 'g')
 
 export function uncondensed(text: string): Condensed {
   return { text, runs: new Map(), whole: (offset) => offset }
 }
 
 export function condense(text: string): Condensed {
-  const runs = new Map<number, ListItem[]>()
+  const runs = new Map<number, Items>()
   const taken: { at: number; length: number }[] = []
   const pieces: string[] = []
   let kept = 0
   let length = 0
-  for (const run of [...blockRuns(text), ...flowRuns(text)]) {
-    if (run.items.length < leastItems || run.from < kept) continue
-    pieces.push(text.slice(kept, run.from))
-    length += run.from - kept
-    kept = run.to
-    taken.push({ at: length, length: run.to - run.from })
-    runs.set(run.start, run.items)
+  for (const { index: from, 0: found, 1: lead = '' } of [...text.matchAll(blockRun), ...text.matchAll(flowRun)]) {
+    if (from < kept) continue
+    const { items, firstEnd } = lead === '' ? flowItems(found, from) : blockItems(found, from, lead.length)
+    pieces.push(text.slice(kept, firstEnd))
+    length += firstEnd - kept
+    kept = from + found.length
+    taken.push({ at: length, length: kept - firstEnd })
+    runs.set(from + lead.length, items)
   }
   const whole = (offset: number) => {
     let moved = offset
@@ -59,46 +58,45 @@ export function condense(text: string): Condensed {
   return { text: pieces.join('') + text.slice(kept), runs, whole }
 }
 
-/** Lines "- 10.0.0.0/8" of one indentation, one after the other. */
-function blockRuns(text: string): Run[] {
-  const found: Run[] = []
-  let run: Run | null = null
-  let leadOfRun = ''
-  for (const match of text.matchAll(blockItem)) {
-    const [whole, lead = '', , item = ''] = match
-    const offset = match.index + lead.length
-    const end = match.index + whole.length
-    if (run && lead === leadOfRun && isLineEnd(text, run.to, match.index)) {
-      run.items.push({ text: item, offset })
-      run.to = end
-    } else {
-      run = { start: offset, from: end, to: end, items: [] }
-      leadOfRun = lead
-      found.push(run)
-    }
-  }
-  return found
+interface Rest {
+  /** All of a run but the first. */
+  items: Items
+  /** Where the first ends. */
+  firstEnd: number
 }
 
-function isLineEnd(text: string, from: number, to: number): boolean {
-  if (text[to - 1] !== '\n') return false
-  return to - from === 1 || (to - from === 2 && text[from] === '\r')
+function blockItems(run: string, from: number, lead: number): Rest {
+  const texts: string[] = []
+  const offsets: number[] = []
+  const lines = run.split('\n')
+  const [first = ''] = lines
+  let at = from + first.length + 1
+  for (let index = 1; index < lines.length; index++) {
+    const line = lines[index] ?? ''
+    texts.push(bare(line.slice(lead)))
+    offsets.push(at + lead)
+    at += line.length + 1
+  }
+  return { items: { texts, offsets }, firstEnd: from + first.length - (first.endsWith('\r') ? 1 : 0) }
 }
 
-/** '"10.0.0.0/8", "172.16.0.0/12", ' as in JSON. */
-function flowRuns(text: string): Run[] {
-  const found: Run[] = []
-  let run: Run | null = null
-  for (const match of text.matchAll(flowItem)) {
-    const [whole, , item = ''] = match
-    const end = match.index + whole.length
-    if (run && run.to === match.index) {
-      run.items.push({ text: item, offset: match.index })
-      run.to = end
-    } else {
-      run = { start: match.index, from: end, to: end, items: [] }
-      found.push(run)
-    }
+function flowItems(run: string, from: number): Rest {
+  const texts: string[] = []
+  const offsets: number[] = []
+  const parts = run.split(',')
+  const [first = ''] = parts
+  let at = from + first.length + 1
+  for (let index = 1; index < parts.length - 1; index++) {
+    const part = parts[index] ?? ''
+    texts.push(bare(part))
+    offsets.push(at + part.indexOf('"'))
+    at += part.length + 1
   }
-  return found
+  return { items: { texts, offsets }, firstEnd: from + first.length + 1 }
+}
+
+/** Without blanks, line end and quotation marks. */
+function bare(text: string): string {
+  const plain = text.trim()
+  return plain.startsWith('"') || plain.startsWith("'") ? plain.slice(1, -1) : plain
 }

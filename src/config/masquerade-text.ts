@@ -18,7 +18,7 @@
 import { type Document, isAlias, isMap, isScalar, isSeq, LineCounter, type Node, parseAllDocuments } from 'yaml'
 import { formatPrefix, maskAddress, parsePrefix, prefixKey } from '../address.js'
 import { parseDuration } from './duration.js'
-import { type Condensed, condense, uncondensed } from './long-lists.js'
+import { type Condensed, condense, type Items, uncondensed } from './long-lists.js'
 import { defaultExclude, type MasqueradeFile, type Semantics } from './masquerade.js'
 import { ConfigError, didYouMean } from './problem.js'
 
@@ -32,12 +32,6 @@ const keys = [
 ] as const
 
 type List = 'nonMasqueradeCIDRs' | 'masqueradeCIDRs'
-
-/** An item of a list; null: nothing stood there. */
-interface Item {
-  text: string | null
-  offset: number
-}
 
 /** Reads one file's text. Throws ConfigError that names the line. */
 export function parseMasqueradeFile(
@@ -67,8 +61,8 @@ export function parseWhole(text: string, path: string, semantics: Semantics): Ma
 class FileReader {
   private readonly lines = new LineCounter()
   private readonly file: MasqueradeFile
-  private exclude: Item[]
-  private include: Item[] = []
+  private exclude: Items
+  private include: Items = { texts: [], offsets: [] }
   private limit: number
   private document: Document | undefined
   private readonly met = new Set<number>()
@@ -82,12 +76,13 @@ class FileReader {
   ) {
     this.isCilium = semantics === 'cilium'
     this.limit = this.isCilium ? Number.POSITIVE_INFINITY : 64
-    this.exclude = this.isCilium ? [] : defaultExclude[semantics].map((text) => ({ text, offset: 0 }))
+    const defaults = this.isCilium ? [] : [...defaultExclude[semantics]]
+    this.exclude = { texts: defaults, offsets: defaults.map(() => 0) }
     this.file = {
       path,
       exclude: null,
       include: null,
-      lines: () => this.countedLines(),
+      lines: () => new Map(),
       masqLinkLocal: false,
       masqLinkLocalIPv6: false,
       resyncInterval: null,
@@ -152,7 +147,7 @@ class FileReader {
     const place = value ?? node
     switch (name) {
       case 'nonMasqueradeCIDRs':
-        this.exclude = this.list(place, value, name, this.isCilium ? [] : this.exclude)
+        this.exclude = this.list(place, value, name, this.isCilium ? [] : this.exclude.texts)
         this.file.exclude = []
         this.exclusionsGiven = true
         return
@@ -188,25 +183,29 @@ class FileReader {
     }
   }
 
-  private list(place: Node, value: Node | null, key: List, before: readonly Item[]): Item[] {
-    if (isNull(value)) return []
+  /** before: what stood there. */
+  private list(place: Node, value: Node | null, key: List, before: readonly (string | null)[]): Items {
+    const items: Items = { texts: [], offsets: [] }
+    if (isNull(value)) return items
     if (!isSeq(value))
       this.fail(this.at(place), key, `found ${this.shown(value)}; a list of prefixes like 10.0.0.0/8 is needed`)
-    const items: Item[] = []
+    const { texts, offsets } = items
     for (const item of value.items as (Node | null)[]) {
       const node = this.resolve(item)
       const offset = this.at(item)
+      offsets.push(offset)
       if (isNull(node)) {
-        const kept = before[items.length]?.text ?? null
+        const kept = before[texts.length] ?? null
         if (kept !== null)
           this.warn(item, `${key}: an empty item; ip-masq-agent takes it for ${kept}, and so does hostroute`)
-        items.push({ text: kept, offset })
+        texts.push(kept)
       } else if (isScalar(node) && typeof node.value === 'string') {
-        items.push({ text: node.value, offset })
+        texts.push(node.value)
         const run = this.condensed.runs.get(offset)
         if (!run) continue
         this.met.add(offset)
-        for (const each of run) items.push(each)
+        for (const text of run.texts) texts.push(text)
+        for (const each of run.offsets) offsets.push(each)
       } else this.fail(offset, key, `found ${this.shown(node)}; a prefix like 10.0.0.0/8 is needed`)
     }
     return items
@@ -238,45 +237,49 @@ class FileReader {
 
   private checkLists(): void {
     const { exclude, include, limit, file } = this
-    if (exclude.length > limit) {
-      const place = exclude[limit]?.offset ?? 0
-      this.fail(place, 'nonMasqueradeCIDRs', `${exclude.length} prefixes, more than cidrLimit (${limit}) allows`)
-    }
-    const excluded = exclude.map((item) => this.prefix(item, 'nonMasqueradeCIDRs'))
-    const included = include.map((item) => this.prefix(item, 'masqueradeCIDRs'))
-    const both = file.exclude ? new Set(excluded) : new Set<string>()
+    const count = exclude.texts.length
+    if (count > limit)
+      this.fail(
+        exclude.offsets[limit] ?? 0,
+        'nonMasqueradeCIDRs',
+        `${count} prefixes, more than cidrLimit (${limit}) allows`
+      )
+    const excluded = this.prefixes(exclude, 'nonMasqueradeCIDRs')
+    const included = this.prefixes(include, 'masqueradeCIDRs')
+    const both = new Set(file.exclude && included.length > 0 ? excluded : [])
     included.forEach((prefix, index) => {
       if (both.has(prefix))
         this.fail(
-          include[index]?.offset ?? 0,
+          include.offsets[index] ?? 0,
           'masqueradeCIDRs',
           `${formatPrefix(prefix)} is in nonMasqueradeCIDRs as well; remove it from one of them`
         )
     })
-    if (file.exclude) file.exclude = this.placed(excluded, exclude)
-    if (file.include) file.include = this.placed(included, include)
+    if (file.exclude) file.exclude = [...new Set(excluded)]
+    if (file.include) file.include = [...new Set(included)]
+    file.lines = () => this.countedLines(file.exclude ? excluded : [], included)
   }
 
-  /** Each once. */
-  private placed(prefixes: readonly string[], items: readonly Item[]): string[] {
-    this.stand.push([prefixes, items])
-    return [...new Set(prefixes)]
+  private prefixes({ texts, offsets }: Items, key: List): string[] {
+    return texts.map((text, index) => plainKey(text) ?? this.prefix(text, offsets[index] ?? 0, key))
   }
 
-  /** The lists that count, as they stand. */
-  private readonly stand: [prefixes: readonly string[], items: readonly Item[]][] = []
-
-  private countedLines(): Map<string, number> {
+  /** Of each prefix the line of the first. */
+  private countedLines(excluded: readonly string[], included: readonly string[]): Map<string, number> {
     const lines = new Map<string, number>()
-    for (const [prefixes, items] of this.stand)
+    const lists: [readonly string[], Items][] = [
+      [excluded, this.exclude],
+      [included, this.include]
+    ]
+    for (const [prefixes, { offsets }] of lists)
       prefixes.forEach((prefix, index) => {
-        if (!lines.has(prefix)) lines.set(prefix, this.lineAt(items[index]?.offset ?? 0))
+        if (!lines.has(prefix)) lines.set(prefix, this.lineAt(offsets[index] ?? 0))
       })
     return lines
   }
 
-  private prefix({ text, offset }: Item, key: List): string {
-    const parsed = text === null ? null : parsePrefix(text.includes('/0') ? text.replace(/\/0+(?=\d)/, '/') : text)
+  private prefix(text: string | null, offset: number, key: List): string {
+    const parsed = text === null ? null : parsePrefix(text.replace(/\/0+(?=\d)/, '/'))
     if (!parsed)
       return this.fail(
         offset,
@@ -344,6 +347,29 @@ class FileReader {
     const { line, col } = this.lines.linePos(offset)
     throw new ConfigError([{ file: this.file.path, line: Math.max(line, 1), column: Math.max(col, 1), key, text }])
   }
+}
+
+/** Of an aligned IPv4 prefix in its usual form, thousands of which may come; null: look at it more closely. */
+function plainKey(text: string | null): string | null {
+  if (text === null) return null
+  let address = 0
+  let part = -1
+  let parts = 0
+  for (let i = 0; i < text.length; i++) {
+    const digit = text.charCodeAt(i) - 48
+    if (digit >= 0 && digit <= 9) {
+      if (part === 0 || part > 25) return null
+      part = part < 0 ? digit : part * 10 + digit
+    } else {
+      // '.' and '/'
+      if (part < 0 || part > 255 || digit !== (parts < 3 ? -2 : -1)) return null
+      address = address * 256 + part
+      parts++
+      part = -1
+    }
+  }
+  if (parts !== 4 || part < 0 || part > 32) return null
+  return address % 2 ** (32 - part) === 0 ? `${address.toString(16).padStart(8, '0')}/${part}` : null
 }
 
 function knownKey(written: string): (typeof keys)[number] | undefined {

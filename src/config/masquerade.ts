@@ -52,7 +52,7 @@ export interface MasqueradePolicy {
   /** Sorted; both families' "/0" are always there. */
   wanted: MasqueradeEntry[]
   /** By prefix key: paths that asked for it, 'default' or 'snat.masqueradeIPv6'. */
-  from: Map<string, string[]>
+  from: { get(prefix: string): readonly string[] | undefined }
   /** The files that it was made of. */
   files: readonly MasqueradeFile[]
   /** No file says what is excluded or included. */
@@ -129,10 +129,11 @@ class Merger {
     } else {
       this.leaveIPv6()
     }
-    const sorted = inOrder(this.rows)
+    const { rows } = this
+    const sorted = [...rows.keys()].sort(comparePrefixes)
     return {
-      wanted: sorted.map(([prefix, { masquerade }]) => ({ prefix, masquerade })),
-      from: new Map(sorted.map(([prefix, { from }]) => [prefix, from])),
+      wanted: sorted.map((prefix) => ({ prefix, masquerade: rows.get(prefix)?.masquerade === true })),
+      from: { get: (prefix) => rows.get(prefix)?.from },
       files,
       defaultsOnly,
       ipv6,
@@ -200,7 +201,8 @@ export function samePolicy(a: MasqueradePolicy, b: MasqueradePolicy): boolean {
   for (const [index, { prefix, masquerade }] of a.wanted.entries()) {
     const other = b.wanted[index]
     if (other?.prefix !== prefix || other.masquerade !== masquerade) return false
-    if (a.from.get(prefix)?.join('\n') !== b.from.get(prefix)?.join('\n')) return false
+    const [ofA, ofB] = [a.from.get(prefix), b.from.get(prefix)]
+    if (ofA?.length !== ofB?.length || !ofA?.every((path, at) => path === ofB?.[at])) return false
   }
   return a.ipv6.why === b.ipv6.why
 }
@@ -221,12 +223,12 @@ function keyOf(text: string): string {
 }
 
 /** IPv4 first, then by address, shorter first. */
-function inOrder<T>(rows: ReadonlyMap<string, T>): [string, T][] {
-  const order = (prefix: string) => {
-    const digits = isIPv6(prefix) ? 32 : 8
-    return `${digits === 32 ? 6 : 4}${prefix.slice(0, digits)}${prefix.slice(digits + 1).padStart(3, '0')}`
+function comparePrefixes(a: string, b: string): number {
+  if (isIPv6(a) !== isIPv6(b)) return isIPv6(a) ? 1 : -1
+  const digits = isIPv6(a) ? 32 : 8
+  for (let i = 0; i < digits; i++) {
+    const difference = a.charCodeAt(i) - b.charCodeAt(i)
+    if (difference !== 0) return difference
   }
-  const keyed = [...rows].map((row) => ({ order: order(row[0]), row }))
-  keyed.sort((a, b) => (a.order < b.order ? -1 : 1))
-  return keyed.map(({ row }) => row)
+  return Number(a.slice(digits + 1)) - Number(b.slice(digits + 1))
 }

@@ -22,7 +22,7 @@ export function masqueradeStatus({ masquerade, config }: Node, most: number): Ma
     policy: policy.wanted.slice(0, most).map(({ prefix, masquerade: due }) => ({
       prefix: formatPrefix(prefix),
       masquerade: due,
-      from: policy.from.get(prefix) ?? []
+      from: [...(policy.from.get(prefix) ?? [])]
     }))
   }
 }

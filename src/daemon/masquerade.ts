@@ -171,7 +171,7 @@ export class Masquerade {
   }
 
   private isOfEarlier(): boolean {
-    return this.policy.from.values().next().value?.[0] === earlier
+    return this.policy.ipv6.why === earlier
   }
 }
 
@@ -183,7 +183,7 @@ function policyOfMap(wanted: MasqueradePolicy['wanted']): MasqueradePolicy {
   const sorted = [...wanted].sort((a, b) => a.prefix.length - b.prefix.length || (a.prefix < b.prefix ? -1 : 1))
   return {
     wanted: sorted,
-    from: new Map(sorted.map(({ prefix }) => [prefix, [earlier]])),
+    from: { get: () => [earlier] },
     files: [],
     defaultsOnly: false,
     ipv6: { masqueraded: sorted.some(({ prefix, masquerade }) => masquerade && prefix.length > 12), why: earlier },

