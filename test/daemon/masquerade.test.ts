@@ -44,7 +44,7 @@ const direct = excluding('10.0.0.0/8', '203.0.113.0/24')
 
 function snatOf(kubelet: Kubelet): Record<string, unknown> {
   const { kubeletDirectory, podLogsDirectory } = kubelet.settings
-  return { agent: { kubeletDirectory, podLogsDirectory } }
+  return { masqueradeFiles: 'auto', agent: { kubeletDirectory, podLogsDirectory } }
 }
 
 t.test(
@@ -126,9 +126,7 @@ t.test('[M5] a policy that is too large is refused as a whole, everywhere, and o
   }
   await everywhere('at once')
   await daemon.stop()
-  const { config } = {
-    config: { ...plain, snat: { masqueradeFiles: [daemon.masqueradeFile] }, limits: { masquerade: 256 } }
-  }
+  const config = { ...plain, limits: { masquerade: 256 } }
   await daemon.start({ config, masquerade: { nonMasqueradeCIDRs: many, cidrLimit: 1000 }, waitReady: false })
   await until('answers', async () => (await status(node).catch(() => null))?.sync.state === 'synced', 15_000)
   await everywhere('after a restart')
@@ -164,7 +162,7 @@ t.test('[M1] IPv6 keeps the pod’s address until it is asked for', async (t) =>
   const { daemon } = node
   await routesBack(lab, node)
   const reload = async (some: Record<string, unknown>) => {
-    daemon.writeConfig({ ...plain, snat: { masqueradeFiles: [daemon.masqueradeFile], ...some } })
+    daemon.writeConfig({ ...plain, snat: some })
     t.match((await control(node).post<ReloadResult>('/v1/reload')).value, { ok: true, restartNeeded: [] })
   }
   t.equal(await isMasqueraded(node, 'v6'), false)
