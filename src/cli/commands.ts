@@ -230,7 +230,8 @@ export async function reload(session: Session): Promise<Exit> {
       restartNeeded.length === 0
         ? ''
         : `\n${session.paint.warn(`Takes effect only after systemctl restart hostrouted: ${restartNeeded.join(', ')}`)}`
-    return `${session.paint.good('The configuration was read again and is in force.')}${restart}`
+    const notInForce = problems.map((text) => `\n${session.paint.warn(text)}`).join('')
+    return `${session.paint.good('The configuration was read again and is in force.')}${notInForce}${restart}`
   })
   return answer.value.ok ? exitStatus.fine : exitStatus.refused
 }

@@ -11,6 +11,8 @@ export function renderMasquerading(status: MasqueradeStatus, paint: Paint, now: 
   const { enabled, files, semantics, ipv6, excluded } = status
   if (!enabled) return section(paint, 'Masquerading', `  Off (${off}`)
   const lines = files.map((file) => `  ${fileWords(file, paint, now)}`)
+  if (!files.some(({ present, kept }) => present || kept))
+    lines.push(`  No file was found: the defaults of ${semantics} apply`)
   for (const text of complaints(status, paint)) lines.push(`  ${text}`)
   if (semantics === 'cilium') lines.push('  The files are read as Cilium reads them (snat.semantics)')
   lines.push(`  IPv6 is ${ipv6.masqueraded ? '' : 'not '}masqueraded: ${ipv6.why}`)

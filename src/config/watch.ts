@@ -13,9 +13,11 @@
 // - Events only say when to look. Files are read again every resyncInterval too,
 //   and places in pods every few seconds, because a mount makes no event.
 
-import { type FSWatcher, readFileSync, realpathSync, statSync, watch } from 'node:fs'
+import { readFileSync, realpathSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { type AgentSettings, findAgentPods, findAgentProcesses, PodNames } from './agent.js'
+import { DirectoryWatch } from './directory-watch.js'
+import { type KeptFile, KeptFiles } from './kept-files.js'
 import {
   defaultMasqueradeOptions,
   type MasqueradeFile,
@@ -53,6 +55,8 @@ export interface MasqueradeWatchOptions {
   onProblem(text: string): void
   /** The one before this one: what it knows of files that are not valid now stays in force. */
   before?: MasqueradeWatch
+  /** Where what files in pods' volumes said is kept over a restart; absent: nowhere. */
+  keptFile?: string
   /** Milliseconds; default 200. */
   settle?: number
   /** Milliseconds between looks at pods; default 5 s. */
@@ -85,6 +89,8 @@ export function watchMasquerade(options: MasqueradeWatchOptions): MasqueradeWatc
 interface Known {
   place: Place
   good: MasqueradeFile | null
+  /** That `good` was made of. */
+  text: string
   read: Date | null
   error: string | null
   kept: boolean
@@ -115,7 +121,11 @@ class Watch implements MasqueradeWatch {
   readonly known = new Map<string, Known>()
   private readonly agent: AgentSettings
   private readonly settle: number
-  private readonly watchers = new Map<string, { watcher: FSWatcher; identity: string }>()
+  private readonly keptFiles: KeptFiles
+  private readonly watcher = new DirectoryWatch(() => {
+    // a look that is due anyway sees this change too
+    if (!this.closed && !this.timer) this.schedule(Math.min(this.settle / 4, 50))
+  })
   private pending: { looked: Looked; since: number } | null = null
   private warned = new Set<string>()
   private timer: NodeJS.Timeout | undefined
@@ -129,7 +139,9 @@ class Watch implements MasqueradeWatch {
     this.reading = options.reading ?? defaultMasqueradeOptions
     // armed before the first look: what happens in between makes an event
     this.arm(this.places())
-    this.inherit(options.before)
+    this.keptFiles = new KeptFiles(options.keptFile)
+    if (options.before) this.inherit(options.before)
+    else this.recall()
     const looked = this.readAll()
     this.judge(looked)
     this.policy = this.merged()
@@ -165,8 +177,7 @@ class Watch implements MasqueradeWatch {
     clearTimeout(this.timer)
     clearInterval(this.resync)
     clearInterval(this.glance)
-    for (const { watcher } of this.watchers.values()) watcher.close()
-    this.watchers.clear()
+    this.watcher.close()
   }
 
   private look(): void {
@@ -208,6 +219,7 @@ class Watch implements MasqueradeWatch {
 
   private settled({ places }: Looked): void {
     this.warnings = places.warnings
+    this.keep()
     this.lookForAgent()
     this.warn()
     this.arm(places)
@@ -230,6 +242,7 @@ class Watch implements MasqueradeWatch {
     try {
       if (contents instanceof Error) throw contents
       known.good = parseMasqueradeFile(contents, place.path, this.reading.semantics)
+      known.text = contents
       known.read = new Date()
     } catch (error) {
       known.error = (error as Error).message
@@ -241,7 +254,8 @@ class Watch implements MasqueradeWatch {
   /** A pod's file begins with what the pod before had. */
   private fresh(place: Place): Known {
     const before = [...this.known.values()].find((each) => isSuccessor(place, each.place) && each.good)
-    return { place, good: before?.good ?? null, read: before?.read ?? null, error: null, kept: false, contents: null }
+    const { good, text, read } = before ?? { good: null, text: '', read: null }
+    return { place, good, text, read, error: null, kept: false, contents: null }
   }
 
   private lose(place: Place, looked: Looked): void {
@@ -273,12 +287,37 @@ class Watch implements MasqueradeWatch {
   }
 
   /** Of an earlier watch: last good contents, and what is kept of pods that are gone. */
-  private inherit(before: MasqueradeWatch | undefined): void {
+  private inherit(before: MasqueradeWatch): void {
     if (!(before instanceof Watch) || before.reading.semantics !== this.reading.semantics) return
     const { files, inPods } = this.places()
     for (const [path, known] of before.known) {
       const stays = files.some((place) => place.path === path) || (known.kept && inPods)
       if (stays && known.good) this.known.set(path, { ...known })
+    }
+  }
+
+  /** After a restart: of pods that are gone. Those that are there are read. */
+  private recall(): void {
+    const { files, inPods } = this.places()
+    if (!inPods) return
+    for (const { place, text } of this.keptFiles.read()) {
+      if (files.some(({ pod }) => pod?.owner === place.pod?.owner)) continue
+      try {
+        const good = parseMasqueradeFile(text, place.path, this.reading.semantics)
+        this.known.set(place.path, { place, good, text, read: new Date(), error: null, kept: true, contents: null })
+      } catch {
+        // it was good under other semantics
+      }
+    }
+  }
+
+  private keep(): void {
+    const files: KeptFile[] = []
+    for (const { place, good, text } of this.known.values()) if (place.pod && good) files.push({ place, text })
+    try {
+      this.keptFiles.write(files)
+    } catch (error) {
+      this.options.onProblem(`what the agent's files say is not kept over a restart: ${(error as Error).message}`)
     }
   }
 
@@ -351,36 +390,8 @@ class Watch implements MasqueradeWatch {
     this.resync = setInterval(turn, this.policy.resyncInterval).unref()
   }
 
-  /** Watches each directory that can change what the patterns lead to; again when another directory stands in its place. */
   private arm(places: Places): void {
-    const wanted = new Map<string, string>()
-    for (const directory of this.directories(places)) {
-      const identity = identityOf(directory)
-      if (identity) wanted.set(directory, identity)
-    }
-    for (const [directory, { watcher, identity }] of this.watchers) {
-      if (wanted.get(directory) === identity) continue
-      watcher.close()
-      this.watchers.delete(directory)
-    }
-    for (const [directory, identity] of wanted)
-      if (!this.watchers.has(directory)) this.watchDirectory(directory, identity)
-  }
-
-  private watchDirectory(directory: string, identity: string): void {
-    try {
-      const watcher = watch(directory, { persistent: false }, () => {
-        // a look that is due anyway sees this change too
-        if (!this.closed && !this.timer) this.schedule(Math.min(this.settle / 4, 50))
-      })
-      watcher.on('error', () => {
-        watcher.close()
-        this.watchers.delete(directory)
-      })
-      this.watchers.set(directory, { watcher, identity })
-    } catch {
-      // gone meanwhile, or out of inotify watches: the resync looks anyway
-    }
+    this.watcher.follow(this.directories(places))
   }
 
   private directories(places: Places): Set<string> {
@@ -435,15 +446,6 @@ function readText(path: string): Contents {
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException
     return code === 'ENOENT' || code === 'ENOTDIR' ? null : new Error(`${path}: cannot be read: ${message}`)
-  }
-}
-
-function identityOf(directory: string): string | null {
-  try {
-    const { dev, ino } = statSync(directory, { bigint: true })
-    return `${dev}:${ino}`
-  } catch {
-    return null
   }
 }
 

@@ -461,7 +461,7 @@ export interface HandedBack {
 export interface ReloadResult {
   /** false: the last good configuration stays in force. */
   ok: boolean
-  /** One sentence each: file:line:column, key, what is wrong, what is allowed. */
+  /** One sentence each: file:line:column, key, what is wrong, what is allowed. With ok: what of it is not in force. */
   problems: string[]
   /** Keys that take effect only after a restart. */
   restartNeeded: string[]

@@ -359,7 +359,8 @@ export class Findings {
   private policySource(): string {
     const { masquerade } = this.node
     const from = masquerade.policy.from.get(masquerade.entryFor(this.probe.destination).prefix) ?? []
-    return from.length === 0 ? '' : ` (${from.join(', ')})`
+    const source = from.length === 0 ? '' : ` (${from.join(', ')})`
+    return masquerade.refused === null ? source : `${source}; a newer policy is refused, see: hostroute snat policy`
   }
 
   /** What the kernel says about whom the packet is sent to; '' if it is not asked. */

@@ -9,6 +9,7 @@
 // - What an earlier daemon left in the map stays in force while a file of which
 //   no good contents are known is not valid.
 
+import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import type { Config } from '../config/config.js'
 import { type MasqueradeOptions, type MasqueradePolicy, mergeMasquerade } from '../config/masquerade.js'
@@ -19,6 +20,8 @@ import type { Address } from '../state/types.js'
 import { longestPrefix } from './views.js'
 
 export interface MasqueradeHooks {
+  /** See MasqueradeWatchOptions. */
+  keptFile: string
   log: Logger
   /** A sentence, for people. */
   onProblem(text: string): void
@@ -30,6 +33,11 @@ type PolicyMap = Writer['masquerade']
 
 /** In a policy's `from`: rows that an earlier daemon wrote. */
 const earlier = 'before the restart'
+
+/** What the agent's files said, for the next start. */
+export function keptMasquerade(runDirectory: string): string {
+  return join(runDirectory, 'masquerade.json')
+}
 
 export class Masquerade {
   /** In force. */
@@ -119,6 +127,7 @@ export class Masquerade {
       agent,
       reading: readingOf(this.config),
       ...(before ? { before } : {}),
+      keptFile: this.hooks.keptFile,
       onChange: () => this.offer(),
       onProblem: this.hooks.onProblem
     })

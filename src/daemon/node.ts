@@ -31,7 +31,7 @@ import { EventStream } from './event-stream.js'
 import { giveBack } from './hand-back.js'
 import { isPinned, removeLeftovers } from './leftovers.js'
 import { ManagedNeighbours } from './managed.js'
-import { Masquerade } from './masquerade.js'
+import { keptMasquerade, Masquerade } from './masquerade.js'
 import { releaseMemory } from './memory.js'
 import { checkCapabilities, type Lock, lockRunDirectory, preparePinDirectory } from './preflight.js'
 import { RecentErrors } from './recent-errors.js'
@@ -111,6 +111,7 @@ export class Node {
     preparePinDirectory(this.options.pinDirectory)
     this.masquerade = new Masquerade(this.config, {
       log: subsystem(this.options.log, 'masquerade'),
+      keptFile: keptMasquerade(this.options.runDirectory),
       onProblem: (text) => this.problem('configuration', text),
       onFailure: (error) => this.mapsFailed(error)
     })
@@ -359,7 +360,7 @@ export class Node {
       clearTimeout(this.confirmTimer)
       this.confirmBefore = null
       if (confirmWithin !== undefined) this.armRollback(confirmWithin)
-      return this.result(true, null, report)
+      return this.result(true, this.masquerade.refused, report)
     })
   }
 
@@ -465,7 +466,8 @@ export class Node {
     this.log.info(
       `configuration read again${restartNeeded.length > 0 ? `; only a restart brings ${restartNeeded.join(', ')} into force` : ''}`
     )
-    return { ok: true, problems: [], restartNeeded }
+    const { refused } = this.masquerade
+    return { ok: true, problems: refused === null ? [] : [refused], restartNeeded }
   }
 
   /** As configured: detached, or the pinned datapath left to forward. */

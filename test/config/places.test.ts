@@ -231,6 +231,40 @@ t.test('[M2] what cannot be read, loops, or is huge, is told and changes nothing
   chmodSync(join(kubelet.root, 'away/pods/u1'), 0o755)
 })
 
+t.test('[M3] a restart while there is no agent pod: what the last one had stays in force', async (t) => {
+  const kubelet = new Kubelet(t)
+  const keptFile = join(kubelet.root, 'masquerade.json')
+  kubelet.pod('u1', 'ip-masq-agent-x7k2p', upstream, { 'ip-masq-agent': one })
+  const start = () => follow(t, kubelet, { keptFile })
+  start().watch.close()
+  kubelet.end('u1')
+  const second = start()
+  t.same(excluded(second.watch.policy), ['10.1.0.0/16'])
+  t.match(
+    second.watch.files.find(({ kept }) => kept),
+    { pod: 'kube-system/ip-masq-agent-x7k2p' }
+  )
+  second.watch.close()
+  t.same(
+    excluded(follow(t, kubelet, { keptFile, patterns: ['/nowhere/file'] }).watch.policy),
+    defaults,
+    'not asked for'
+  )
+  const third = start()
+  kubelet.pod('u2', 'ip-masq-agent-9zzzz', upstream, { 'ip-masq-agent': two })
+  t.ok(await until(() => third.seen.length > 0))
+  t.same(third.seen, [['10.2.0.0/16']])
+  third.watch.close()
+  kubelet.end('u2')
+  for (const broken of ['{', '[{"path": 5}]', '']) {
+    writeFileSync(keptFile, broken)
+    const { watch, problems } = start()
+    t.same(excluded(watch.policy), defaults, JSON.stringify(broken))
+    t.same(problems, [])
+    watch.close()
+  }
+})
+
 t.test('[M3] another configuration keeps what is known of a file that is not valid now', async (t) => {
   const kubelet = new Kubelet(t)
   kubelet.pod('u1', 'ip-masq-agent-x7k2p', upstream, { 'ip-masq-agent': one })
