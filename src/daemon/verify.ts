@@ -20,7 +20,7 @@ const patience = 10_000
 const secondLooks = [300, 1000, 3000]
 
 /** What of the node a comparison needs. */
-export type Verified = Pick<Node, 'planner' | 'planOptions' | 'datapath' | 'sync' | 'replan' | 'masquerade'>
+export type Verified = Pick<Node, 'planner' | 'planOptions' | 'datapath' | 'sync' | 'replan'>
 
 export async function verifyNode(node: Verified, repair: boolean): Promise<VerifyReport> {
   const started = performance.now()
@@ -39,7 +39,7 @@ export async function verifyNode(node: Verified, repair: boolean): Promise<Verif
     if (differences.length > 0) node.sync.resync()
   }
   const { devices, pods, nexthops, routes, classRoutes, neighbours } = fresh
-  const policy = node.masquerade.policy.wanted.length
+  const policy = node.datapath?.writer.fill().masquerade ?? 0
   return {
     time: new Date().toISOString(),
     ok: found.length === 0 || repaired,

@@ -121,6 +121,10 @@ t.test('[M5] a policy that is too large is refused as a whole, everywhere, and o
     t.match((await node.hostroute(['snat', 'policy'])).stdout, sentence, name)
     t.match((await node.hostroute(['snat', 'policy', 'test', OUTSIDE.v4])).stdout, sentence, name)
     t.match((await node.hostroute(['metrics'])).stdout, /^hostroute_masquerade_refused 1$/m, name)
+    t.match((await node.hostroute(['reload'])).stdout, sentence, name)
+    t.match((await node.hostroute(['enable'])).stdout, sentence, name)
+    const explain = ['explain', '--from', node.pod(0).address.v4, '--to', `${OUTSIDE.v4}:9`]
+    t.match((await node.hostroute(explain)).stdout, /masquerade +not due by .*; a newer policy is refused/, name)
     t.match(daemon.log, sentence, name)
     t.equal(await isMasqueraded(node), false, `${name}: the old policy is in the map`)
   }
@@ -185,13 +189,13 @@ t.test(
     const lab = await servedLab(t, { pods: 1 }, { config: { ...plain, snat: snatOf(kubelet) } })
     const node = lab.node(0)
     t.match(await status(node), { mode: 'enabled', masquerade: { defaultsOnly: null } }, 'without an agent')
-    const process_ = await startAgent(t, node)
+    const stopAgent = await startAgent(t, node)
     const reload = () => control(node).post('/v1/reload')
     await reload()
     const doubtful = /only the defaults .* no file was found, but the agent runs here \(process \d+\)/
     t.match(await status(node), { mode: 'degraded', why: doubtful, masquerade: { defaultsOnly: doubtful } })
     t.match(await node.hostroute(['status']), { status: 2, stdout: doubtful })
-    await process_()
+    await stopAgent()
     kubelet.pod('u1', 'azure-ip-masq-agent-x7k2p', azures, {})
     await reload()
     const agrees = /no file was found: the agent's pod kube-system\/azure-ip-masq-agent-x7k2p has none in its volumes/
@@ -208,7 +212,8 @@ async function startAgent(t: Test, node: LabNode): Promise<() => Promise<void>> 
   const program = join(directory, 'ip-masq-agent')
   copyFileSync('/bin/sleep', program)
   const running = node.start([program, '600'])
-  await until('it runs', async () => running.running)
+  const name = () => readFileSync(`/proc/${running.pid}/comm`, 'utf8').trim()
+  await until('nsenter has become it', async () => name() === 'ip-masq-agent')
   return () => running.stop('SIGTERM')
 }
 
