@@ -28,6 +28,8 @@ export interface AgentPod {
   owner: string
   /** Of its directory, milliseconds since 1970. */
   made: number
+  /** It has containers, and so all its volumes. */
+  started: boolean
   /** Directories of its ConfigMap and projected volumes. */
   volumes: string[]
   /** Files in them that the agent reads. */
@@ -122,6 +124,7 @@ function readPod(directory: string, uid: string, names: PodNames): AgentPod | nu
     label: names.label(uid),
     owner: names.owner(uid) ?? named ?? 'ip-masq-agent',
     made: madeAt(directory),
+    started: containers.length > 0,
     volumes: volumes.map(({ path }) => path),
     files
   }

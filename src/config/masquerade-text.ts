@@ -172,14 +172,13 @@ class FileReader {
     }
   }
 
-  /** In the order in which they count. */
+  /** nodes: the last of a key's counts. */
   private warnOfRepeated(nodes: readonly Node[]): void {
-    const last = new Map<string, Node>()
+    const last = new Map(nodes.map((node) => [knownKey(keyName(node)), node]))
     for (const node of nodes) {
-      const name = knownKey(keyName(node))
-      const before = name && last.get(name)
-      if (name) last.set(name, node)
-      if (before) this.warn(before, `${keyName(before)} is given again in line ${this.lineOf(node)}, which counts`)
+      const counting = last.get(knownKey(keyName(node)))
+      if (knownKey(keyName(node)) && counting && counting !== node)
+        this.warn(node, `${keyName(node)} is given again in line ${this.lineAt(this.at(counting))}, which counts`)
     }
   }
 
@@ -320,10 +319,6 @@ class FileReader {
 
   private warnAt(offset: number, text: string): void {
     this.file.warnings.push(`${this.file.path}:${this.lineAt(offset)}: ${text}`)
-  }
-
-  private lineOf(node: Node): number {
-    return this.lineAt(this.at(node))
   }
 
   private lineAt(offset: number): number {

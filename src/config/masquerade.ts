@@ -5,6 +5,8 @@
 // - Where no file gives a list of exclusions the defaults hold, unless there is
 //   an include list: then only that is masqueraded.
 // - The longest prefix decides, whichever list it is from.
+// - Of IPv6 an include list without exclusions of IPv6 means "only these", whatever
+//   is said about IPv4.
 // - IPv6 as the agent does it: it refuses a file with IPv6 prefixes unless it
 //   runs with --enable-ipv6, so a file that names one says that IPv6 is to be
 //   masqueraded; without one IPv6 keeps the pod's address. Where IPv6 is
@@ -125,7 +127,7 @@ class Merger {
     if (ipv6.masqueraded) {
       if (!files.some((file) => file.masqLinkLocalIPv6)) this.fallback(linkLocal[6], false)
       if (!this.namesIPv6() && !excludesNothing) this.fallback(uniqueLocal, false)
-      this.fallback(everything[6], excluding || !including)
+      this.fallback(everything[6], this.includesOnlyIPv6() && !excludesNothing ? false : excluding || !including)
     } else {
       this.leaveIPv6()
     }
@@ -175,6 +177,12 @@ class Merger {
 
   private namesIPv6(): MasqueradeFile | undefined {
     return this.files.find((file) => [...(file.exclude ?? []), ...(file.include ?? [])].some(isIPv6))
+  }
+
+  /** Files say which of IPv6 are masqueraded, and of none that it is not. */
+  private includesOnlyIPv6(): boolean {
+    const { files } = this
+    return files.some((file) => file.include?.some(isIPv6)) && !files.some((file) => file.exclude?.some(isIPv6))
   }
 
   /** Then prefixes that files exclude say nothing that the whole does not say. */

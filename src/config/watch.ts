@@ -246,7 +246,7 @@ class Watch implements MasqueradeWatch {
       known.read = new Date()
     } catch (error) {
       known.error = (error as Error).message
-      const kept = known.good ? 'its last good contents stay in force' : 'it counts as absent'
+      const kept = known.good ? 'its last good contents stay in force' : 'nothing of it is in force'
       this.options.onProblem(`${known.error}; ${kept}`)
     }
   }
@@ -278,12 +278,15 @@ class Watch implements MasqueradeWatch {
   }
 
   /** Of a file that is not there. */
-  private fate({ pod }: Place, { places, files }: Looked): 'removed' | 'succeeded' | 'kept' {
+  private fate(place: Place, { places, files }: Looked): 'removed' | 'succeeded' | 'kept' {
+    const { pod } = place
     if (!pod) return 'removed'
-    for (const each of files.values())
-      if (each.contents !== null && each.place.pod?.owner === pod.owner) return 'succeeded'
-    const agentWithout = places.agents.some(({ owner, volumes }) => owner === pod.owner && volumes.length > 0)
-    return agentWithout || isDirectory(pod.volume) ? 'removed' : 'kept'
+    for (const each of files.values()) if (each.contents !== null && isSuccessor(each.place, place)) return 'succeeded'
+    // volumes of one pod come and go one by one: only its own one, or a pod that runs without, tells
+    const runsWithout = places.agents.some(
+      ({ owner, label, started }) => owner === pod.owner && label !== pod.label && started
+    )
+    return runsWithout || isDirectory(pod.volume) ? 'removed' : 'kept'
   }
 
   /** Of an earlier watch: last good contents, and what is kept of pods that are gone. */
@@ -373,7 +376,7 @@ class Watch implements MasqueradeWatch {
     for (const place of places.files) found.set(place.path, { place, contents: readText(place.path) })
     for (const [path, { place }] of this.known) {
       if (found.has(path)) continue
-      const succeeded = place.pod && places.files.some(({ pod }) => pod?.owner === place.pod?.owner)
+      const succeeded = places.files.some((each) => isSuccessor(each, place))
       found.set(path, { place, contents: succeeded ? null : readText(path) })
     }
     return { places, files: new Map([...found].sort(([a], [b]) => (a < b ? -1 : 1))) }
@@ -407,9 +410,9 @@ class Watch implements MasqueradeWatch {
   }
 }
 
-/** The one file is in the volume of a pod that follows the other one's. */
-function isSuccessor(place: Place, before: Place): boolean {
-  return place.pod !== null && place.pod.owner === before.pod?.owner
+/** The one file is in a volume of a pod that follows the other one's. */
+function isSuccessor({ pod }: Place, before: Place): boolean {
+  return pod !== null && pod.owner === before.pod?.owner && pod.label !== before.pod.label
 }
 
 /** null: no agent runs here. */

@@ -223,6 +223,11 @@ t.test('[M1] IPv6 is masqueraded only if it is asked for, and never between pods
     '-fe80::/10'
   ])
   t.same(policyWith(asked, 'masqueradeCIDRs: [203.0.113.0/24]').slice(-3), ['-::/0', '-fc00::/7', '-fe80::/10'])
+  t.same(
+    policy('nonMasqueradeCIDRs: [10.0.0.0/8]\nmasqueradeCIDRs: ["2001:db8::/32"]').slice(-3),
+    ['-::/0', '+2001:db8::/32', '-fe80::/10'],
+    'only what is included, where nothing of IPv6 is excluded'
+  )
   const never = { masqueradeIPv6: false }
   t.same(policyWith(never, 'nonMasqueradeCIDRs: ["fd00::/8"]'), ['+0.0.0.0/0', ...linkLocal])
   const include = read('masqueradeCIDRs: ["2001:db8::/32"]')
@@ -266,9 +271,15 @@ t.test('[M1] the semantics of Cilium', async (t) => {
 })
 
 t.test('[M2] a key that is given twice: which one counts is told', async (t) => {
-  const file = read('nonMasqueradeCIDRs: [10.1.0.0/16]\ncidrLimit: 5\nnonMasqueradeCIDRs: [10.2.0.0/16]\n')
+  const file = read(
+    'nonMasqueradeCIDRs: [10.1.0.0/16]\nNonMasqueradeCIDRs: []\nnonMasqueradeCIDRs: [10.2.0.0/16]\nfoo: 1\n'
+  )
   t.same(file.exclude, ['0a020000/16'])
-  t.same(file.warnings, [`${path}:1: nonMasqueradeCIDRs is given again in line 3, which counts`])
+  t.same(file.warnings.sort(), [
+    `${path}:1: nonMasqueradeCIDRs is given again in line 3, which counts`,
+    `${path}:2: NonMasqueradeCIDRs is given again in line 3, which counts`,
+    `${path}:4: unknown key foo is ignored`
+  ])
 })
 
 t.test('[M1] Windows line ends, a byte order mark, and the lines of entries', async (t) => {

@@ -95,6 +95,39 @@ t.test('[M3] the pod is replaced: never the defaults in between, then what the n
   t.same(problems, [])
 })
 
+t.test(
+  '[M3] volumes of a pod come and go one by one: an agent that starts or ends is not one without a file',
+  async (t) => {
+    const kubelet = new Kubelet(t)
+    const token = 'kubernetes.io~projected/kube-api-access-abcde'
+    kubelet.pod('u1', 'ip-masq-agent-x7k2p', upstream, { 'ip-masq-agent': one })
+    mkdirSync(join(kubelet.directory('u1'), 'volumes', token), { recursive: true })
+    const { watch, seen, problems } = follow(t, kubelet)
+    rmSync(join(kubelet.directory('u1'), 'volumes/kubernetes.io~configmap'), { recursive: true })
+    t.ok(await until(() => watch.files.some(({ kept }) => kept)), 'the file’s volume goes first')
+    mkdirSync(join(kubelet.directory('u2'), 'volumes', token), { recursive: true })
+    mkdirSync(join(kubelet.settings.podLogsDirectory, 'kube-system_ip-masq-agent-9zzzz_u2'))
+    await sleep(settle * 8)
+    t.same(excluded(watch.policy), ['10.1.0.0/16'], 'and comes last')
+    mkdirSync(join(kubelet.directory('u2'), 'volumes', upstream), { recursive: true })
+    kubelet.write('u2', upstream, { 'ip-masq-agent': two })
+    t.ok(await until(() => seen.length > 0))
+    t.same(seen, [['10.2.0.0/16']])
+    t.same(problems, [])
+  }
+)
+
+t.test('[M3] one of two files in a volume is removed: the other one stays, and it is told', async (t) => {
+  const kubelet = new Kubelet(t)
+  const files = { 'ip-masq-agent': one, 'ip-masq-agent-reconciled': two }
+  kubelet.pod('u1', 'azure-ip-masq-agent-x7k2p', azures, files)
+  const { seen, problems } = follow(t, kubelet)
+  rmSync(kubelet.file('u1', azures, 'ip-masq-agent-reconciled'))
+  t.ok(await until(() => seen.length > 0))
+  t.same(seen, [['10.1.0.0/16']])
+  t.match(problems, [/ip-masq-agent-reconciled: has been removed/])
+})
+
 t.test('[M3] both pods are there for a while: the newer one counts as soon as it has the file', async (t) => {
   const kubelet = new Kubelet(t)
   kubelet.pod('u9', 'ip-masq-agent-x7k2p', upstream, { 'ip-masq-agent': one })
