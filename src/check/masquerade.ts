@@ -1,8 +1,9 @@
 // What would be masqueraded, and whether ip-masq-agent's files are found.
 
 import type { Config } from '../config/config.js'
+import type { DefaultsOnly } from '../config/defaults-only.js'
 import type { MasqueradePolicy } from '../config/masquerade.js'
-import { type DefaultsOnly, watchMasquerade } from '../config/watch.js'
+import { watchMasquerade } from '../config/watch.js'
 import { type Finding, finding } from './report.js'
 
 export interface MasqueradeFacts {

@@ -15,7 +15,8 @@
 
 import { readFileSync, realpathSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { type AgentSettings, findAgentPods, findAgentProcesses, PodNames } from './agent.js'
+import type { AgentSettings } from './agent.js'
+import { type DefaultsOnly, defaultsBesideAgent } from './defaults-only.js'
 import { DirectoryWatch } from './directory-watch.js'
 import { type KeptFile, KeptFiles } from './kept-files.js'
 import {
@@ -61,13 +62,6 @@ export interface MasqueradeWatchOptions {
   settle?: number
   /** Milliseconds between looks at pods; default 5 s. */
   glance?: number
-}
-
-/** Only the defaults apply, although an agent runs here. */
-export interface DefaultsOnly {
-  text: string
-  /** false: the agent itself has no file, either. */
-  doubtful: boolean
 }
 
 export interface MasqueradeWatch {
@@ -340,7 +334,7 @@ class Watch implements MasqueradeWatch {
 
   private lookForAgent(): void {
     const any = [...this.known.values()].some(({ good, contents }) => good !== null || contents !== null)
-    this.defaultsOnly = any ? null : defaultsOnly(this.agent)
+    this.defaultsOnly = any ? null : defaultsBesideAgent(this.agent)
   }
 
   private differs({ files }: Looked): boolean {
@@ -413,30 +407,6 @@ class Watch implements MasqueradeWatch {
 /** The one file is in a volume of a pod that follows the other one's. */
 function isSuccessor({ pod }: Place, before: Place): boolean {
   return pod !== null && pod.owner === before.pod?.owner && pod.label !== before.pod.label
-}
-
-/** null: no agent runs here. */
-function defaultsOnly(settings: AgentSettings): DefaultsOnly | null {
-  const pods = findAgentPods(settings, new PodNames(settings))
-  const head = 'only the defaults of ip-masq-agent apply, because no file was found'
-  const withFile = pods.find(({ files }) => files.length > 0)
-  if (withFile)
-    return {
-      text: `${head}, but its pod ${withFile.label} has ${withFile.files[0]}; set snat.masqueradeFiles to auto, or name the file there`,
-      doubtful: true
-    }
-  const [pod] = pods
-  if (pod)
-    return {
-      text: `${head}: the agent's pod ${pod.label} has none in its volumes, so the agent applies its defaults, too`,
-      doubtful: false
-    }
-  const [pid] = findAgentProcesses()
-  if (pid === undefined) return null
-  return {
-    text: `${head}, but the agent runs here (process ${pid}); set snat.agent.kubeletDirectory and snat.agent.namespaces so that its pod is found, or name its file in snat.masqueradeFiles`,
-    doubtful: true
-  }
 }
 
 function readText(path: string): Contents {
