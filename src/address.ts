@@ -101,15 +101,23 @@ function longestZeroRun(groups: string[]): { start: number; length: number } {
   return best
 }
 
+/** By hand: a file may hold ten thousand prefixes. */
 function parseV4(text: string): Address | null {
-  const parts = text.split('.')
-  if (parts.length !== 4) return null
   let address = ''
-  for (const part of parts) {
-    if (!v4Part.test(part) || Number(part) > 255) return null
-    address += Number(part).toString(16).padStart(2, '0')
+  let part = -1
+  for (let i = 0; i <= text.length; i++) {
+    const digit = text.charCodeAt(i) - 48
+    if (digit >= 0 && digit <= 9) {
+      if (part === 0) return null
+      part = part < 0 ? digit : part * 10 + digit
+      if (part > 255) return null
+    } else {
+      if (part < 0 || (i < text.length && digit !== -2)) return null
+      address += part < 16 ? `0${part.toString(16)}` : part.toString(16)
+      part = -1
+    }
   }
-  return address
+  return address.length === 8 ? address : null
 }
 
 function parseV6(text: string): Address | null {

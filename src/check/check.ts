@@ -9,6 +9,7 @@ import { hostname, release } from 'node:os'
 import type { Config } from '../config/config.js'
 import { native } from '../native.js'
 import { checkKernel, missingRights } from './kernel.js'
+import { judgeMasquerade, readMasquerade } from './masquerade.js'
 import { judgeDevices, judgeRouting, readNode } from './node.js'
 import { defaultPolicy, type Policy } from './policy.js'
 import { checkPrograms } from './programs.js'
@@ -41,7 +42,9 @@ export async function runChecks(options: CheckOptions): Promise<CheckReport> {
   const system = readSystem()
   const kernel = await checkKernel(tools, options.pinDirectory)
   const node = await readNode(config)
-  const rules = await checkRules(tools, nodeRules(node.state, node.plan, config), policy, options.everyRule ?? false)
+  const masquerade = readMasquerade(config)
+  const facts = nodeRules(node.state, node.plan, config, masquerade.policy.ipv6.masqueraded)
+  const rules = await checkRules(tools, facts, policy, options.everyRule ?? false)
   const programs = await checkPrograms(tools, node, config)
   const findings = [
     judgeSystem(system, policy),
@@ -49,6 +52,7 @@ export async function runChecks(options: CheckOptions): Promise<CheckReport> {
     ...judgeSandbox(),
     ...judgeDevices(node),
     ...rules.findings,
+    ...judgeMasquerade(masquerade, config),
     ...programs.findings,
     ...judgeRouting(node),
     ...judgeSysctls(node, config)

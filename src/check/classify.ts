@@ -34,8 +34,9 @@ export interface RuleContext {
   ownAddresses: PrefixSet
   /** Addresses of this node's pods: delivered there before any route is asked. */
   podAddresses: PrefixSet
-  /** hostroute masquerades. */
+  /** hostroute masquerades; snat6: IPv6, too. */
   snat: boolean
+  snat6: boolean
 }
 
 export interface JudgedRule {
@@ -260,8 +261,15 @@ function judge(
   const explained = proxy ? null : (matching[0] ?? null)
   const owner = proxy ? 'kube-proxy' : (explained?.name ?? null)
   const base = { table, chain, rule, text: rule.text, owner, replaced: explained?.class === 'translatable' }
-  const own = byEffects(rule, reach, context)
-  const said = matching.find((each) => each.class !== null && (own.class === 'bypassed' || each.class === 'bypassed'))
+  const snat = masquerades(context, table, rule)
+  const own = byEffects(rule, reach, { ...context, snat })
+  const said = matching.find(
+    (each) =>
+      each.class !== null &&
+      (own.class === 'bypassed' || each.class === 'bypassed') &&
+      // nothing replaces it then
+      !(each.class === 'translatable' && !snat)
+  )
   if (said?.class)
     return {
       ...base,
@@ -282,9 +290,22 @@ function judge(
   return {
     ...base,
     class: 'bypassed',
-    why: explained?.why ?? own.why,
-    remedy: explained?.remedy ?? remedyFor(context, rule, reach)
+    why: (explained?.class === 'translatable' ? null : explained?.why) ?? own.why,
+    remedy: explained?.remedy ?? remedyFor({ ...context, snat }, rule, reach)
   }
+}
+
+/** hostroute masquerades the packets that the rule is about. */
+function masquerades({ snat, snat6 }: RuleContext, table: RuleTable, rule: Rule): boolean {
+  const isIPv6 =
+    table.family === 'ip6' ||
+    rule.conditions.some(
+      (each) =>
+        (each.kind === 'source' || each.kind === 'destination') &&
+        each.prefixes.length > 0 &&
+        each.prefixes.every((prefix) => prefix.length > 12)
+    )
+  return isIPv6 ? snat6 : snat
 }
 
 function byEffects(rule: Rule, reach: Reach | undefined, context: RuleContext): { class: RuleClass; why: string } {
@@ -304,7 +325,9 @@ function byEffects(rule: Rule, reach: Reach | undefined, context: RuleContext): 
     }
     const reason = context.snat
       ? 'under conditions that hostroute cannot express'
-      : 'and hostroute would not (snat.enabled: false)'
+      : context.snat6
+        ? 'and hostroute would not (snat.enabled: false)'
+        : 'and hostroute would not (snat.enabled, snat.masqueradeIPv6)'
     return { class: 'bypassed', why: `it masquerades pods' packets ${reason}` }
   }
   if (doing.kind === 'translate' && reach.hooks.has('prerouting'))
@@ -344,7 +367,8 @@ function destinationsOf(rule: Rule): { prefixes: string[] }[] {
 
 function remedyFor(context: RuleContext, rule: Rule, reach: Reach | undefined): string {
   const does = (kind: Effect['kind']) => rule.effects.some((effect) => effect.kind === kind)
-  if (!context.snat && does('masquerade')) return 'Let hostroute masquerade (snat.enabled: true), or remove the rule.'
+  if (!context.snat && does('masquerade'))
+    return 'Let hostroute masquerade (snat.enabled: true; for IPv6 snat.masqueradeIPv6: true as well), or remove the rule.'
   const limits = destinationsOf(rule)
   if (does('translate') && reach?.hooks.has('prerouting')) {
     if (limits.some((each) => meetsPods(each, context)))

@@ -6,7 +6,16 @@ import type { Backend, RuleClass } from './ruleset.js'
 /** refuse: enabling is refused because of it. */
 export type Outcome = 'refuse' | 'warning' | 'info' | 'pass'
 
-export type Area = 'system' | 'kernel' | 'sandbox' | 'rules' | 'routing' | 'sysctl' | 'devices' | 'programs'
+export type Area =
+  | 'system'
+  | 'kernel'
+  | 'sandbox'
+  | 'rules'
+  | 'masquerade'
+  | 'routing'
+  | 'sysctl'
+  | 'devices'
+  | 'programs'
 
 export interface RuleFinding {
   backend: Backend

@@ -198,9 +198,12 @@ export interface NodeRules {
   /** What the daemon finds translated; absent: what these rules and IPVS say. */
   translated?: readonly string[]
   snat: boolean
+  /** IPv6, too; absent: as snat says. */
+  snat6?: boolean
 }
 
-export function nodeRules(state: NodeState, plan: Plan, config: Config): NodeRules {
+/** masqueradesIPv6: by the policy that would hold. */
+export function nodeRules(state: NodeState, plan: Plan, config: Config, masqueradesIPv6: boolean): NodeRules {
   const served = [...plan.devices.values()]
   const names = (role: 'pod' | 'uplink') => served.filter((device) => device.role === role).map(({ name }) => name)
   const unserved = new Set(plan.unserved.map(({ ifindex }) => ifindex))
@@ -215,7 +218,8 @@ export function nodeRules(state: NodeState, plan: Plan, config: Config): NodeRul
     stackPrefixes: [...config.stackPrefixes, ...stackRoutes(plan)],
     own: ownPrefixes(state),
     podAddresses: [...plan.pods.keys()].map((address) => `${address}/${address.length * 4}`),
-    snat: config.snat.enabled
+    snat: config.snat.enabled,
+    snat6: config.snat.enabled && masqueradesIPv6
   }
 }
 
@@ -231,6 +235,7 @@ export function ruleContext(
     uplinks,
     neverServed,
     snat,
+    snat6: facts.snat6 ?? snat,
     stackPrefixes: prefixSet(facts.stackPrefixes),
     ownAddresses: prefixSet(facts.own),
     podAddresses,

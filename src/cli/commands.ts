@@ -7,6 +7,7 @@ import type {
   EventRow,
   FlowList,
   FlowVerdict,
+  MasqueradeAnswer,
   MasqueradeStatus,
   NeighbourRow,
   NexthopRow,
@@ -29,11 +30,11 @@ import {
   renderNeighbours,
   renderNexthops,
   renderPods,
-  renderPolicy,
   renderRouteAnswer,
   renderRoutes,
   renderVerify
 } from './render-lists.js'
+import { renderPolicy, renderPolicyTest } from './render-masquerade.js'
 import { renderStatus } from './render-status.js'
 import { exitStatus, type Session } from './session.js'
 import { span } from './text.js'
@@ -109,6 +110,13 @@ export async function snat(session: Session, { all, ...filter }: FlowOptions): P
 export async function policy(session: Session): Promise<Exit> {
   session.show(await session.client.get<MasqueradeStatus>('/v1/masquerade'), (value) =>
     renderPolicy(value, session.paint)
+  )
+  return exitStatus.fine
+}
+
+export async function policyTest(session: Session, address: string): Promise<Exit> {
+  session.show(await session.client.get<MasqueradeAnswer>('/v1/masquerade/test', { address }), (value) =>
+    renderPolicyTest(value, session.paint)
   )
   return exitStatus.fine
 }
@@ -222,7 +230,8 @@ export async function reload(session: Session): Promise<Exit> {
       restartNeeded.length === 0
         ? ''
         : `\n${session.paint.warn(`Takes effect only after systemctl restart hostrouted: ${restartNeeded.join(', ')}`)}`
-    return `${session.paint.good('The configuration was read again and is in force.')}${restart}`
+    const notInForce = problems.map((text) => `\n${session.paint.warn(text)}`).join('')
+    return `${session.paint.good('The configuration was read again and is in force.')}${notInForce}${restart}`
   })
   return answer.value.ok ? exitStatus.fine : exitStatus.refused
 }

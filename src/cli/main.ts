@@ -115,8 +115,17 @@ function readingCommands(cli: Globals, run: Run): void {
     'Flows that are masqueraded, or the policy',
     (y) =>
       y
-        .command('policy', 'Which destinations are masqueraded, and which file says so', {}, (o) =>
-          run(commands.policy)(o as unknown as GlobalOptions)
+        .command(
+          'policy',
+          'Which destinations are masqueraded, and which file says so',
+          (z) =>
+            z.command(
+              'test <address>',
+              'What the policy says about one address, and the entry that decides',
+              (w) => w.positional('address', { type: 'string', demandOption: true, describe: 'IPv4 or IPv6 address' }),
+              (o) => run((session) => commands.policyTest(session, addressOf(o.address)))(o)
+            ),
+          (o) => run(commands.policy)(o as unknown as GlobalOptions)
         )
         .option('all', { type: 'boolean', default: false, describe: 'Flows of all verdicts' })
         .option('family', family)

@@ -1,8 +1,7 @@
-// Lists for people: pods, routes, next hops, neighbours, flows, masquerade policy.
+// Lists for people: pods, routes, next hops, neighbours, flows.
 
 import type {
   FlowList,
-  MasqueradeStatus,
   NeighbourRow,
   NexthopRow,
   PodRow,
@@ -130,25 +129,6 @@ export function renderFlows({ flows, total }: FlowList, paint: Paint): string {
     { title: 'AGE', right: true }
   ]
   return table(paint, columns, rows) + more(flows.length, total, paint)
-}
-
-export function renderPolicy({ enabled, policy, files }: MasqueradeStatus, paint: Paint): string {
-  if (!enabled) return 'Masquerading is off (snat.enabled: false): sources are never changed.'
-  const rows = policy.map((row) => [
-    row.prefix,
-    row.masquerade ? 'masquerade' : paint.good("keep the pod's address"),
-    row.from.join(', ')
-  ])
-  const problems = files.flatMap((file) => (file.error === null ? [] : [paint.bad(file.error)]))
-  return [
-    'The longest prefix that covers the destination decides.',
-    table(
-      paint,
-      ['DESTINATION', 'SOURCE', 'FROM'].map((title) => ({ title })),
-      rows
-    ),
-    ...problems
-  ].join('\n')
 }
 
 export function renderVerify(report: VerifyReport, paint: Paint): string {

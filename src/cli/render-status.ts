@@ -2,6 +2,7 @@
 
 import type { Fill, HookRow, PacketCounts, Status, TranslatedRow } from '../control/api.js'
 import { refusedWords } from './guard.js'
+import { renderMasquerading } from './render-masquerade.js'
 import { bitRate, bytes, count, facts, type Paint, plural, rate, section, since, span, table } from './text.js'
 
 /** now: milliseconds since 1970. */
@@ -13,7 +14,7 @@ export function renderStatus(status: Status, paint: Paint, now: number): string 
     leftToKernel(status, paint),
     services(status, paint),
     section(paint, 'Maps', maps(status, paint)),
-    masquerade(status, paint, now),
+    renderMasquerading(status.masquerade, paint, now),
     section(paint, 'Daemon', daemon(status, paint, now)),
     errors(status, paint, now)
   ]
@@ -184,20 +185,6 @@ function percent({ used, capacity }: Fill, paint: Paint): string {
   const share = capacity === 0 ? 0 : (100 * used) / capacity
   const text = share > 0 && share < 1 ? '<1 %' : `${Math.floor(share)} %`
   return share >= 90 ? paint.bad(text) : share >= 75 ? paint.warn(text) : text
-}
-
-function masquerade({ masquerade: { enabled, files, policy } }: Status, paint: Paint, now: number): string {
-  if (!enabled) return section(paint, 'Masquerading', '  Off (snat.enabled: false): sources are never changed.')
-  const lines = files.map((file) => {
-    if (file.error !== null)
-      return `  ${paint.bad(file.error)}${file.read === null ? '' : paint.bad('; its last good contents stay in force')}`
-    if (!file.present) return `  ${file.path}: not there`
-    return `  ${file.path}: in force${file.read === null ? '' : `, read ${since(file.read, now)}`}`
-  })
-  const warnings = files.flatMap((file) => file.warnings.map((warning) => `  ${paint.warn(warning)}`))
-  const excluded = policy.filter((row) => !row.masquerade).length
-  lines.push(`  ${plural(excluded, 'prefix keeps', 'prefixes keep')} the pod's address; see: hostroute snat policy`)
-  return section(paint, 'Masquerading', [...lines, ...warnings].join('\n'))
 }
 
 function daemon(status: Status, paint: Paint, now: number): string {

@@ -1,21 +1,22 @@
-// ip-masq-agent's configuration: which destinations keep the pod's address.
+// One masquerade policy from all of ip-masq-agent's files.
 //
-// The contract is the agent's own (Go: YAML 1.1 or JSON, decoded over the
-// defaults, keys in any case), because the same files serve both:
-// - nonMasqueradeCIDRs: absent keeps the three default ranges, null or [] means
-//   masquerade everything; a prefix with host bits or more than cidrLimit
-//   prefixes make the file invalid; so does any value of another type.
-// - A null item keeps what stood at its place: one of the three defaults, and
-//   further on nothing, which is no prefix and therefore invalid.
-// - Link-local destinations are left alone unless masqLinkLocal says otherwise.
-// Ours alone: masqueradeCIDRs, "masquerade only these". The longest prefix of
-// both lists wins. Unknown keys are accepted, with a warning.
+// - Lists are united, switches are ORed, the shortest interval counts. A prefix
+//   that one file excludes and another includes is excluded, with a warning.
+// - Where no file gives a list of exclusions the defaults hold, unless there is
+//   an include list: then only that is masqueraded.
+// - The longest prefix decides, whichever list it is from.
+// - Of IPv6 an include list without exclusions of IPv6 means "only these", whatever
+//   is said about IPv4.
+// - IPv6 as the agent does it: it refuses a file with IPv6 prefixes unless it
+//   runs with --enable-ipv6, so a file that names one says that IPv6 is to be
+//   masqueraded; without one IPv6 keeps the pod's address. Where IPv6 is
+//   masqueraded by configuration alone, unique local addresses are excluded, as
+//   the private ranges of IPv4 are: pods on other nodes have them.
 
-import { type Document, isAlias, isMap, isScalar, isSeq, LineCounter, type Node, parseAllDocuments } from 'yaml'
-import { formatPrefix, maskAddress, parsePrefix, prefixKey } from '../address.js'
-import type { WantedMasquerade } from '../plan/types.js'
-import { parseDuration } from './duration.js'
-import { ConfigError, didYouMean } from './problem.js'
+import { formatPrefix, parsePrefix, prefixKey } from '../address.js'
+
+/** How a file is read. */
+export type Semantics = 'ip-masq-agent' | 'cilium'
 
 /** One file as it was read. */
 export interface MasqueradeFile {
@@ -23,6 +24,8 @@ export interface MasqueradeFile {
   /** Prefix keys; null: the file does not speak of it. */
   exclude: string[] | null
   include: string[] | null
+  /** Where a prefix of the lists stands, by key: counted when it is asked. */
+  lines(): ReadonlyMap<string, number>
   masqLinkLocal: boolean
   masqLinkLocalIPv6: boolean
   /** Milliseconds; null: not given. */
@@ -31,286 +34,194 @@ export interface MasqueradeFile {
   warnings: string[]
 }
 
+export interface MasqueradeOptions {
+  semantics: Semantics
+  /** auto: if a file names an IPv6 prefix. */
+  masqueradeIPv6: 'auto' | boolean
+}
+
+export const defaultMasqueradeOptions: MasqueradeOptions = { semantics: 'ip-masq-agent', masqueradeIPv6: 'auto' }
+
+/** One prefix of a policy. */
+export interface MasqueradeEntry {
+  /** "0a000000/8" */
+  prefix: string
+  masquerade: boolean
+}
+
 /** All files together. */
 export interface MasqueradePolicy {
   /** Sorted; both families' "/0" are always there. */
-  wanted: WantedMasquerade[]
-  /** By prefix key: paths that asked for it, or 'default'. */
-  from: Map<string, string[]>
+  wanted: MasqueradeEntry[]
+  /** By prefix key: paths that asked for it, 'default' or 'snat.masqueradeIPv6'. */
+  from: { get(prefix: string): readonly string[] | undefined }
+  /** The files that it was made of. */
+  files: readonly MasqueradeFile[]
+  /** No file says what is excluded or included. */
+  defaultsOnly: boolean
+  /** IPv6 is masqueraded, and because of what. */
+  ipv6: { masqueraded: boolean; why: string }
   /** Milliseconds: the shortest that a file asks for, else 60 s. */
   resyncInterval: number
   warnings: string[]
 }
 
-const defaultExclude = ['10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16']
+/** What is excluded where no file says it. */
+export const defaultExclude: Readonly<Record<Semantics, readonly string[]>> = {
+  'ip-masq-agent': ['10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16'],
+  cilium: [
+    '10.0.0.0/8',
+    '100.64.0.0/10',
+    '172.16.0.0/12',
+    '192.0.0.0/24',
+    '192.0.2.0/24',
+    '192.88.99.0/24',
+    '192.168.0.0/16',
+    '198.18.0.0/15',
+    '198.51.100.0/24',
+    '203.0.113.0/24',
+    '240.0.0.0/4'
+  ]
+}
+
 const linkLocal = { 4: 'a9fe0000/16', 6: `fe80${'0'.repeat(28)}/10` } as const
 const everything = { 4: '00000000/0', 6: `${'0'.repeat(32)}/0` } as const
-const keys = [
-  'nonMasqueradeCIDRs',
-  'cidrLimit',
-  'masqLinkLocal',
-  'masqLinkLocalIPv6',
-  'resyncInterval',
-  'masqueradeCIDRs'
-] as const
+const uniqueLocal = `fc${'0'.repeat(30)}/7`
 const slowest = 24 * 3_600_000
 
-/** Reads one file's text. Throws ConfigError that names the line. */
-export function parseMasqueradeFile(text: string, path: string): MasqueradeFile {
-  return new FileReader(text, path).read()
+export function mergeMasquerade(
+  files: readonly MasqueradeFile[],
+  options: MasqueradeOptions = defaultMasqueradeOptions
+): MasqueradePolicy {
+  return new Merger(files, options).policy()
 }
 
-class FileReader {
-  private readonly lines = new LineCounter()
-  private readonly file: MasqueradeFile
-  private exclude: (string | null)[] = [...defaultExclude]
-  private excludeNodes: (Node | null)[] = []
-  private include: (string | null)[] = []
-  private includeNodes: (Node | null)[] = []
-  private limit = 64
-  private document: Document | undefined
+interface Row {
+  masquerade: boolean
+  from: string[]
+}
+
+class Merger {
+  private readonly rows = new Map<string, Row>()
+  private readonly warnings: string[]
 
   constructor(
-    private readonly text: string,
-    path: string
+    private readonly files: readonly MasqueradeFile[],
+    private readonly options: MasqueradeOptions
   ) {
-    this.file = {
-      path,
-      exclude: null,
-      include: null,
-      masqLinkLocal: false,
-      masqLinkLocalIPv6: false,
-      resyncInterval: null,
-      warnings: []
+    this.warnings = files.flatMap((file) => file.warnings)
+  }
+
+  policy(): MasqueradePolicy {
+    const { files } = this
+    const ipv6 = this.ipv6()
+    for (const file of files) this.addAll(file.exclude, false, file.path)
+    const excluding = files.some((file) => file.exclude !== null)
+    const including = files.some((file) => file.include !== null)
+    const excludesNothing = excluding && this.rows.size === 0
+    for (const file of files) this.addAll(file.include, true, file.path)
+    const defaultsOnly = !excluding && !including
+    if (defaultsOnly) this.addAll(defaultExclude[this.options.semantics].map(keyOf), false, 'default')
+    if (!files.some((file) => file.masqLinkLocal)) this.fallback(linkLocal[4], false)
+    this.fallback(everything[4], excluding || !including)
+    if (ipv6.masqueraded) {
+      if (!files.some((file) => file.masqLinkLocalIPv6)) this.fallback(linkLocal[6], false)
+      if (!this.namesIPv6() && !excludesNothing) this.fallback(uniqueLocal, false)
+      this.fallback(everything[6], this.includesOnlyIPv6() && !excludesNothing ? false : excluding || !including)
+    } else {
+      this.leaveIPv6()
+    }
+    const { rows } = this
+    const sorted = [...rows.keys()].sort(comparePrefixes)
+    return {
+      wanted: sorted.map((prefix) => ({ prefix, masquerade: rows.get(prefix)?.masquerade === true })),
+      from: { get: (prefix) => rows.get(prefix)?.from },
+      files,
+      defaultsOnly,
+      ipv6,
+      resyncInterval: interval(files),
+      warnings: this.warnings
     }
   }
 
-  read(): MasqueradeFile {
-    const documents = parseAllDocuments(this.text, {
-      version: '1.1',
-      lineCounter: this.lines,
-      prettyErrors: false,
-      uniqueKeys: false
-    })
-    if (!Array.isArray(documents) || !documents[0]) return this.file
-    const [document, second] = documents
-    this.document = document
-    const [error] = document.errors
-    if (error) this.fail(error.pos[0], '', `is neither YAML nor JSON: ${error.message.split('\n')[0]}`)
-    if (second?.contents) this.warn(second.contents, 'only the first document of the file counts')
-    const root = this.resolve(document.contents)
-    if (!root || isNull(root)) {
-      this.file.warnings.push(`${this.file.path}: is empty, so the defaults of ip-masq-agent hold`)
-      return this.file
-    }
-    if (!isMap(root)) this.fail(at(root), '', 'the file is not a mapping of keys to values')
-    for (const pair of this.inGoOrder(root.items as { key: unknown; value: unknown }[])) {
-      this.readKey(pair.key as Node, this.resolve(pair.value as Node | null))
-    }
-    this.checkLists()
-    return this.file
-  }
-
-  /** Go decodes JSON in the order it stands, but YAML sorted by key: of two spellings of a key the last one counts. */
-  private inGoOrder<T extends { key: unknown }>(pairs: T[]): T[] {
-    if (this.text.trimStart().startsWith('{')) return pairs
-    const name = (pair: T) => keyName(pair.key as Node)
-    return [...pairs].sort((a, b) => (name(a) < name(b) ? -1 : name(a) > name(b) ? 1 : 0))
-  }
-
-  private readKey(node: Node, value: Node | null): void {
-    const written = keyName(node)
-    const name = keys.find((key) => key === written) ?? keys.find((key) => key.toLowerCase() === written.toLowerCase())
-    const place = value ?? node
-    switch (name) {
-      case 'nonMasqueradeCIDRs': {
-        const list = this.list(place, value, name, this.exclude)
-        this.exclude = list.map((item) => item.text)
-        this.excludeNodes = list.map((item) => item.node)
-        this.file.exclude = []
-        return
-      }
-      case 'masqueradeCIDRs': {
-        const list = this.list(place, value, name, [])
-        this.include = list.map((item) => item.text)
-        this.includeNodes = list.map((item) => item.node)
-        this.file.include = isNull(value) ? null : []
-        return
-      }
-      case 'cidrLimit':
-        this.limit = this.number(place, value, name) ?? this.limit
-        return
-      case 'masqLinkLocal':
-      case 'masqLinkLocalIPv6':
-        this.file[name] = this.truth(place, value, name) ?? this.file[name]
-        return
-      case 'resyncInterval':
-        this.file.resyncInterval = this.interval(place, value)
-        return
-      case undefined: {
-        const near = didYouMean(written, keys)
-        this.warn(node, `unknown key ${written} is ignored${near ? `; did you mean ${near}?` : ''}`)
-      }
-    }
-  }
-
-  private list(
-    place: Node,
-    value: Node | null,
-    key: string,
-    before: (string | null)[]
-  ): { text: string | null; node: Node | null }[] {
-    if (isNull(value)) return []
-    if (!isSeq(value))
-      this.fail(at(place), key, `found ${this.shown(value)}; a list of prefixes like 10.0.0.0/8 is needed`)
-    return value.items.map((item, index) => {
-      const node = this.resolve(item as Node | null)
-      if (isNull(node)) {
-        const kept = before[index] ?? null
-        if (kept !== null)
-          this.warn(item as Node, `${key}: an empty item; ip-masq-agent takes it for ${kept}, and so does hostroute`)
-        return { text: kept, node: item as Node | null }
-      }
-      if (isScalar(node) && typeof node.value === 'string') return { text: node.value, node: item as Node }
-      return this.fail(at(item as Node), key, `found ${this.shown(node)}; a prefix like 10.0.0.0/8 is needed`)
-    })
-  }
-
-  private number(place: Node, value: Node | null, key: string): number | null {
-    if (isNull(value)) return null
-    if (isScalar(value) && typeof value.value === 'number' && Number.isSafeInteger(value.value)) return value.value
-    return this.fail(at(place), key, `found ${this.shown(value)}; a whole number is needed`)
-  }
-
-  private truth(place: Node, value: Node | null, key: string): boolean | null {
-    if (isNull(value)) return null
-    if (isScalar(value) && typeof value.value === 'boolean') return value.value
-    return this.fail(at(place), key, `found ${this.shown(value)}; true or false is needed`)
-  }
-
-  private interval(place: Node, value: Node | null): number {
-    const text = isScalar(value) && typeof value.value === 'string' ? value.value : null
-    const parsed = text === null ? null : parseDuration(text)
-    if (parsed === null)
-      return this.fail(
-        at(place),
-        'resyncInterval',
-        `found ${this.shown(value)}; a duration in quotes like "60s" is needed`
+  /** row: shared by all prefixes that nobody else has. */
+  private add(prefix: string, row: Row): void {
+    const { rows, warnings } = this
+    const before = rows.get(prefix)
+    if (!before) rows.set(prefix, row)
+    else if (before.masquerade === row.masquerade) rows.set(prefix, { ...row, from: [...before.from, ...row.from] })
+    else
+      warnings.push(
+        `${row.from.join(', ')}: ${formatPrefix(prefix)} is excluded from masquerading by ${before.from.join(', ')}, which wins`
       )
-    return parsed
   }
 
-  private checkLists(): void {
-    if (this.exclude.length > this.limit) {
-      const place = this.excludeNodes[this.limit] ?? null
-      this.fail(
-        at(place),
-        'nonMasqueradeCIDRs',
-        `${this.exclude.length} prefixes, more than cidrLimit (${this.limit}) allows`
-      )
-    }
-    const exclude = this.exclude.map((text, index) =>
-      this.prefix(text, this.excludeNodes[index] ?? null, 'nonMasqueradeCIDRs')
-    )
-    const include = this.include.map((text, index) =>
-      this.prefix(text, this.includeNodes[index] ?? null, 'masqueradeCIDRs')
-    )
-    include.forEach((prefix, index) => {
-      if (this.file.exclude && exclude.includes(prefix)) {
-        this.fail(
-          at(this.includeNodes[index] ?? null),
-          'masqueradeCIDRs',
-          `${formatPrefix(prefix)} is in nonMasqueradeCIDRs as well; remove it from one of them`
+  private addAll(prefixes: readonly string[] | null, masquerade: boolean, from: string): void {
+    const row = { masquerade, from: [from] }
+    for (const prefix of prefixes ?? []) this.add(prefix, row)
+  }
+
+  private fallback(prefix: string, masquerade: boolean): void {
+    if (!this.rows.has(prefix)) this.rows.set(prefix, { masquerade, from: ['default'] })
+  }
+
+  private ipv6(): MasqueradePolicy['ipv6'] {
+    const { masqueradeIPv6 } = this.options
+    if (masqueradeIPv6 !== 'auto')
+      return { masqueraded: masqueradeIPv6, why: `snat.masqueradeIPv6: ${masqueradeIPv6 ? 'true' : 'false'}` }
+    const file = this.namesIPv6()
+    return file
+      ? { masqueraded: true, why: `${file.path} names IPv6 prefixes` }
+      : { masqueraded: false, why: 'no file names an IPv6 prefix (snat.masqueradeIPv6: auto)' }
+  }
+
+  private namesIPv6(): MasqueradeFile | undefined {
+    return this.files.find((file) => [...(file.exclude ?? []), ...(file.include ?? [])].some(isIPv6))
+  }
+
+  /** Files say which of IPv6 are masqueraded, and of none that it is not. */
+  private includesOnlyIPv6(): boolean {
+    const { files } = this
+    return files.some((file) => file.include?.some(isIPv6)) && !files.some((file) => file.exclude?.some(isIPv6))
+  }
+
+  /** Then prefixes that files exclude say nothing that the whole does not say. */
+  private leaveIPv6(): void {
+    for (const [prefix, { masquerade, from }] of this.rows) {
+      if (!isIPv6(prefix)) continue
+      this.rows.delete(prefix)
+      if (masquerade)
+        this.warnings.push(
+          `${from.join(', ')}: ${formatPrefix(prefix)} in masqueradeCIDRs has no effect, because of snat.masqueradeIPv6: false`
         )
-      }
-    })
-    if (this.file.exclude) this.file.exclude = [...new Set(exclude)]
-    if (this.file.include) this.file.include = [...new Set(include)]
-  }
-
-  private prefix(text: string | null, node: Node | null, key: string): string {
-    const parsed = text === null ? null : parsePrefix(text.replace(/\/0+(?=\d)/, '/'))
-    if (!parsed)
-      return this.fail(
-        at(node),
-        key,
-        `found ${JSON.stringify(text ?? '')}; a prefix like 10.0.0.0/8 or fd00::/8 is needed`
-      )
-    const masked = maskAddress(parsed.address, parsed.length)
-    if (masked !== parsed.address) {
-      this.fail(
-        at(node),
-        key,
-        `${text} is not aligned to its length; did you mean ${formatPrefix(prefixKey(masked, parsed.length))}?`
-      )
     }
-    const mapped = parsed.length >= 96 && masked.startsWith('00000000000000000000ffff')
-    return mapped ? prefixKey(masked.slice(24), parsed.length - 96) : prefixKey(masked, parsed.length)
-  }
-
-  private resolve(node: Node | null): Node | null {
-    return isAlias(node) ? (node.resolve(this.document as Document) ?? null) : node
-  }
-
-  private shown(node: Node | null): string {
-    const text = isScalar(node)
-      ? JSON.stringify(node.value)
-      : isSeq(node)
-        ? 'a list'
-        : isMap(node)
-          ? 'a mapping'
-          : 'nothing'
-    return text.length > 80 ? `${text.slice(0, 77)}...` : text
-  }
-
-  private warn(node: Node | null, text: string): void {
-    this.file.warnings.push(`${this.file.path}:${this.lines.linePos(at(node)).line || 1}: ${text}`)
-  }
-
-  private fail(offset: number, key: string, text: string): never {
-    const { line, col } = this.lines.linePos(offset)
-    throw new ConfigError([{ file: this.file.path, line: Math.max(line, 1), column: Math.max(col, 1), key, text }])
+    const { masqueradeIPv6 } = this.options
+    this.rows.set(everything[6], {
+      masquerade: false,
+      from: [masqueradeIPv6 === 'auto' ? 'default' : 'snat.masqueradeIPv6']
+    })
   }
 }
 
-/**
- * One policy from all files: lists are united, switches are ORed, the shortest
- * interval counts. Where no file gives a list of exclusions the defaults hold,
- * unless there is an include list: then only that is masqueraded. A prefix that
- * one file excludes and another includes is excluded, with a warning.
- */
-export function mergeMasquerade(files: readonly MasqueradeFile[]): MasqueradePolicy {
-  const rows = new Map<string, { masquerade: boolean; from: string[] }>()
-  const warnings = files.flatMap((file) => file.warnings)
-  const add = (prefix: string, masquerade: boolean, from: string) => {
-    const row = rows.get(prefix)
-    if (!row) rows.set(prefix, { masquerade, from: [from] })
-    else if (row.masquerade === masquerade) row.from.push(from)
-    else
-      warnings.push(
-        `${from}: ${formatPrefix(prefix)} is excluded from masquerading by ${row.from.join(', ')}, which wins`
-      )
+/** Same rows from the same places. */
+export function samePolicy(a: MasqueradePolicy, b: MasqueradePolicy): boolean {
+  if (a.wanted.length !== b.wanted.length) return false
+  for (const [index, { prefix, masquerade }] of a.wanted.entries()) {
+    const other = b.wanted[index]
+    if (other?.prefix !== prefix || other.masquerade !== masquerade) return false
+    const [ofA, ofB] = [a.from.get(prefix), b.from.get(prefix)]
+    if (ofA?.length !== ofB?.length || !ofA?.every((path, at) => path === ofB?.[at])) return false
   }
-  for (const file of files) for (const prefix of file.exclude ?? []) add(prefix, false, file.path)
-  const excluding = files.some((file) => file.exclude !== null)
-  const including = files.some((file) => file.include !== null)
-  for (const file of files) for (const prefix of file.include ?? []) add(prefix, true, file.path)
-  if (!excluding && !including) for (const text of defaultExclude) add(keyOf(text), false, 'default')
-  const fallback = (prefix: string, masquerade: boolean) => {
-    if (!rows.has(prefix)) rows.set(prefix, { masquerade, from: ['default'] })
-  }
-  if (!files.some((file) => file.masqLinkLocal)) fallback(linkLocal[4], false)
-  if (!files.some((file) => file.masqLinkLocalIPv6)) fallback(linkLocal[6], false)
-  fallback(everything[4], excluding || !including)
-  fallback(everything[6], excluding || !including)
-  const sorted = [...rows].sort(([a], [b]) => comparePrefixes(a, b))
-  const intervals = files.flatMap((file) => file.resyncInterval ?? [])
-  return {
-    wanted: sorted.map(([prefix, { masquerade }]) => ({ prefix, masquerade })),
-    from: new Map(sorted.map(([prefix, { from }]) => [prefix, from])),
-    resyncInterval: intervals.length === 0 ? 60_000 : Math.min(slowest, Math.max(1000, Math.min(...intervals))),
-    warnings
-  }
+  return a.ipv6.why === b.ipv6.why
+}
+
+function interval(files: readonly MasqueradeFile[]): number {
+  const asked = files.flatMap((file) => file.resyncInterval ?? [])
+  return asked.length === 0 ? 60_000 : Math.min(slowest, Math.max(1000, Math.min(...asked)))
+}
+
+function isIPv6(prefix: string): boolean {
+  return prefix.length > 12
 }
 
 function keyOf(text: string): string {
@@ -321,21 +232,11 @@ function keyOf(text: string): string {
 
 /** IPv4 first, then by address, shorter first. */
 function comparePrefixes(a: string, b: string): number {
-  const [addressA = '', lengthA = ''] = a.split('/')
-  const [addressB = '', lengthB = ''] = b.split('/')
-  if (addressA.length !== addressB.length) return addressA.length - addressB.length
-  if (addressA !== addressB) return addressA < addressB ? -1 : 1
-  return Number(lengthA) - Number(lengthB)
-}
-
-function keyName(node: Node): string {
-  return isScalar(node) ? String(node.value) : ''
-}
-
-function isNull(node: Node | null): boolean {
-  return node === null || (isScalar(node) && node.value === null)
-}
-
-function at(node: Node | null): number {
-  return node?.range?.[0] ?? 0
+  if (isIPv6(a) !== isIPv6(b)) return isIPv6(a) ? 1 : -1
+  const digits = isIPv6(a) ? 32 : 8
+  for (let i = 0; i < digits; i++) {
+    const difference = a.charCodeAt(i) - b.charCodeAt(i)
+    if (difference !== 0) return difference
+  }
+  return Number(a.slice(digits + 1)) - Number(b.slice(digits + 1))
 }

@@ -54,9 +54,32 @@ export const reference = {
       'Masquerade traffic of pods that leaves the cluster. false: sources are never changed.'
     ),
     masqueradeFiles: key(
-      kind.paths(),
-      '[/etc/config/ip-masq-agent]',
-      'Configuration of ip-masq-agent that says what is masqueraded. Several files are merged; no file: its defaults.'
+      kind.pathsOrAuto(),
+      'auto',
+      "ip-masq-agent's configuration, which says what is masqueraded. auto: /etc/config/ip-masq-agent, and the agent's pod's own in its volume below snat.agent.kubeletDirectory, followed when the pod is replaced. Several files are merged; no file: the agent's defaults. A path in a pod's volume means that volume of whichever pod has it now."
+    ),
+    agent: {
+      namespaces: key(
+        kind.names(),
+        '[kube-system]',
+        "Namespaces whose pods may be ip-masq-agent's. Volumes of other pods are never read, whatever they are called."
+      ),
+      kubeletDirectory: key(kind.directory(), '/var/lib/kubelet', "kubelet's root directory (its --root-dir)."),
+      podLogsDirectory: key(
+        kind.directory(),
+        '/var/log/pods',
+        "kubelet's directory of pods' logs (podLogsDir), which tells the namespace of a pod. Where it does not exist, any pod with the agent's volume counts."
+      )
+    },
+    semantics: key(
+      kind.word('ip-masq-agent', 'cilium'),
+      'ip-masq-agent',
+      'How the files are read. ip-masq-agent: as the agent does. cilium: as Cilium does with its ipMasqAgent: 11 default ranges instead of 3, for a missing or empty file only; a file without nonMasqueradeCIDRs masquerades everything; host bits are cleared; cidrLimit does not count.'
+    ),
+    masqueradeIPv6: key(
+      kind.flagOrAuto(),
+      'auto',
+      "Masquerade IPv6. auto: if a file names an IPv6 prefix, which ip-masq-agent accepts only with --enable-ipv6. true: also without; then fc00::/7 keeps the pod's address like the default ranges of IPv4, unless a file names an IPv6 prefix or excludes nothing at all. false: never."
     ),
     ports: key(
       kind.portsOrAuto(),
@@ -145,6 +168,11 @@ export const reference = {
     routes6: key(kind.integer(1024, 16777216), '1048576', 'Rows of the IPv6 route map.'),
     flows: key(kind.integer(1024, 16777216), '262144', 'Flows per family. Memory is used as flows come.'),
     neighbours: key(kind.integer(1024, 1048576), '65536', 'Rows of the neighbour map.'),
+    masquerade: key(
+      kind.integer(256, 262144),
+      '16384',
+      'Prefixes of the masquerade policy. A policy with more is refused as a whole: the one before stays in force.'
+    ),
     devices: key(kind.integer(16, 16384), '1024', 'Devices served: pods and uplinks together.')
   }
 }

@@ -57,14 +57,29 @@ export function devices(): Kind<'auto' | string[]> {
   }
 }
 
-/** Absolute paths; * ? [] in the last part. */
-export function paths(): Kind<string[]> {
-  const path = v.pipe(
-    v.string(),
-    v.regex(/^\/[^\0]*[^/\0]$/),
-    v.check((text) => !/[*?[].*\//.test(text))
-  )
-  return { schema: v.array(path), allowed: 'a list of absolute paths, with * ? [] in the last part only' }
+/** Absolute paths with * ? [], or the word: ['auto'] for the word alone. */
+export function pathsOrAuto(): Kind<string[]> {
+  const path = v.union([v.literal('auto'), v.pipe(v.string(), v.regex(/^\/[^\0]*[^/\0]$/))])
+  return {
+    schema: v.union([
+      v.pipe(
+        v.literal('auto'),
+        v.transform((word): string[] => [word])
+      ),
+      v.array(path)
+    ]),
+    allowed: 'auto, or a list of absolute paths with * ? [], in which auto may be one'
+  }
+}
+
+/** An absolute path of a directory. */
+export function directory(): Kind<string> {
+  return { schema: v.pipe(v.string(), v.regex(/^\/[^\0]*[^/\0]$/)), allowed: 'an absolute path' }
+}
+
+/** true, false or the word auto. */
+export function flagOrAuto(): Kind<boolean | 'auto'> {
+  return { schema: transformed((value) => (value === 'auto' ? 'auto' : truth(value))), allowed: 'auto, true or false' }
 }
 
 /** Absolute paths without patterns. */

@@ -1,4 +1,4 @@
-// Watches ip-masq-agent's files and keeps the policy they make in force.
+// Follows ip-masq-agent's files and keeps the policy they make in force.
 //
 // Invariants
 // - The policy changes as a whole, and only after the files have been seen the
@@ -7,17 +7,36 @@
 //   many tools write by truncating or by removing first.
 // - A file that is not valid changes nothing: its last good contents stay in
 //   force and the problem is told, with its line, once per contents.
+// - A file in a pod's volume that goes with the pod stays in force until another
+//   pod of the same owner is there: an agent that is being replaced is still the
+//   agent, and what it wrote into the kernel stays, too.
 // - Events only say when to look. Files are read again every resyncInterval too,
-//   because a mount over a directory makes no event.
+//   and places in pods every few seconds, because a mount makes no event.
 
-import { type FSWatcher, readdirSync, readFileSync, realpathSync, statSync, watch } from 'node:fs'
-import { basename, dirname, join } from 'node:path'
-import { isGlob, matchesGlob } from './glob.js'
-import { type MasqueradeFile, type MasqueradePolicy, mergeMasquerade, parseMasqueradeFile } from './masquerade.js'
+import { readFileSync, realpathSync, statSync } from 'node:fs'
+import { dirname } from 'node:path'
+import type { AgentSettings } from './agent.js'
+import { type DefaultsOnly, defaultsBesideAgent } from './defaults-only.js'
+import { DirectoryWatch } from './directory-watch.js'
+import { type KeptFile, KeptFiles } from './kept-files.js'
+import {
+  defaultMasqueradeOptions,
+  type MasqueradeFile,
+  type MasqueradeOptions,
+  type MasqueradePolicy,
+  mergeMasquerade,
+  samePolicy
+} from './masquerade.js'
+import { findPlaces, isDirectory, type Place, type Places } from './masquerade-places.js'
+import { parseMasqueradeFile } from './masquerade-text.js'
 
 export interface WatchedFile {
   path: string
+  /** The agent's pod in whose volume it is; null: not in one. */
+  pod: string | null
   present: boolean
+  /** Its pod is gone; what it said stays in force until the next one is there. */
+  kept: boolean
   /** When the contents in force were read; null: none are. */
   read: Date | null
   /** Of the contents there now, with file and line. */
@@ -26,20 +45,32 @@ export interface WatchedFile {
 }
 
 export interface MasqueradeWatchOptions {
-  /** Absolute paths; * ? [] in the last part. */
+  /** Absolute paths with * ? [], or 'auto' (masquerade-places.ts). */
   patterns: readonly string[]
+  agent?: AgentSettings
+  /** How files are read and what becomes of IPv6. */
+  reading?: MasqueradeOptions
   /** A new policy is in force. Not called for the first one: that is `policy`. */
   onChange(policy: MasqueradePolicy): void
   /** A file is not valid, cannot be read, has been removed, or holds something doubtful: a sentence with file and line. */
   onProblem(text: string): void
+  /** The one before this one: what it knows of files that are not valid now stays in force. */
+  before?: MasqueradeWatch
+  /** Where what files in pods' volumes said is kept over a restart; absent: nowhere. */
+  keptFile?: string
   /** Milliseconds; default 200. */
   settle?: number
+  /** Milliseconds between looks at pods; default 5 s. */
+  glance?: number
 }
 
 export interface MasqueradeWatch {
   readonly policy: MasqueradePolicy
   readonly files: WatchedFile[]
-  /** Looks now, without waiting for the files to settle. */
+  /** Sentences about places, as long as they hold. */
+  readonly warnings: readonly string[]
+  readonly defaultsOnly: DefaultsOnly | null
+  /** Looks now, without waiting for the files to settle; but what is lost has to stay so. */
   refresh(): void
   close(): void
 }
@@ -50,10 +81,13 @@ export function watchMasquerade(options: MasqueradeWatchOptions): MasqueradeWatc
 }
 
 interface Known {
+  place: Place
   good: MasqueradeFile | null
+  /** That `good` was made of. */
+  text: string
   read: Date | null
   error: string | null
-  present: boolean
+  kept: boolean
   /** What was last judged, good or bad. */
   contents: Contents
 }
@@ -61,34 +95,61 @@ interface Known {
 /** Text of a file; null: there is none; an Error: it cannot be read. */
 type Contents = string | null | Error
 
+interface Looked {
+  places: Places
+  files: Map<string, { place: Place; contents: Contents }>
+}
+
 const largest = 1024 * 1024
+export const defaultAgent: AgentSettings = {
+  namespaces: ['kube-system'],
+  kubeletDirectory: '/var/lib/kubelet',
+  podLogsDirectory: '/var/log/pods'
+}
 
 class Watch implements MasqueradeWatch {
   policy: MasqueradePolicy
+  defaultsOnly: DefaultsOnly | null = null
+  warnings: readonly string[] = []
+  readonly reading: MasqueradeOptions
+  readonly known = new Map<string, Known>()
+  private readonly agent: AgentSettings
   private readonly settle: number
-  private readonly known = new Map<string, Known>()
-  private readonly watchers = new Map<string, { watcher: FSWatcher; identity: string }>()
-  private pending: { contents: Map<string, Contents>; since: number } | null = null
+  private readonly keptFiles: KeptFiles
+  private readonly watcher = new DirectoryWatch(() => {
+    // a look that is due anyway sees this change too
+    if (!this.closed && !this.timer) this.schedule(Math.min(this.settle / 4, 50))
+  })
+  private pending: { looked: Looked; since: number } | null = null
   private warned = new Set<string>()
   private timer: NodeJS.Timeout | undefined
   private resync: NodeJS.Timeout | undefined
+  private glance: NodeJS.Timeout | undefined
   private closed = false
 
   constructor(private readonly options: MasqueradeWatchOptions) {
     this.settle = options.settle ?? 200
+    this.agent = options.agent ?? defaultAgent
+    this.reading = options.reading ?? defaultMasqueradeOptions
     // armed before the first look: what happens in between makes an event
-    this.arm()
-    this.judge(this.readAll())
+    this.arm(this.places())
+    this.keptFiles = new KeptFiles(options.keptFile)
+    if (options.before) this.inherit(options.before)
+    else this.recall()
+    const looked = this.readAll()
+    this.judge(looked)
     this.policy = this.merged()
-    this.warn()
-    this.arm()
+    this.settled(looked)
     this.startResync()
+    if (looked.places.inPods) this.glance = setInterval(() => this.look(), options.glance ?? 5000).unref()
   }
 
   get files(): WatchedFile[] {
-    return [...this.known].map(([path, { good, read, error, present }]) => ({
-      path,
-      present,
+    return [...this.known.values()].map(({ place, good, read, error, kept, contents }) => ({
+      path: place.path,
+      pod: place.pod?.label ?? null,
+      present: contents !== null,
+      kept,
       read,
       error,
       warnings: good?.warnings ?? []
@@ -97,34 +158,36 @@ class Watch implements MasqueradeWatch {
 
   refresh(): void {
     if (this.closed) return
+    const looked = this.readAll()
+    if (this.differs(looked) && this.lost(looked)) return this.look()
     this.pending = null
     clearTimeout(this.timer)
     this.timer = undefined
-    this.accept(this.readAll())
+    this.accept(looked)
   }
 
   close(): void {
     this.closed = true
     clearTimeout(this.timer)
     clearInterval(this.resync)
-    for (const { watcher } of this.watchers.values()) watcher.close()
-    this.watchers.clear()
+    clearInterval(this.glance)
+    this.watcher.close()
   }
 
   private look(): void {
     if (this.closed) return
-    this.arm()
     const now = performance.now()
-    const contents = this.readAll()
-    if (!this.differs(contents)) {
+    const looked = this.readAll()
+    this.arm(looked.places)
+    if (!this.differs(looked)) {
       this.pending = null
       return
     }
-    if (!this.pending || !sameContents(this.pending.contents, contents)) this.pending = { contents, since: now }
-    const wait = this.pending.since + (this.lost(contents) ? 5 : 1) * this.settle - now
+    if (!this.pending || !sameLook(this.pending.looked, looked)) this.pending = { looked, since: now }
+    const wait = this.pending.since + (this.lost(looked) ? 5 : 1) * this.settle - now
     if (wait <= 0) {
       this.pending = null
-      this.accept(contents)
+      this.accept(looked)
     } else {
       clearTimeout(this.timer)
       this.schedule(wait)
@@ -139,112 +202,198 @@ class Watch implements MasqueradeWatch {
     this.timer.unref()
   }
 
-  private accept(contents: Map<string, Contents>): void {
+  private accept(looked: Looked): void {
     const before = this.policy
-    this.judge(contents)
+    this.judge(looked)
     this.policy = this.merged()
-    this.warn()
-    this.arm()
+    this.settled(looked)
     if (this.policy.resyncInterval !== before.resyncInterval) this.startResync()
     if (!samePolicy(before, this.policy)) this.options.onChange(this.policy)
   }
 
+  private settled({ places }: Looked): void {
+    this.warnings = places.warnings
+    this.keep()
+    this.lookForAgent()
+    this.warn()
+    this.arm(places)
+  }
+
   /** Takes what is valid over into `known`, keeps the last good of what is not. */
-  private judge(contents: Map<string, Contents>): void {
-    for (const [path, text] of contents) {
-      const known = this.known.get(path) ?? { good: null, read: null, error: null, present: false, contents: null }
-      if (this.known.has(path) && sameContent(known.contents, text)) continue
-      known.contents = text
-      known.present = text !== null
-      known.error = null
+  private judge(looked: Looked): void {
+    for (const { place, contents } of looked.files.values()) if (contents !== null) this.read(place, contents)
+    for (const { place, contents } of looked.files.values()) if (contents === null) this.lose(place, looked)
+  }
+
+  private read(place: Place, contents: string | Error): void {
+    const known = this.known.get(place.path) ?? this.fresh(place)
+    known.place = place
+    known.kept = false
+    this.known.set(place.path, known)
+    if (sameContent(known.contents, contents)) return
+    known.contents = contents
+    known.error = null
+    try {
+      if (contents instanceof Error) throw contents
+      known.good = parseMasqueradeFile(contents, place.path, this.reading.semantics)
+      known.text = contents
+      known.read = new Date()
+    } catch (error) {
+      known.error = (error as Error).message
+      const kept = known.good ? 'its last good contents stay in force' : 'nothing of it is in force'
+      this.options.onProblem(`${known.error}; ${kept}`)
+    }
+  }
+
+  /** A pod's file begins with what the pod before had. */
+  private fresh(place: Place): Known {
+    const before = [...this.known.values()].find((each) => isSuccessor(place, each.place) && each.good)
+    const { good, text, read } = before ?? { good: null, text: '', read: null }
+    return { place, good, text, read, error: null, kept: false, contents: null }
+  }
+
+  private lose(place: Place, looked: Looked): void {
+    const known = this.known.get(place.path)
+    if (!known) {
+      if (place.named) this.known.set(place.path, { ...this.fresh(place), good: null, read: null })
+      return
+    }
+    const wasThere = known.contents !== null
+    known.contents = null
+    known.error = null
+    const fate = this.fate(place, looked)
+    known.kept = fate === 'kept' && known.good !== null
+    if (known.kept) return
+    if (fate === 'removed' && (wasThere || known.good) && known.good)
+      this.options.onProblem(`${place.path}: has been removed; what it said no longer holds`)
+    known.good = null
+    known.read = null
+    if (!place.named) this.known.delete(place.path)
+  }
+
+  /** Of a file that is not there. */
+  private fate(place: Place, { places, files }: Looked): 'removed' | 'succeeded' | 'kept' {
+    const { pod } = place
+    if (!pod) return 'removed'
+    for (const each of files.values()) if (each.contents !== null && isSuccessor(each.place, place)) return 'succeeded'
+    // volumes of one pod come and go one by one: only its own one, or a pod that runs without, tells
+    const runsWithout = places.agents.some(
+      ({ owner, label, started }) => owner === pod.owner && label !== pod.label && started
+    )
+    return runsWithout || isDirectory(pod.volume) ? 'removed' : 'kept'
+  }
+
+  /** Of an earlier watch: last good contents, and what is kept of pods that are gone. */
+  private inherit(before: MasqueradeWatch): void {
+    if (!(before instanceof Watch) || before.reading.semantics !== this.reading.semantics) return
+    const { files, inPods } = this.places()
+    for (const [path, known] of before.known) {
+      const stays = files.some((place) => place.path === path) || (known.kept && inPods)
+      if (stays && known.good) this.known.set(path, { ...known })
+    }
+  }
+
+  /** After a restart: of pods that are gone. Those that are there are read. */
+  private recall(): void {
+    const { files, inPods } = this.places()
+    if (!inPods) return
+    for (const { place, text } of this.keptFiles.read()) {
+      if (files.some(({ pod }) => pod?.owner === place.pod?.owner)) continue
       try {
-        if (text instanceof Error) throw text
-        if (text === null && known.good)
-          this.options.onProblem(`${path}: has been removed; what it said no longer holds`)
-        known.good = text === null ? null : parseMasqueradeFile(text, path)
-        known.read = text === null ? null : new Date()
-      } catch (error) {
-        known.error = (error as Error).message
-        const kept = known.good ? 'its last good contents stay in force' : 'it counts as absent'
-        this.options.onProblem(`${known.error}; ${kept}`)
+        const good = parseMasqueradeFile(text, place.path, this.reading.semantics)
+        this.known.set(place.path, { place, good, text, read: new Date(), error: null, kept: true, contents: null })
+      } catch {
+        // it was good under other semantics
       }
-      if (text === null && isFromGlob(path, this.options.patterns)) this.known.delete(path)
-      else this.known.set(path, known)
+    }
+  }
+
+  private keep(): void {
+    const files: KeptFile[] = []
+    for (const { place, good, text } of this.known.values()) if (place.pod && good) files.push({ place, text })
+    try {
+      this.keptFiles.write(files)
+    } catch (error) {
+      this.options.onProblem(`what the agent's files say is not kept over a restart: ${(error as Error).message}`)
     }
   }
 
   private merged(): MasqueradePolicy {
-    return mergeMasquerade([...this.known.values()].flatMap((known) => known.good ?? []))
+    // a pod's file that is not valid has what the pod before had: once
+    const good = new Set([...this.known.values()].flatMap((known) => known.good ?? []))
+    return mergeMasquerade([...good], this.reading)
   }
 
   /** Each warning once for as long as it holds. */
   private warn(): void {
-    const warnings = new Set(this.policy.warnings)
+    const doubt = this.defaultsOnly?.doubtful ? [this.defaultsOnly.text] : []
+    const warnings = new Set([...this.policy.warnings, ...this.warnings, ...doubt])
     for (const text of warnings) if (!this.warned.has(text)) this.options.onProblem(text)
     this.warned = warnings
   }
 
-  private differs(contents: Map<string, Contents>): boolean {
-    for (const [path, text] of contents) if (!sameContent(this.known.get(path)?.contents ?? null, text)) return true
-    return false
+  private lookForAgent(): void {
+    const any = [...this.known.values()].some(({ good, contents }) => good !== null || contents !== null)
+    this.defaultsOnly = any ? null : defaultsBesideAgent(this.agent)
   }
 
-  private lost(contents: Map<string, Contents>): boolean {
-    for (const [path, text] of contents) {
-      if (this.known.get(path)?.good && (text === null || (typeof text === 'string' && text.trim() === ''))) return true
+  private differs({ files }: Looked): boolean {
+    for (const [path, { contents, place }] of files) {
+      const known = this.known.get(path)
+      if (!sameContent(known?.contents ?? null, contents)) return true
+      // its pod is gone, and now there is another one, or a volume without it
+      if (known?.kept && contents === null && this.fate(place, { places: this.lastPlaces, files }) !== 'kept')
+        return true
     }
     return false
   }
 
-  /** All files that are named, match, or were there before, sorted by path. */
-  private readAll(): Map<string, Contents> {
-    const paths = new Set<string>(this.known.keys())
-    for (const pattern of this.options.patterns) for (const path of expand(pattern)) paths.add(path)
-    return new Map([...paths].sort().map((path) => [path, readText(path)]))
+  private lost(looked: Looked): boolean {
+    for (const [path, { place, contents }] of looked.files) {
+      const gone = contents === null || (typeof contents === 'string' && contents.trim() === '')
+      if (gone && this.known.get(path)?.good && this.fate(place, looked) !== 'succeeded') return true
+    }
+    return false
+  }
+
+  private lastPlaces!: Places
+
+  private places(): Places {
+    this.lastPlaces = findPlaces(this.options.patterns, this.agent)
+    return this.lastPlaces
+  }
+
+  /** All files that are named, found, or were there before, sorted by path. */
+  private readAll(): Looked {
+    const places = this.places()
+    const found: Looked['files'] = new Map()
+    for (const place of places.files) found.set(place.path, { place, contents: readText(place.path) })
+    for (const [path, { place }] of this.known) {
+      if (found.has(path)) continue
+      const succeeded = places.files.some((each) => isSuccessor(each, place))
+      found.set(path, { place, contents: succeeded ? null : readText(path) })
+    }
+    return { places, files: new Map([...found].sort(([a], [b]) => (a < b ? -1 : 1))) }
   }
 
   private startResync(): void {
     clearInterval(this.resync)
-    this.resync = setInterval(() => this.look(), this.policy.resyncInterval)
-    this.resync.unref()
+    const turn = () => {
+      this.look()
+      if (this.closed) return
+      this.lookForAgent()
+      this.warn()
+    }
+    this.resync = setInterval(turn, this.policy.resyncInterval).unref()
   }
 
-  /** Watches each directory that can change what the patterns lead to; again when another directory stands in its place. */
-  private arm(): void {
-    const wanted = new Map<string, string>()
-    for (const directory of this.directories()) {
-      const identity = identityOf(directory)
-      if (identity) wanted.set(directory, identity)
-    }
-    for (const [directory, { watcher, identity }] of this.watchers) {
-      if (wanted.get(directory) === identity) continue
-      watcher.close()
-      this.watchers.delete(directory)
-    }
-    for (const [directory, identity] of wanted)
-      if (!this.watchers.has(directory)) this.watchDirectory(directory, identity)
+  private arm(places: Places): void {
+    this.watcher.follow(this.directories(places))
   }
 
-  private watchDirectory(directory: string, identity: string): void {
-    try {
-      const watcher = watch(directory, { persistent: false }, () => {
-        // a look that is due anyway sees this change too
-        if (!this.closed && !this.timer) this.schedule(Math.min(this.settle / 4, 50))
-      })
-      watcher.on('error', () => {
-        watcher.close()
-        this.watchers.delete(directory)
-      })
-      this.watchers.set(directory, { watcher, identity })
-    } catch {
-      // gone meanwhile, or out of inotify watches: the resync looks anyway
-    }
-  }
-
-  private directories(): Set<string> {
-    const directories = new Set<string>()
-    for (const pattern of this.options.patterns) directories.add(nearestDirectory(dirname(pattern)))
-    for (const path of this.known.keys()) {
+  private directories(places: Places): Set<string> {
+    const directories = new Set(places.directories)
+    for (const path of [...this.known.keys(), ...places.files.map((place) => place.path)]) {
       try {
         directories.add(dirname(realpathSync(path)))
       } catch {
@@ -255,30 +404,17 @@ class Watch implements MasqueradeWatch {
   }
 }
 
-/** The pattern's matches; a pattern without wildcards is its own match, there or not. */
-function expand(pattern: string): string[] {
-  const name = basename(pattern)
-  if (!isGlob(name)) return [pattern]
-  const directory = dirname(pattern)
-  try {
-    // dot files are not meant: ConfigMap mounts keep ..data and ..<date> beside the files
-    const names = readdirSync(directory).filter((entry) => !entry.startsWith('.') && matchesGlob(name, entry))
-    return names.map((entry) => join(directory, entry)).filter((path) => !isDirectory(path))
-  } catch {
-    return []
-  }
-}
-
-function isFromGlob(path: string, patterns: readonly string[]): boolean {
-  return !patterns.includes(path)
+/** The one file is in a volume of a pod that follows the other one's. */
+function isSuccessor({ pod }: Place, before: Place): boolean {
+  return pod !== null && pod.owner === before.pod?.owner && pod.label !== before.pod.label
 }
 
 function readText(path: string): Contents {
   try {
-    const { size, isFile } = fileFacts(path)
-    if (!isFile) return new Error(`${path}: is not a regular file`)
-    if (size > largest)
-      return new Error(`${path}: ${size} bytes is too long for a list of prefixes (at most ${largest})`)
+    const facts = statSync(path)
+    if (!facts.isFile()) return new Error(`${path}: is not a regular file`)
+    if (facts.size > largest)
+      return new Error(`${path}: ${facts.size} bytes is too long for a list of prefixes (at most ${largest})`)
     return readFileSync(path, 'utf8')
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException
@@ -286,38 +422,13 @@ function readText(path: string): Contents {
   }
 }
 
-function fileFacts(path: string): { size: number; isFile: boolean } {
-  const facts = statSync(path)
-  return { size: facts.size, isFile: facts.isFile() }
-}
-
-function isDirectory(path: string): boolean {
-  return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false
-}
-
-function nearestDirectory(path: string): string {
-  let directory = path
-  while (directory !== '/' && !isDirectory(directory)) directory = dirname(directory)
-  return directory
-}
-
-function identityOf(directory: string): string | null {
-  try {
-    const { dev, ino } = statSync(directory, { bigint: true })
-    return `${dev}:${ino}`
-  } catch {
-    return null
-  }
-}
-
 function sameContent(a: Contents, b: Contents): boolean {
   return a instanceof Error && b instanceof Error ? a.message === b.message : a === b
 }
 
-function sameContents(a: Map<string, Contents>, b: Map<string, Contents>): boolean {
-  return a.size === b.size && [...a].every(([path, text]) => b.has(path) && sameContent(text, b.get(path) ?? null))
-}
-
-function samePolicy(a: MasqueradePolicy, b: MasqueradePolicy): boolean {
-  return JSON.stringify([a.wanted, [...a.from]]) === JSON.stringify([b.wanted, [...b.from]])
+function sameLook({ files: a }: Looked, { files: b }: Looked): boolean {
+  return (
+    a.size === b.size &&
+    [...a].every(([path, { contents }]) => sameContent(contents, b.get(path)?.contents ?? null) && b.has(path))
+  )
 }

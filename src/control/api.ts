@@ -18,7 +18,7 @@ export const metricsPath = '/v1/metrics'
 /** The stream of EventRow, one JSON object a line. */
 export const eventsPath = '/v1/events'
 
-/** disabled: nothing is forwarded by hostroute. degraded: enabled, but something is left to the kernel that should not be. */
+/** disabled: nothing is forwarded by hostroute. degraded: enabled, but something is left to the kernel that should not be, or not masqueraded as the files say. */
 export type Mode = 'enabled' | 'disabled' | 'degraded'
 
 /** How programs hang on a device. */
@@ -114,7 +114,11 @@ export interface LeaseStatus {
 
 export interface MasqueradeFileStatus {
   path: string
+  /** The agent's pod in whose volume it is: "kube-system/ip-masq-agent-x7k2p". */
+  pod: string | null
   present: boolean
+  /** Its pod is gone; its contents stay in force until the next one is there. */
+  kept: boolean
   /** When the contents in force were read. */
   read: string | null
   /** Of the file as it is now; the last good contents stay in force. */
@@ -122,7 +126,7 @@ export interface MasqueradeFileStatus {
   warnings: string[]
 }
 
-/** One prefix of the policy and which files asked for it ('default': nobody did). */
+/** One prefix of the policy and which files asked for it ('default': nobody did; 'snat.masqueradeIPv6': the configuration). */
 export interface MasqueradeRow {
   prefix: string
   masquerade: boolean
@@ -131,8 +135,38 @@ export interface MasqueradeRow {
 
 export interface MasqueradeStatus {
   enabled: boolean
+  semantics: 'ip-masq-agent' | 'cilium'
+  /** IPv6 is masqueraded at all, and because of what. */
+  ipv6: { masqueraded: boolean; why: string }
   files: MasqueradeFileStatus[]
+  /** Why the policy that the files make is not in force; null: it is. */
+  refused: string | null
+  /** Only the defaults apply, because no file was found, but an agent runs on the node: a sentence. */
+  defaultsOnly: string | null
+  /** About where the files are; those of a file stand there. */
+  warnings: string[]
+  /** Prefixes of the policy in force, and those of them that keep the pod's address. */
+  prefixes: number
+  excluded: number
+  /** In force. Status lists a few hundred at most, /v1/masquerade all. */
   policy: MasqueradeRow[]
+}
+
+/** What the policy in force says about one address. */
+export interface MasqueradeAnswer {
+  address: string
+  /** false: the pod's address is kept. */
+  masquerade: boolean
+  /** The entry that decides: the longest prefix that covers the address. */
+  prefix: string
+  /** The files that have it. */
+  entries: { path: string; pod: string | null; line: number | null; key: 'nonMasqueradeCIDRs' | 'masqueradeCIDRs' }[]
+  /** Where it is from if no file has it. */
+  origin: string | null
+  /** Why packets to it are not decided by the policy; null: they are. */
+  instead: string | null
+  /** As in MasqueradeStatus. */
+  refused: string | null
 }
 
 export interface ErrorRow {
@@ -427,7 +461,7 @@ export interface HandedBack {
 export interface ReloadResult {
   /** false: the last good configuration stays in force. */
   ok: boolean
-  /** One sentence each: file:line:column, key, what is wrong, what is allowed. */
+  /** One sentence each: file:line:column, key, what is wrong, what is allowed. With ok: what of it is not in force. */
   problems: string[]
   /** Keys that take effect only after a restart. */
   restartNeeded: string[]
@@ -446,6 +480,9 @@ export interface NodeControl {
   flows(filter: FlowFilter, limit: number): FlowList | Promise<FlowList>
   /** Rows with packets > 0; forwarded and stack reasons too, the reader filters by class. */
   drops(): DropRow[] | Promise<DropRow[]>
+  masquerade(): MasqueradeStatus | Promise<MasqueradeStatus>
+  /** address is valid text of either family. */
+  masqueradeTest(address: string): MasqueradeAnswer | Promise<MasqueradeAnswer>
   verify(repair: boolean): Promise<VerifyReport>
   /** Prometheus text; renderMetrics() of control/metrics.ts makes it. */
   metrics(): string | Promise<string>

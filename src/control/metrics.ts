@@ -56,6 +56,18 @@ export function renderMetrics({ status, drops, guard }: Snapshot): string {
     family('hostroute_snat_ports', 'gauge', 'Source ports SNAT may take towards one remote.', [[{}, counts.snatPorts]]),
     family('hostroute_masquerade_prefixes', 'gauge', 'Prefixes in the masquerade policy.', [[{}, counts.masquerade]]),
     family(
+      'hostroute_masquerade_refused',
+      'gauge',
+      '1: the policy that the files make is refused; the one before stays.',
+      [[{}, flag(status.masquerade.refused !== null)]]
+    ),
+    family(
+      'hostroute_masquerade_defaults_only',
+      'gauge',
+      '1: no file was found and the defaults apply, but an agent runs on the node.',
+      [[{}, flag(status.masquerade.defaultsOnly !== null)]]
+    ),
+    family(
       'hostroute_masquerade_file_error',
       'gauge',
       '1: the file is not valid and its last good contents stay in force.',

@@ -83,7 +83,10 @@ export const endpoints: Record<string, Endpoint[]> = {
   '/v1/nexthops': [get(nothing, (control) => control.nexthops())],
   '/v1/neighbours': [get(nothing, (control) => control.neighbours())],
   '/v1/flows': [get(flowFilter, (control, { limit, ...filter }) => control.flows(defined(filter), limit))],
-  '/v1/masquerade': [get(nothing, async (control) => (await control.status()).masquerade)],
+  '/v1/masquerade': [get(nothing, (control) => control.masquerade())],
+  '/v1/masquerade/test': [
+    get(v.strictObject({ address }), (control, request) => control.masqueradeTest(request.address))
+  ],
   '/v1/drops': [get(nothing, (control) => control.drops())],
   '/v1/verify': [
     get(nothing, (control) => control.verify(false)),

@@ -1,7 +1,6 @@
 // What the control socket asks, answered from the node.
 
 import { hostname, release } from 'node:os'
-import { formatPrefix } from '../address.js'
 import {
   apiVersion,
   type Counts,
@@ -12,6 +11,7 @@ import {
   type FlowFilter,
   type FlowList,
   type HookRow,
+  type MasqueradeAnswer,
   type MasqueradeStatus,
   type Mode,
   type NeighbourRow,
@@ -35,13 +35,15 @@ import { Counters, total } from './counters.js'
 import { explain, explainRoute } from './explain.js'
 import { listFlows } from './flow-view.js'
 import { leftRows } from './left-view.js'
+import { masqueradeAnswer, masqueradeStatus } from './masquerade-view.js'
 import { releaseMemory } from './memory.js'
 import type { Node } from './node.js'
 import { translatedStatus } from './translated-view.js'
 import { verifyNode } from './verify.js'
 import { neighbourRows, nexthopRows, podRows, routeList } from './views.js'
 
-const masqueradeRows = 8192
+/** Of the masquerade policy; all of them: /v1/masquerade. */
+const statusRows = 256
 
 export class Answers implements NodeControl {
   private counters: { of: object; counters: Counters } | null = null
@@ -72,7 +74,7 @@ export class Answers implements NodeControl {
       counts: this.counts(),
       packets: { forwarded: total(drops, 'forwarded'), stack: total(drops, 'stack'), dropped: total(drops, 'drop') },
       lease: this.lease(),
-      masquerade: this.masquerade(),
+      masquerade: masqueradeStatus(node, statusRows),
       translated: translatedStatus(node),
       configuration: { path: node.options.config, ...node.configuration },
       guard: this.guardSummary(),
@@ -91,6 +93,11 @@ export class Answers implements NodeControl {
     if (failed) return ['degraded', `${failed.device} is not served: ${failed.error}`]
     if (node.config.snat.enabled && node.datapath.ports === 0) return ['degraded', 'snat.ports leaves no port for SNAT']
     if (!node.datapath.control.isOn) return ['degraded', 'the programs are switched off in the maps']
+    if (node.config.snat.enabled) {
+      const { refused, watch } = node.masquerade
+      if (refused !== null) return ['degraded', refused]
+      if (watch.defaultsOnly?.doubtful) return ['degraded', watch.defaultsOnly.text]
+    }
     return ['enabled', null]
   }
 
@@ -130,7 +137,7 @@ export class Answers implements NodeControl {
   }
 
   private counts(): Counts {
-    const { planner, datapath, config, routine } = this.node
+    const { planner, datapath, config, routine, masquerade } = this.node
     const fill = datapath?.writer.fill()
     const { limits } = config
     return {
@@ -145,7 +152,7 @@ export class Answers implements NodeControl {
       flows4: { used: routine.flows[4].live, capacity: limits.flows },
       flows6: { used: routine.flows[6].live, capacity: limits.flows },
       snatPorts: datapath?.ports ?? 0,
-      masquerade: planner.plan.masquerade.length
+      masquerade: masquerade.policy.wanted.length
     }
   }
 
@@ -165,17 +172,12 @@ export class Answers implements NodeControl {
     }
   }
 
-  private masquerade(): MasqueradeStatus {
-    const { masquerade, config } = this.node
-    return {
-      enabled: config.snat.enabled,
-      files: masquerade.files.map((file) => ({ ...file, read: file.read?.toISOString() ?? null })),
-      policy: masquerade.policy.wanted.slice(0, masqueradeRows).map(({ prefix, masquerade: due }) => ({
-        prefix: formatPrefix(prefix),
-        masquerade: due,
-        from: masquerade.policy.from.get(prefix) ?? []
-      }))
-    }
+  masquerade(): MasqueradeStatus {
+    return masqueradeStatus(this.node, Number.POSITIVE_INFINITY)
+  }
+
+  masqueradeTest(address: string): MasqueradeAnswer {
+    return masqueradeAnswer(this.node, address)
   }
 
   pods(): PodRow[] {

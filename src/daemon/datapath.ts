@@ -240,11 +240,13 @@ export class Datapath {
 }
 
 function load(config: Config, pinDirectory: string): BpfObject {
-  const { routes4, routes6, flows, neighbours, devices } = config.limits
+  const { routes4, routes6, flows, neighbours, masquerade, devices } = config.limits
   const sizes = {
     routes4,
     routes6,
     neighbours,
+    // the old policy and the new one
+    masquerade: 2 * masquerade,
     flows4: flows,
     flows6: flows,
     reverse4: flows,

@@ -4,7 +4,7 @@
 // behind a route, is looked up in the plan and compared with their answer.
 
 import { randomInt } from 'node:crypto'
-import { familyOf, formatAddress, parseAddress } from '../address.js'
+import { familyOf, formatAddress, formatPrefix, parseAddress } from '../address.js'
 import type { ReasonClass, RouteAnswer } from '../control/api.js'
 import type { ExplainedPacket, ExplainedStage, ExplainRequest, Explanation } from '../control/explain-api.js'
 import { BadRequest, NotInForce } from '../control/failure.js'
@@ -72,13 +72,20 @@ export function explain(node: Node, request: ExplainRequest): Explanation {
   }
 }
 
+/** null: masquerading is off. */
+function policyAnswer({ config, masquerade }: Node, address: Address): RouteAnswer['masquerade'] {
+  if (!config.snat.enabled) return null
+  const entry = masquerade.entryFor(address)
+  return { masquerade: entry.masquerade, prefix: formatPrefix(entry.prefix) }
+}
+
 /**
  * `hostroute routes get`: an echo request from a pod. `from` null: from any pod
  * but the destination; without one only the tables can be asked.
  */
 export function explainRoute(node: Node, text: string, from: string | null): RouteAnswer {
   const { plan } = node.planner
-  const tables = routeAnswer(plan, text, node.config.snat.enabled)
+  const tables = routeAnswer(plan, text, (address) => policyAnswer(node, address))
   const source = from ?? anyPod(node, tables.address)
   if (source === null && node.datapath) return tables
   const asked = explain(node, { from: source ?? '', to: tables.address, protocol: 'icmp' })

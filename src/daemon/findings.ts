@@ -352,16 +352,15 @@ export class Findings {
   private policy(): Explanation['masquerade'] {
     if (!this.trace.has('TRACE_ASKED_MASQUERADE') || !this.node.config.snat.enabled) return null
     const due = this.trace.has('TRACE_MASQUERADE')
-    const entries = new Map(this.node.planner.plan.masquerade.map((entry) => [entry.prefix, entry.masquerade]))
-    const key = longestPrefix(this.probe.destination, (prefix) => entries.has(prefix))
-    return key === null || entries.get(key) !== due ? null : { masquerade: due, prefix: formatPrefix(key) }
+    const { prefix, masquerade } = this.node.masquerade.entryFor(this.probe.destination)
+    return masquerade === due ? { masquerade: due, prefix: formatPrefix(prefix) } : null
   }
 
   private policySource(): string {
-    const { from, wanted } = this.node.masquerade.policy
-    const row = wanted.find(({ prefix }) => formatPrefix(prefix) === this.masquerade?.prefix)
-    const files = row ? (from.get(row.prefix) ?? []) : []
-    return files.length === 0 ? '' : ` (${files.join(', ')})`
+    const { masquerade } = this.node
+    const from = masquerade.policy.from.get(masquerade.entryFor(this.probe.destination).prefix) ?? []
+    const source = from.length === 0 ? '' : ` (${from.join(', ')})`
+    return masquerade.refused === null ? source : `${source}; a newer policy is refused, see: hostroute snat policy`
   }
 
   /** What the kernel says about whom the packet is sent to; '' if it is not asked. */

@@ -13,7 +13,6 @@ import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { type Config, ConfigError, formatProblem, loadConfig } from '../config/config.js'
 import { readKernelSettings } from '../config/kernel-settings.js'
-import { type MasqueradeWatch, watchMasquerade } from '../config/watch.js'
 import type { EnableOptions, EnableResult, HandedBack, ReloadResult } from '../control/api.js'
 import { handedBackLines } from '../control/handed-back.js'
 import { type ControlServer, startControlServer } from '../control/server.js'
@@ -32,6 +31,7 @@ import { EventStream } from './event-stream.js'
 import { giveBack } from './hand-back.js'
 import { isPinned, removeLeftovers } from './leftovers.js'
 import { ManagedNeighbours } from './managed.js'
+import { keptMasquerade, Masquerade } from './masquerade.js'
 import { releaseMemory } from './memory.js'
 import { checkCapabilities, type Lock, lockRunDirectory, preparePinDirectory } from './preflight.js'
 import { RecentErrors } from './recent-errors.js'
@@ -65,7 +65,7 @@ export class Node {
   synced = false
   sync!: Sync
   planner!: Planner
-  masquerade!: MasqueradeWatch
+  masquerade!: Masquerade
   translated!: Translated
   private translatedLog!: TranslatedLog
   private managed!: ManagedNeighbours
@@ -109,10 +109,11 @@ export class Node {
   private async run(): Promise<void> {
     const enable = this.config.enabled && !wasDisabled(this.options.runDirectory)
     preparePinDirectory(this.options.pinDirectory)
-    this.masquerade = watchMasquerade({
-      patterns: this.config.snat.masqueradeFiles,
-      onChange: () => this.replan(),
-      onProblem: (text) => this.problem('configuration', text)
+    this.masquerade = new Masquerade(this.config, {
+      log: subsystem(this.options.log, 'masquerade'),
+      keptFile: keptMasquerade(this.options.runDirectory),
+      onProblem: (text) => this.problem('configuration', text),
+      onFailure: (error) => this.mapsFailed(error)
     })
     this.planner = createPlanner(this.planOptions())
     this.startTranslated()
@@ -199,15 +200,16 @@ export class Node {
         if (first) this.datapath.start(this.planner.plan)
         else this.datapath.apply(this.planner.plan, change)
       } catch (error) {
-        this.problem(
-          'maps',
-          `the maps could not be written: ${(error as Error).message}; everything is compared again in a moment`
-        )
-        this.routine.repairSoon()
+        this.mapsFailed(error as Error)
       }
       this.keepNeighbours()
     }
     if (first) this.haveSynced()
+  }
+
+  private mapsFailed(error: Error): void {
+    this.problem('maps', `the maps could not be written: ${error.message}; everything is compared again in a moment`)
+    this.routine.repairSoon()
   }
 
   /** After a change of configuration: everything is planned anew. */
@@ -236,20 +238,26 @@ export class Node {
       ipv6,
       snat: snat.enabled,
       stackPrefixes,
-      masquerade: this.masquerade.policy.wanted,
       ...this.settings
     }
   }
 
   private async openDatapath(): Promise<Datapath> {
     preparePinDirectory(this.options.pinDirectory)
-    return Datapath.open({
+    const datapath = await Datapath.open({
       config: this.config,
       pinDirectory: this.options.pinDirectory,
       runDirectory: this.options.runDirectory,
       log: subsystem(this.options.log, 'datapath'),
       onEvents: (records) => this.events.push(records)
     })
+    try {
+      this.masquerade.use(datapath.writer.masquerade)
+    } catch (error) {
+      datapath.close()
+      throw error
+    }
+    return datapath
   }
 
   private async switchedOn(takenOver: boolean): Promise<void> {
@@ -352,7 +360,7 @@ export class Node {
       clearTimeout(this.confirmTimer)
       this.confirmBefore = null
       if (confirmWithin !== undefined) this.armRollback(confirmWithin)
-      return this.result(true, null, report)
+      return this.result(true, this.masquerade.refused, report)
     })
   }
 
@@ -400,6 +408,7 @@ export class Node {
     const words = handedBackLines(handedBack)
     if (words.length > 0) this.log[handedBack.reasons.length > 0 ? 'warn' : 'info'](words.join(' '))
     this.datapath = null
+    this.masquerade.use(null)
     datapath.remove()
     await this.managed.release()
     this.log.info('detached; the kernel routes and nothing is left behind')
@@ -446,29 +455,19 @@ export class Node {
       return { ok: false, problems, restartNeeded: [] }
     }
     const restartNeeded = needRestart(this.config, loaded.config)
-    const files = loaded.config.snat.masqueradeFiles
-    const watchesOthers = files.join() !== this.config.snat.masqueradeFiles.join()
     this.config = loaded.config
     this.configuration = { present: loaded.present, error: null, loaded: new Date().toISOString() }
     setLevel(this.options.log, loaded.config.log.level)
-    if (watchesOthers) {
-      this.masquerade.close()
-      this.masquerade = watchMasquerade({
-        patterns: files,
-        onChange: () => this.replan(),
-        onProblem: (text) => this.problem('configuration', text)
-      })
-    } else {
-      this.masquerade.refresh()
-    }
     if (loaded.config.guard.mode !== 'off') this.guard?.setMode(loaded.config.guard.mode)
     this.datapath?.configure(loaded.config)
+    this.masquerade.configure(loaded.config)
     this.replan()
     this.routine.start()
     this.log.info(
       `configuration read again${restartNeeded.length > 0 ? `; only a restart brings ${restartNeeded.join(', ')} into force` : ''}`
     )
-    return { ok: true, problems: [], restartNeeded }
+    const { refused } = this.masquerade
+    return { ok: true, problems: refused === null ? [] : [refused], restartNeeded }
   }
 
   /** As configured: detached, or the pinned datapath left to forward. */

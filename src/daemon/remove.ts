@@ -12,6 +12,7 @@ import { openNeighbourRequests } from '../netlink/requests.js'
 import type { Address } from '../state/types.js'
 import { giveBack } from './hand-back.js'
 import { removeLeftovers } from './leftovers.js'
+import { keptMasquerade } from './masquerade.js'
 import { PinnedControl } from './pinned-control.js'
 import { checkCapabilities, lockRunDirectory } from './preflight.js'
 import { disabledFile } from './switch-file.js'
@@ -30,7 +31,8 @@ export async function removeFromNode({ pinDirectory, runDirectory, log }: Remove
   const released = await releaseNeighbours(pinDirectory)
   Guard.remove({ pinDirectory, runDirectory })
   removeLeftovers(pinDirectory, runDirectory)
-  for (const path of [disabledFile(runDirectory), join(runDirectory, 'control.sock')]) rmSync(path, { force: true })
+  for (const path of [disabledFile(runDirectory), keptMasquerade(runDirectory), join(runDirectory, 'control.sock')])
+    rmSync(path, { force: true })
   log.info(
     `removed from this node: programs, links and maps${released > 0 ? `, and ${released} neighbours are the kernel's own again` : ''}`
   )

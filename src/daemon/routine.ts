@@ -60,6 +60,7 @@ export class Routine {
     this.repairTimer = setTimeout(() => {
       try {
         this.node.datapath?.apply(this.node.planner.plan, 'all')
+        this.node.masquerade.writeAgain()
       } catch (error) {
         this.node.problem('maps', `the maps still cannot be written: ${(error as Error).message}`)
         this.repairSoon()

@@ -38,12 +38,12 @@ export async function verifyNode(node: Verified, repair: boolean): Promise<Verif
     node.replan()
     if (differences.length > 0) node.sync.resync()
   }
-  const { devices, pods, nexthops, routes, classRoutes, neighbours, masquerade } = fresh
+  const { devices, pods, nexthops, routes, classRoutes, neighbours } = fresh
+  const policy = node.datapath?.writer.fill().masquerade ?? 0
   return {
     time: new Date().toISOString(),
     ok: found.length === 0 || repaired,
-    checked:
-      devices.size + pods.size + nexthops.size + routes.size + classRoutes.size + neighbours.size + masquerade.length,
+    checked: devices.size + pods.size + nexthops.size + routes.size + classRoutes.size + neighbours.size + policy,
     differences: found.slice(0, mostReported),
     total: found.length,
     repaired,

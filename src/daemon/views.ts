@@ -117,8 +117,12 @@ function legOf(nexthop: WantedNexthop | undefined, weight: number, family: Famil
   }
 }
 
-/** What the tables hold for an address: pod first, then the longest prefix. `text` is a valid address. */
-export function routeAnswer(plan: Plan, text: string, masqueradeOn: boolean): RouteAnswer {
+/** masquerade: what the policy says about an address that is sent out. What the tables hold for an address: pod first, then the longest prefix. `text` is a valid address. */
+export function routeAnswer(
+  plan: Plan,
+  text: string,
+  masquerade: (address: Address) => RouteAnswer['masquerade']
+): RouteAnswer {
   const address = parseAddress(text) as Address
   const pod = plan.pods.get(address)
   if (pod) {
@@ -146,7 +150,7 @@ export function routeAnswer(plan: Plan, text: string, masqueradeOn: boolean): Ro
     why: whyOf(row),
     pod: null,
     route: row,
-    masquerade: leaves && masqueradeOn ? masqueradeFor(plan, address) : null
+    masquerade: leaves ? masquerade(address) : null
   }
 }
 
@@ -155,12 +159,6 @@ function whyOf(row: RouteRow | null): string {
   if (row.action === 'stack') return `${row.prefix} is left to the kernel: ${row.why}`
   const ways = row.legs.map((leg) => `${leg.gateway ? `via ${leg.gateway} ` : 'directly '}on ${leg.device}`)
   return `${row.prefix} leads ${ways.join(' or ')}`
-}
-
-function masqueradeFor(plan: Plan, address: Address): { masquerade: boolean; prefix: string } | null {
-  const entries = new Map(plan.masquerade.map((entry) => [entry.prefix, entry.masquerade]))
-  const key = longestPrefix(address, (candidate) => entries.has(candidate))
-  return key === null ? null : { masquerade: entries.get(key) === true, prefix: formatPrefix(key) }
 }
 
 /** The longest prefix of the address that `has` knows. */

@@ -302,6 +302,22 @@ export function encodeMasqueradeKey(epoch: number, prefix: string): Buffer {
   return bytes
 }
 
+/** encodeMasqueradeKey as hexadecimal digits, for thousands of prefixes under one epoch. */
+export function masqueradeKeyWriter(epoch: number): (prefix: string) => string {
+  const heads: string[] = []
+  return (prefix) => {
+    const digits = prefix[8] === '/' ? 8 : 32
+    const length = Number(prefix.slice(digits + 1)) + (digits === 8 ? 96 : 0)
+    // prefix length and epoch are the same for many; the address is the rest
+    heads[length] ??= encodeMasqueradeKey(epoch, `${'0'.repeat(32)}/${length}`).toString(
+      'hex',
+      0,
+      masquerade_key.offset.address
+    )
+    return heads[length] + toMapped(prefix.slice(0, digits))
+  }
+}
+
 export function decodeMasqueradeKey(bytes: Buffer): { epoch: number; prefix: string } {
   const length = bytes.readUInt32LE(masquerade_key.offset.prefix_length) - 32
   const digits = hex(bytes, masquerade_key.offset.address, 16)
@@ -316,6 +332,10 @@ export function encodeMasquerade(due: boolean): Buffer {
   const bytes = Buffer.alloc(STRUCTS.masquerade.size)
   bytes.writeUInt32LE(due ? 1 : 0, 0)
   return bytes
+}
+
+export function decodeMasquerade(bytes: Buffer): boolean {
+  return bytes.readUInt32LE(STRUCTS.masquerade.offset.masquerade) === 1
 }
 
 export interface FlowKey {

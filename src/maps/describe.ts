@@ -6,6 +6,7 @@ import {
   decodeClassRouteKey,
   decodeDevice,
   decodeGroup,
+  decodeMasquerade,
   decodeMasqueradeKey,
   decodeNeighbour,
   decodeNeighbourKey,
@@ -75,7 +76,7 @@ function decode(map: string, value: Buffer): object {
     case 'neighbours':
       return decodeNeighbour(value)
     case 'masquerade':
-      return { masquerade: value.readUInt32LE() === 1 }
+      return { masquerade: decodeMasquerade(value) }
     default:
       return { bytes: value.toString('hex') }
   }

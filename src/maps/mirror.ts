@@ -24,6 +24,9 @@ export interface Mirror {
   /** true: it was written. On a throw the mirror is as before. */
   put(key: string, value: Buffer): boolean
   remove(key: string): boolean
+  /** Many at once, of a map that is no array. On a throw some may be in the map, and the mirror is as before. */
+  putAll(keys: readonly string[], values: readonly Buffer[]): void
+  removeAll(keys: readonly string[]): void
   /** Compares with the kernel's contents. */
   differences(): RowDifference[]
 }
@@ -52,6 +55,18 @@ export function createMirror(map: BpfMap): Mirror {
       else map.delete(Buffer.from(key, 'hex'))
       rows.delete(key)
       return true
+    },
+    putAll(keys, values) {
+      if (keys.length === 0) return
+      map.updateBatch(Buffer.from(keys.join(''), 'hex'), Buffer.concat(values), values.length)
+      keys.forEach((key, index) => {
+        rows.set(key, values[index] as Buffer)
+      })
+    },
+    removeAll(keys) {
+      if (keys.length === 0) return
+      map.deleteBatch(Buffer.from(keys.join(''), 'hex'), keys.length)
+      for (const key of keys) rows.delete(key)
     },
     differences() {
       const found: RowDifference[] = []

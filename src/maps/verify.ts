@@ -58,6 +58,7 @@ export function compareMaps(tables: Tables): { difference: MapDifference; repair
   add('pods', tables.pods.pods.differences())
   add('pod_slots', tables.pods.slots.differences())
   add('devices', tables.devices.mirror.differences())
+  if (!tables.masquerade.loaded()) return found
   add('masquerade', tables.masquerade.mirror.differences())
   const epoch = decodeControl(tables.access.readControl()).masqueradeEpoch
   const wanted = tables.masquerade.epoch()

@@ -28,7 +28,7 @@ import { createClassNumbers } from './classes.js'
 import { decodeControl, decodeNeighbourKey, encodeNeighbour, encodeNeighbourKey } from './codec.js'
 import { createDeviceRows } from './devices.js'
 import { STRUCTS } from './layout.js'
-import { createMasqueradeRows } from './masquerade.js'
+import { createMasqueradeRows, type MasqueradeRows } from './masquerade.js'
 import { createMirror } from './mirror.js'
 import { createGroupRows, createNexthopRows } from './nexthops.js'
 import { createPodRows } from './pods.js'
@@ -45,6 +45,8 @@ export interface ApplyResult {
 export interface Writer {
   /** change 'all': compare everything. Throws NativeError. */
   apply(plan: Plan, change: PlanChange | 'all'): ApplyResult
+  /** The masquerade policy: has nothing to do with the plan, and is written without one. */
+  readonly masquerade: Pick<MasqueradeRows, 'write' | 'inForce'>
   /** Where the maps are not as the last apply left them. */
   verify(): MapDifference[]
   /** Writes the maps right; returns what was wrong. */
@@ -105,7 +107,6 @@ export function createWriter(access: MapAccess): Writer {
     classes.load([...ofClasses.keys.keys()].map((key) => Number.parseInt(key, 10)))
     classes.adopt(devices.mirror.rows.values(), plan)
     neighbours.load()
-    masquerade.load()
   }
 
   const raiseGeneration = (): void => {
@@ -270,8 +271,6 @@ export function createWriter(access: MapAccess): Writer {
     nexthops.prune(plan, unused)
     settle()
     if (paused.size > skipped.size) addDevices(plan, 'all', skipped, warnings)
-    const refused = change === 'all' || change.masquerade ? masquerade.write(plan.masquerade) : null
-    if (refused) warnings.push(refused)
   }
 
   const nexthopsGone = (plan: Plan, among: Iterable<string> | undefined): boolean => {
@@ -324,6 +323,7 @@ export function createWriter(access: MapAccess): Writer {
     plan.routes.size + plan.classRoutes.size + plan.nexthops.size + plan.pods.size + plan.devices.size
 
   return {
+    masquerade,
     counterRows: devices.rows,
     nexthopIndex: (key) => (nexthops.has(key) ? nexthops.indexOf(key) : undefined),
     nexthopKey: (index) => nexthops.keyAt(index),

@@ -13,7 +13,6 @@ export interface PlanChange {
   classes: Set<string>
   classRoutes: Set<string>
   neighbours: Set<string>
-  masquerade: boolean
   managed: Set<string>
 }
 
@@ -28,7 +27,6 @@ export function emptyPlan(): Plan {
     classRoutes: new Map(),
     neighbours: new Map(),
     marks: false,
-    masquerade: [],
     managed: new Map()
   }
 }
@@ -43,7 +41,6 @@ export function emptyChange(): PlanChange {
     classes: new Set(),
     classRoutes: new Set(),
     neighbours: new Set(),
-    masquerade: false,
     managed: new Set()
   }
 }
@@ -63,7 +60,6 @@ export function comparePlans(before: Plan, after: Plan): PlanChange {
     classes: compareTables(before.classes, after.classes, (a, b) => JSON.stringify(a) === JSON.stringify(b)),
     classRoutes: compareTables(before.classRoutes, after.classRoutes, sameRoute),
     neighbours: compareTables(before.neighbours, after.neighbours, sameNeighbour),
-    masquerade: JSON.stringify(before.masquerade) !== JSON.stringify(after.masquerade),
     managed: compareTables(before.managed, after.managed, () => true)
   }
 }

@@ -1,7 +1,6 @@
 // What the configuration says to the planner. src/config maps its file to this.
 
 import type { Address, Family } from '../state/types.js'
-import type { WantedMasquerade } from './types.js'
 
 export interface PlanOptions {
   /** 'auto': every device that is a pod's by its facts; patterns narrow that to the names they match. */
@@ -19,7 +18,6 @@ export interface PlanOptions {
    * for the addresses outside.
    */
   stackPrefixes: string[]
-  masquerade: WantedMasquerade[]
   /** The sysctls hand all bridges' frames to iptables. */
   bridgeNetfilter: boolean
   /** The sysctl by which IPv4 multipath routes pass over a leg whose gateway is not there. */
@@ -33,20 +31,12 @@ export const defaultPlanOptions: PlanOptions = {
   ipv6: true,
   snat: true,
   stackPrefixes: [],
-  masquerade: [],
   bridgeNetfilter: false,
   multipathUseNeigh: false
 }
 
 export function familyEnabled(options: PlanOptions, family: Family): boolean {
   return family === 4 ? options.ipv4 : options.ipv6
-}
-
-/** Sorted by prefix key, the last entry of a prefix stands. */
-export function normalMasquerade(entries: readonly WantedMasquerade[]): WantedMasquerade[] {
-  const byPrefix = new Map<string, WantedMasquerade>()
-  for (const entry of entries) byPrefix.set(entry.prefix, entry)
-  return [...byPrefix.values()].sort((a, b) => (a.prefix < b.prefix ? -1 : a.prefix > b.prefix ? 1 : 0))
 }
 
 /** "0a000000/8" -> its parts. The key is well formed: it comes from the state or was validated. */

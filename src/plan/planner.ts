@@ -12,7 +12,7 @@
 
 import type { Changes, NodeState } from '../state/types.js'
 import { comparePlans, emptyChange, emptyPlan, type PlanChange } from './change.js'
-import { normalMasquerade, type PlanOptions, splitPrefix } from './options.js'
+import { type PlanOptions, splitPrefix } from './options.js'
 import { isPlainNode, refreshTables, staleClass, staleClasses, translateInClasses } from './policy.js'
 import { TABLE_LOCAL } from './routes.js'
 import type { Plan } from './types.js'
@@ -88,7 +88,6 @@ function planWorld(state: NodeState, options: PlanOptions, translated: Iterable<
   planDevices(world, change)
   planPods(world, change)
   for (const key of state.neighbours.keys()) planNeighbour(world, key, change)
-  world.plan.masquerade = normalMasquerade(options.masquerade)
   world.plan.unserved = listUnserved(world)
   return world
 }

@@ -96,12 +96,6 @@ export interface WantedNeighbour {
   known: boolean
 }
 
-export interface WantedMasquerade {
-  /** "0a000000/8" */
-  prefix: string
-  masquerade: boolean
-}
-
 /** The whole plan. Maps keyed as said; the objects are not changed after they were handed out. */
 export interface Plan {
   /** by ifindex */
@@ -121,7 +115,6 @@ export interface Plan {
   neighbours: Map<string, WantedNeighbour>
   /** Some ip rule asks for a mark: packets that have one are the kernel's. */
   marks: boolean
-  masquerade: WantedMasquerade[]
   /** (device, address) pairs the kernel shall keep fresh: gateways in use and pods. */
   managed: Map<string, { ifindex: number; address: Address }>
 }

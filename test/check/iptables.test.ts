@@ -23,6 +23,35 @@ t.test('[C9] a MASQUERADE that hostroute would not do refuses', async (t) => {
   t.equal(classOf('nat', '-A POSTROUTING -s 10.1.0.0/16 -o eth0 -j SNAT --to-source 192.0.2.9'), 'bypassed')
 })
 
+t.test(
+  '[C9] [M1] rules that masquerade IPv6 refuse unless hostroute masquerades IPv6, the agent’s own ones, too',
+  async (t) => {
+    const lines = `*nat
+:POSTROUTING ACCEPT [0:0]
+:IP-MASQ-AGENT - [0:0]
+-A POSTROUTING -m addrtype ! --dst-type LOCAL -j IP-MASQ-AGENT
+-A IP-MASQ-AGENT -d fd00::/8 -j RETURN
+-A IP-MASQ-AGENT -j MASQUERADE
+COMMIT
+`
+    const { tables } = parseSave(lines, 'iptables-nft', 'ip6')
+    const masquerading = (change: object) => judged(tables, change).find(({ text }) => text.endsWith('MASQUERADE'))
+    t.match(masquerading({ snat: true, snat6: true }), { class: 'translatable', owner: 'ip-masq-agent' })
+    t.match(masquerading({ snat: true, snat6: false }), {
+      class: 'bypassed',
+      why: /hostroute would not \(snat\.enabled, snat\.masqueradeIPv6\)/,
+      remedy: /snat\.masqueradeIPv6: true/
+    })
+    t.equal(
+      judged(savedTables(lines.replace('fd00::/8', '10.0.0.0/8')), { snat: true, snat6: false }).find(({ text }) =>
+        text.endsWith('MASQUERADE')
+      )?.class,
+      'translatable',
+      'IPv4 is as before'
+    )
+  }
+)
+
 t.test('[C9] Docker: only the FORWARD policy stands in the way', async (t) => {
   const rules = judged(savedTables(recorded('docker.save')), { stackPrefixes: ['ac110000/16'] })
   t.same(textsOf(rules, 'bypassed'), ['FORWARD: -P FORWARD DROP'])

@@ -1,5 +1,6 @@
 import { get as httpGet } from 'node:http'
 import t from 'tap'
+import type { Status } from '../../src/control/api.js'
 import { NotInForce } from '../../src/control/failure.js'
 import { ago, fakeStatus } from '../control/fake.js'
 import { start } from './run.js'
@@ -61,6 +62,7 @@ Maps
 Masquerading
   /etc/config/ip-masq-agent: in force, read 2 min ago
   /etc/config/ip-masq-more:3:3: nonMasqueradeCIDRs: found 5
+  IPv6 is not masqueraded: no file names an IPv6 prefix (snat.masqueradeIPv6: auto)
   1 prefix keeps the pod's address; see: hostroute snat policy
 
 Daemon
@@ -229,6 +231,55 @@ DESTINATION  SOURCE                  FROM
 /etc/config/ip-masq-more:3:3: nonMasqueradeCIDRs: found 5
 `
   )
+  t.equal(
+    (await ask('snat', 'policy', 'test', '10.1.2.3')).out,
+    "10.1.2.3 keeps the pod's address: 10.0.0.0/8, nonMasqueradeCIDRs in /etc/config/ip-masq-agent, line 2.\n"
+  )
+  await ask('snat', 'policy', 'test', 'FD00::0:1')
+  t.equal(node.calls.at(-1), 'masqueradeTest fd00::1')
+  t.match(await ask('snat', 'policy', 'test', '10.1.2.0/24'), {
+    code: 64,
+    err: /10\.1\.2\.0\/24 is not an IPv4 or IPv6 address/
+  })
+})
+
+t.test('the policy: a refused one, defaults beside an agent, pods, and what the policy does not decide', async (t) => {
+  const agent = { path: '/k/ip-masq-agent', pod: 'kube-system/ip-masq-agent-x7k2p', present: false, kept: true }
+  const masquerade: Status['masquerade'] = {
+    ...fakeStatus().masquerade,
+    refused: 'the masquerade policy is refused as a whole: it has 20000 prefixes',
+    defaultsOnly: 'only the defaults of ip-masq-agent apply, because no file was found',
+    files: [{ ...agent, read: null, error: null, warnings: [] }],
+    policy: [{ prefix: '10.0.0.0/8', masquerade: false, from: ['/k/ip-masq-agent'] }]
+  }
+  const answer = {
+    address: '169.254.1.1',
+    masquerade: true,
+    prefix: '0.0.0.0/0',
+    entries: [],
+    origin: 'no list covers it more closely',
+    instead: 'link-local destinations are left to the kernel',
+    refused: masquerade.refused
+  }
+  const { ask } = await start(t, { masqueradeTest: () => answer }, { masquerade })
+  const status = (await ask('status')).out
+  t.match(status, /refused as a whole/)
+  t.match(status, /only the defaults of ip-masq-agent apply/)
+  t.match(status, /\/k\/ip-masq-agent \(kube-system\/ip-masq-agent-x7k2p\): gone with its pod; what it said stays/)
+  t.match(status, /IPv6 is not masqueraded: no file names an IPv6 prefix/)
+  const policy = (await ask('snat', 'policy')).out
+  t.match(policy, /10\.0\.0\.0\/8 +keep the pod's address +\/k\/ip-masq-agent \(kube-system\/ip-masq-agent-x7k2p\)/)
+  t.match(policy, /refused as a whole/)
+  const metrics = (await ask('metrics')).out
+  t.match(metrics, /^hostroute_masquerade_refused 1$/m)
+  t.match(metrics, /^hostroute_masquerade_defaults_only 1$/m)
+  t.equal(
+    (await ask('snat', 'policy', 'test', '169.254.1.1')).out,
+    `169.254.1.1 is not decided by the policy: link-local destinations are left to the kernel.
+The policy itself says: masquerade, by 0.0.0.0/0, no list covers it more closely.
+the masquerade policy is refused as a whole: it has 20000 prefixes
+`
+  )
 })
 
 t.test('drops are explained, with what to do', async (t) => {
@@ -271,6 +322,7 @@ t.test('--json prints exactly what the API answers', async (t) => {
     [['neighbors'], '/v1/neighbours'],
     [['snat'], '/v1/flows?verdict=snat'],
     [['snat', 'policy'], '/v1/masquerade'],
+    [['snat', 'policy', 'test', '10.1.0.9'], '/v1/masquerade/test?address=10.1.0.9'],
     [['drops'], '/v1/drops'],
     [['verify'], '/v1/verify'],
     [['metrics'], '/v1/metrics']

@@ -111,7 +111,7 @@ t.test('help, versions, completion and the configuration reference need no daemo
   t.match(await run(['version', '--socket', '/nowhere']), { code: 0, out: /hostrouted does not answer/ })
   t.match((await run(['completion', 'bash'])).out, /complete .*-F _hostroute_yargs_completions hostroute/)
   t.match((await run(['completion', 'zsh'])).out, /#compdef hostroute/)
-  t.match((await run(['config'])).out, /masqueradeFiles: \[\/etc\/config\/ip-masq-agent\]/)
+  t.match((await run(['config'])).out, /masqueradeFiles: auto/)
   const path = join(mkdtempSync(join(tmpdir(), 'hr-check-')), 'config.yaml')
   writeFileSync(path, 'enable: true\n')
   t.match(await run(['config', '--check', path]), {

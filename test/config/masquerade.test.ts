@@ -1,6 +1,7 @@
 import t from 'tap'
 import { formatPrefix } from '../../src/address.js'
-import { type MasqueradeFile, mergeMasquerade, parseMasqueradeFile } from '../../src/config/masquerade.js'
+import { type MasqueradeFile, type MasqueradeOptions, mergeMasquerade } from '../../src/config/masquerade.js'
+import { parseMasqueradeFile, parseWhole } from '../../src/config/masquerade-text.js'
 import { ConfigError } from '../../src/config/problem.js'
 
 const path = '/etc/config/ip-masq-agent'
@@ -8,8 +9,14 @@ const read = (text: string, name = path) => parseMasqueradeFile(text, name)
 
 /** The policy as text: "-10.0.0.0/8" keeps the address, "+0.0.0.0/0" is masqueraded. */
 function policy(...texts: string[]): string[] {
-  const files = texts.map((text, index) => read(text, `/file${index}`))
-  return mergeMasquerade(files).wanted.map(({ prefix, masquerade }) => (masquerade ? '+' : '-') + formatPrefix(prefix))
+  return policyWith({}, ...texts)
+}
+
+function policyWith(some: Partial<MasqueradeOptions>, ...texts: string[]): string[] {
+  const options: MasqueradeOptions = { semantics: 'ip-masq-agent', masqueradeIPv6: 'auto', ...some }
+  const files = texts.map((text, index) => parseMasqueradeFile(text, `/file${index}`, options.semantics))
+  const { wanted } = mergeMasquerade(files, options)
+  return wanted.map(({ prefix, masquerade }) => (masquerade ? '+' : '-') + formatPrefix(prefix))
 }
 
 function problem(text: string): string {
@@ -22,16 +29,8 @@ function problem(text: string): string {
   }
 }
 
-const linkLocal = ['-169.254.0.0/16', '+::/0', '-fe80::/10']
-const standard = [
-  '+0.0.0.0/0',
-  '-10.0.0.0/8',
-  '-169.254.0.0/16',
-  '-172.16.0.0/12',
-  '-192.168.0.0/16',
-  '+::/0',
-  '-fe80::/10'
-]
+const linkLocal = ['-169.254.0.0/16', '-::/0']
+const standard = ['+0.0.0.0/0', '-10.0.0.0/8', '-169.254.0.0/16', '-172.16.0.0/12', '-192.168.0.0/16', '-::/0']
 const nothingExcluded = ['+0.0.0.0/0', ...linkLocal]
 
 t.test('[M1] no file, an empty file and a file without the key keep the defaults', async (t) => {
@@ -98,21 +97,10 @@ t.test('[M1] YAML 1.1 booleans', async (t) => {
   for (const word of ['false', 'no', 'off', 'n', 'null', ''])
     t.equal(read(`masqLinkLocal: ${word}`).masqLinkLocal, false, word)
   t.match(problem('masqLinkLocal: "true"'), /:1:16: masqLinkLocal: found "true"; true or false is needed/)
-  t.same(policy('masqLinkLocal: yes\nmasqLinkLocalIPv6: yes'), [
-    '+0.0.0.0/0',
-    '-10.0.0.0/8',
-    '-172.16.0.0/12',
-    '-192.168.0.0/16',
-    '+::/0'
-  ])
-  t.same(policy('masqLinkLocal: yes'), [
-    '+0.0.0.0/0',
-    '-10.0.0.0/8',
-    '-172.16.0.0/12',
-    '-192.168.0.0/16',
-    '+::/0',
-    '-fe80::/10'
-  ])
+  t.same(policy('masqLinkLocal: yes'), ['+0.0.0.0/0', '-10.0.0.0/8', '-172.16.0.0/12', '-192.168.0.0/16', '-::/0'])
+  const all = 'nonMasqueradeCIDRs: ["fd00::/8"]\nmasqLinkLocal: yes\n'
+  t.same(policy(all), ['+0.0.0.0/0', '+::/0', '-fd00::/8', '-fe80::/10'])
+  t.same(policy(`${all}masqLinkLocalIPv6: yes`), ['+0.0.0.0/0', '+::/0', '-fd00::/8'])
 })
 
 t.test('[M1] IPv6 prefixes', async (t) => {
@@ -184,7 +172,7 @@ t.test('[M3] several files: lists united, switches ORed, shortest interval, with
   const merged = mergeMasquerade(files)
   t.same(
     merged.wanted.map(({ prefix, masquerade }) => (masquerade ? '+' : '-') + formatPrefix(prefix)),
-    ['+0.0.0.0/0', '-10.1.0.0/16', '-10.2.0.0/16', '+::/0']
+    ['+0.0.0.0/0', '-10.1.0.0/16', '-10.2.0.0/16', '-::/0']
   )
   t.same(merged.from.get('0a020000/16'), ['/a', '/b'])
   t.same(merged.from.get('00000000/0'), ['default'])
@@ -193,20 +181,14 @@ t.test('[M3] several files: lists united, switches ORed, shortest interval, with
 })
 
 t.test('[M4] include list: alone only these, beside exclusions the longest prefix decides', async (t) => {
-  t.same(policy('masqueradeCIDRs: [203.0.113.0/24]'), [
-    '-0.0.0.0/0',
-    '-169.254.0.0/16',
-    '+203.0.113.0/24',
-    '-::/0',
-    '-fe80::/10'
-  ])
+  t.same(policy('masqueradeCIDRs: [203.0.113.0/24]'), ['-0.0.0.0/0', '-169.254.0.0/16', '+203.0.113.0/24', '-::/0'])
   t.same(policy('masqueradeCIDRs: [10.5.0.0/16]\nnonMasqueradeCIDRs: [10.0.0.0/8]'), [
     '+0.0.0.0/0',
     '-10.0.0.0/8',
     '+10.5.0.0/16',
     ...linkLocal
   ])
-  t.same(policy('masqueradeCIDRs: []'), ['-0.0.0.0/0', '-169.254.0.0/16', '-::/0', '-fe80::/10'], 'none of it')
+  t.same(policy('masqueradeCIDRs: []'), ['-0.0.0.0/0', '-169.254.0.0/16', '-::/0'], 'none of it')
   t.same(policy('masqueradeCIDRs: null'), standard, 'not given')
   t.match(
     problem('masqueradeCIDRs: [10.0.0.0/8]\nnonMasqueradeCIDRs: [10.0.0.0/8]'),
@@ -218,6 +200,145 @@ t.test('[M4] include list: alone only these, beside exclusions the longest prefi
   ])
   t.match(merged.warnings[0], /\/b: 10\.0\.0\.0\/8 is excluded from masquerading by \/a, which wins/)
   t.ok(merged.wanted.some(({ prefix, masquerade }) => prefix === '0a000000/8' && !masquerade))
+})
+
+t.test('[M1] IPv6 is masqueraded only if it is asked for, and never between pods by default', async (t) => {
+  t.same(policy(), standard, 'no file')
+  t.same(policy('nonMasqueradeCIDRs: [10.0.0.0/8]').at(-1), '-::/0', 'a file about IPv4')
+  t.same(policy('nonMasqueradeCIDRs: []').at(-1), '-::/0', 'also one that excludes nothing')
+  t.same(policy('masqLinkLocalIPv6: true').at(-1), '-::/0', 'masqLinkLocalIPv6 alone asks for nothing')
+  t.same(policy('nonMasqueradeCIDRs: ["fd00::/8"]').slice(-3), ['+::/0', '-fd00::/8', '-fe80::/10'])
+  t.same(
+    policy('nonMasqueradeCIDRs: [10.0.0.0/8]', 'nonMasqueradeCIDRs: ["2001:db8::/32"]').slice(-3),
+    ['+::/0', '-2001:db8::/32', '-fe80::/10'],
+    'one of several files is enough, and it alone says what is excluded'
+  )
+  const asked = { masqueradeIPv6: true }
+  t.same(policyWith(asked).slice(-3), ['+::/0', '-fc00::/7', '-fe80::/10'], 'by configuration, without a file')
+  t.same(policyWith(asked, 'nonMasqueradeCIDRs: [10.0.0.0/8]').slice(-3), ['+::/0', '-fc00::/7', '-fe80::/10'])
+  t.same(policyWith(asked, 'nonMasqueradeCIDRs: []').slice(-2), ['+::/0', '-fe80::/10'], 'everything is everything')
+  t.same(policyWith(asked, 'nonMasqueradeCIDRs: ["2001:db8::/32"]').slice(-3), [
+    '+::/0',
+    '-2001:db8::/32',
+    '-fe80::/10'
+  ])
+  t.same(policyWith(asked, 'masqueradeCIDRs: [203.0.113.0/24]').slice(-3), ['-::/0', '-fc00::/7', '-fe80::/10'])
+  t.same(
+    policy('nonMasqueradeCIDRs: [10.0.0.0/8]\nmasqueradeCIDRs: ["2001:db8::/32"]').slice(-3),
+    ['-::/0', '+2001:db8::/32', '-fe80::/10'],
+    'only what is included, where nothing of IPv6 is excluded'
+  )
+  const never = { masqueradeIPv6: false }
+  t.same(policyWith(never, 'nonMasqueradeCIDRs: ["fd00::/8"]'), ['+0.0.0.0/0', ...linkLocal])
+  const include = read('masqueradeCIDRs: ["2001:db8::/32"]')
+  const merged = mergeMasquerade([include], { semantics: 'ip-masq-agent', ...never })
+  t.match(merged.warnings[0], /2001:db8::\/32 in masqueradeCIDRs has no effect, because of snat\.masqueradeIPv6: false/)
+  t.same(merged.from.get(`${'0'.repeat(32)}/0`), ['snat.masqueradeIPv6'])
+  t.match(mergeMasquerade([include]).ipv6, { masqueraded: true, why: /ip-masq-agent names IPv6 prefixes/ })
+})
+
+t.test('[M1] the semantics of Cilium', async (t) => {
+  const cilium = (...texts: string[]) => policyWith({ semantics: 'cilium' }, ...texts)
+  const eleven = [
+    '10.0.0.0/8',
+    '100.64.0.0/10',
+    '169.254.0.0/16',
+    '172.16.0.0/12',
+    '192.0.0.0/24',
+    '192.0.2.0/24',
+    '192.88.99.0/24',
+    '192.168.0.0/16',
+    '198.18.0.0/15',
+    '198.51.100.0/24',
+    '203.0.113.0/24',
+    '240.0.0.0/4'
+  ].map((prefix) => `-${prefix}`)
+  t.same(cilium(), ['+0.0.0.0/0', ...eleven, '-::/0'], 'no file')
+  t.same(cilium(''), ['+0.0.0.0/0', ...eleven, '-::/0'], 'an empty file')
+  for (const text of ['\n', '# nothing', '{}', 'masqLinkLocal: false', 'nonMasqueradeCIDRs: []'])
+    t.same(cilium(text), nothingExcluded, JSON.stringify(text))
+  t.same(cilium('nonMasqueradeCIDRs: [10.1.2.3/16]'), ['+0.0.0.0/0', '-10.1.0.0/16', ...linkLocal], 'host bits')
+  const file = parseMasqueradeFile('nonMasqueradeCIDRs:\n- 10.1.2.3/16\n', path, 'cilium')
+  t.match(file.warnings, [/ip-masq-agent:2: nonMasqueradeCIDRs: 10\.1\.2\.3\/16 is not aligned .* 10\.1\.0\.0\/16/])
+  const many = Array.from({ length: 100 }, (_, i) => `10.${i}.0.0/16`).join(', ')
+  t.equal(cilium(`nonMasqueradeCIDRs: [${many}]\ncidrLimit: many\nresyncInterval: 1`).length, 103, 'no limit')
+  t.throws(() => parseMasqueradeFile('nonMasqueradeCIDRs: [null]', path, 'cilium'), /found ""; a prefix/)
+  t.same(
+    cilium('masqueradeCIDRs: [203.0.113.0/24]'),
+    ['-0.0.0.0/0', '-169.254.0.0/16', '+203.0.113.0/24', '-::/0'],
+    'an include list alone is no list of nothing'
+  )
+})
+
+t.test('[M2] a key that is given twice: which one counts is told', async (t) => {
+  const file = read(
+    'nonMasqueradeCIDRs: [10.1.0.0/16]\nNonMasqueradeCIDRs: []\nnonMasqueradeCIDRs: [10.2.0.0/16]\nfoo: 1\n'
+  )
+  t.same(file.exclude, ['0a020000/16'])
+  t.same(file.warnings.sort(), [
+    `${path}:1: nonMasqueradeCIDRs is given again in line 3, which counts`,
+    `${path}:2: NonMasqueradeCIDRs is given again in line 3, which counts`,
+    `${path}:4: unknown key foo is ignored`
+  ])
+})
+
+t.test('[M1] Windows line ends, a byte order mark, and the lines of entries', async (t) => {
+  const file = read('\ufeffnonMasqueradeCIDRs:\r\n  - 10.1.0.0/16\r\n  - fd00::/8\r\nmasqLinkLocal: true\r\n')
+  t.same(
+    [...file.lines()],
+    [
+      ['0a010000/16', 2],
+      [`fd${'0'.repeat(30)}/8`, 3]
+    ]
+  )
+  t.equal(file.masqLinkLocal, true)
+})
+
+t.test('[M5] long lists are read in another way, with the same result', async (t) => {
+  let seed = 11
+  const random = (below: number) => {
+    seed = (Math.imul(seed, 1103515245) + 12345) >>> 0
+    return (seed >>> 8) % below
+  }
+  const item = () => (random(50) ? `10.${random(256)}.${random(256)}.0/24` : `fd00:${random(9999)}::/32`)
+  const quote = (text: string) => ['', '"', "'"].map((mark) => mark + text + mark)[random(3)] ?? text
+  const odd = ['- # nothing', '- 10.1.2.3/8', '- 5', '# a comment', '- >-\n      10.9.0.0/16', '-', '']
+  const lists: ((items: string[]) => string)[] = [
+    (items) => `nonMasqueradeCIDRs:\n${items.map((each) => `  - ${quote(each)}\n`).join('')}`,
+    (items) => `nonMasqueradeCIDRs:\n${items.map((each) => `- ${each}\r\n`).join('')}`,
+    (items) => `other: |\n${items.map((each) => `  - ${each}\n`).join('')}nonMasqueradeCIDRs: [10.1.0.0/16]\n`,
+    (items) => `other:\n${items.map((each) => `  - ${each}\n`).join('')}masqLinkLocal: true\n`,
+    (items) => `{"nonMasqueradeCIDRs": ${JSON.stringify(items, null, random(2))}}`,
+    (items) =>
+      `masqueradeCIDRs: ${JSON.stringify(items)}\nnonMasqueradeCIDRs:\n${items.map((each) => `  - ${each}\n`).join('')}`,
+    (items) => `masqueradeCIDRs: &a\n${items.map((each) => `  - ${each}\n`).join('')}nonMasqueradeCIDRs: *a\n`,
+    (items) => items.map((each) => `  - ${each}\n`).join('')
+  ]
+  const outcome = (parse: () => MasqueradeFile) => {
+    try {
+      const { lines, ...file } = parse()
+      return { ...file, lines: [...lines()] }
+    } catch (error) {
+      return (error as Error).message
+    }
+  }
+  let accepted = 0
+  for (let run = 0; run < 300; run++) {
+    const items = Array.from({ length: 30 + random(60) }, item)
+    let text = `cidrLimit: ${random(4) ? 1000 : 40}\n`
+    const made = (lists[random(lists.length)] as (items: string[]) => string)(items)
+    text = made.startsWith('{') ? made.replace('{', '{"cidrLimit": 1000, ') : text + made
+    if (random(3) === 0) {
+      const all = text.split('\n')
+      all.splice(random(all.length), 0, `  ${odd[random(odd.length)]}`)
+      text = all.join('\n')
+    }
+    const quick = outcome(() => read(text))
+    if (typeof quick === 'object') accepted++
+    if (JSON.stringify(quick) !== JSON.stringify(outcome(() => parseWhole(text, path, 'ip-masq-agent'))))
+      t.fail(`different: ${text}`)
+  }
+  t.ok(accepted > 50 && accepted < 290, `${accepted} accepted`)
 })
 
 t.test('[M1] fuzz: whatever the bytes, the answer is a policy or a ConfigError with a line', async (t) => {

@@ -96,11 +96,28 @@ export function fakeStatus(change: Partial<Status> = {}): Status {
     lease: { duration: 600, renewed: ago(1), until: ago(-599) },
     masquerade: {
       enabled: true,
+      semantics: 'ip-masq-agent',
+      ipv6: { masqueraded: false, why: 'no file names an IPv6 prefix (snat.masqueradeIPv6: auto)' },
+      refused: null,
+      defaultsOnly: null,
+      warnings: [],
+      prefixes: 2,
+      excluded: 1,
       files: [
-        { path: '/etc/config/ip-masq-agent', present: true, read: ago(120), error: null, warnings: [] },
+        {
+          path: '/etc/config/ip-masq-agent',
+          pod: null,
+          present: true,
+          kept: false,
+          read: ago(120),
+          error: null,
+          warnings: []
+        },
         {
           path: '/etc/config/ip-masq-more',
+          pod: null,
           present: true,
+          kept: false,
           read: null,
           error: '/etc/config/ip-masq-more:3:3: nonMasqueradeCIDRs: found 5',
           warnings: []
@@ -238,6 +255,17 @@ export function fakeNode(change: Partial<NodeControl> = {}, status: () => Status
       return listeners.size
     },
     status,
+    masquerade: async () => (await (change.status ?? status)()).masquerade,
+    masqueradeTest: (address) =>
+      note(`masqueradeTest ${address}`, {
+        address,
+        masquerade: false,
+        prefix: '10.0.0.0/8',
+        entries: [{ path: '/etc/config/ip-masq-agent', pod: null, line: 2, key: 'nonMasqueradeCIDRs' }],
+        origin: null,
+        instead: null,
+        refused: null
+      }),
     pods: () => [pod, { ...pod, address: 'fd00::2', mac: null, ready: false }],
     routes: (filter) =>
       note(`routes ${JSON.stringify(filter)}`, {

@@ -107,7 +107,8 @@ async function outsidePath(t: Test, lab: Lab, pod: LabPod, family: 'v4' | 'v6'):
 }
 
 t.test('[F5] [F6] [S6] what is not for the fast path goes to the stack', async (t) => {
-  const lab = await servedLab(t, { pods: 1 }, { masquerade: { nonMasqueradeCIDRs: [] } })
+  const all = { masquerade: { nonMasqueradeCIDRs: [] }, config: { snat: { masqueradeIPv6: true } } }
+  const lab = await servedLab(t, { pods: 1 }, all)
   const node = lab.node(0)
   const pod = node.pod(0)
   const { address } = pod

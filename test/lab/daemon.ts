@@ -15,7 +15,7 @@ const DAEMON = fileURLToPath(new URL('../../src/daemon/main.js', import.meta.url
 const COMMAND = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url))
 
 export interface DaemonOptions {
-  /** Keys that replace the lab's defaults, or the whole file as text. */
+  /** Keys that replace the lab's defaults (in `snat` one by one), or the whole file as text. */
   config?: Record<string, unknown> | string
   /** Contents of the ip-masq-agent file. */
   masquerade?: Record<string, unknown>
@@ -160,7 +160,9 @@ export class Daemon {
   /** Replaces the configuration file; a running daemon reads it at its next start or reload. */
   writeConfig(config: Record<string, unknown> | string): void {
     // checks and guard look at the whole machine: tests that are about them say so
-    const defaults = { checks: 'off', guard: { mode: 'off' }, snat: { masqueradeFiles: [this.masqueradeFile] } }
-    writeFileSync(this.configFile, typeof config === 'string' ? config : stringify({ ...defaults, ...config }))
+    const defaults = { checks: 'off', guard: { mode: 'off' } }
+    if (typeof config === 'string') return writeFileSync(this.configFile, config)
+    const snat = { masqueradeFiles: [this.masqueradeFile], ...(config['snat'] as Record<string, unknown> | undefined) }
+    writeFileSync(this.configFile, stringify({ ...defaults, ...config, snat }))
   }
 }

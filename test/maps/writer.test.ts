@@ -4,7 +4,7 @@ import { STRUCTS } from '../../src/maps/layout.js'
 import { indexKey } from '../../src/maps/mirror.js'
 import { podSlotIndex } from '../../src/maps/pods.js'
 import { createWriter, type Writer } from '../../src/maps/writer.js'
-import { comparePlans, emptyPlan, type PlanChange } from '../../src/plan/change.js'
+import { comparePlans, type PlanChange } from '../../src/plan/change.js'
 import { defaultPlanOptions } from '../../src/plan/options.js'
 import { createPlanner, makePlan } from '../../src/plan/planner.js'
 import type { Plan } from '../../src/plan/types.js'
@@ -291,42 +291,50 @@ t.test('[S16] a pod keeps its id while it lives, and its address in another pod 
   })
 })
 
-t.test('[M5] the masquerade policy is switched by one write', async (t) => {
+t.test('[M5] the masquerade policy is switched by one write, without a plan', async (t) => {
   const object = fakeObject()
-  const writer = createWriter(object)
-  const plan = {
-    ...emptyPlan(),
-    masquerade: [
-      { prefix: key('0.0.0.0/0'), masquerade: true },
-      { prefix: key('10.0.0.0/8'), masquerade: false }
-    ]
-  }
-  writer.apply(plan, 'all')
+  const { masquerade } = createWriter(object)
+  const entry = (text: string, due: boolean) => ({ prefix: key(text), masquerade: due })
+  masquerade.write([entry('0.0.0.0/0', true), entry('10.0.0.0/8', false)])
   object.log.length = 0
-  const next = {
-    ...plan,
-    masquerade: [
-      { prefix: key('0.0.0.0/0'), masquerade: true },
-      { prefix: key('172.16.0.0/12'), masquerade: false }
-    ]
-  }
-  writer.apply(next, comparePlans(plan, next))
+  const next = [entry('0.0.0.0/0', true), entry('172.16.0.0/12', false)]
+  t.equal(masquerade.write(next), null)
   t.strictSame(
     object.log.map((write) => `${write.map} ${write.op}`),
     ['masquerade update', 'masquerade update', 'control control', 'masquerade delete', 'masquerade delete']
   )
   object.log.length = 0
-  writer.apply(next, 'all')
-  t.strictSame(object.log, [])
-  const crowded = {
-    ...next,
-    masquerade: Array.from({ length: 8192 }, (_, i) => ({
-      prefix: key(`10.${i >> 8}.${i & 255}.0/24`),
-      masquerade: false
-    }))
-  }
-  t.match(writer.apply(crowded, comparePlans(next, crowded)).warnings, [/8192 prefixes/])
+  t.equal(masquerade.write([...next].reverse()), null)
+  t.strictSame(object.log, [], 'the same policy is not written again')
+  const crowded = Array.from({ length: 8192 }, (_, i) => entry(`10.${i >> 8}.${i & 255}.0/24`, false))
+  t.match(masquerade.write(crowded), /it has 8192 prefixes, and 8190 fit into its map/)
   t.equal(object.log.length, 0, 'a policy that does not fit changes nothing')
+  const restarted = createWriter(object).masquerade
+  t.same(restarted.inForce(), next, 'a restart reads what is in force')
+  t.equal(restarted.write(next), null)
+  t.strictSame(object.log, [], 'and leaves it')
+})
+
+t.test('[M5] a write of the policy that fails half way leaves the old one, and nothing of the new', async (t) => {
+  const object = fakeObject()
+  const { masquerade } = createWriter(object)
+  const entries = (first: number) =>
+    Array.from({ length: 20 }, (_, i) => ({ prefix: key(`10.${first + i}.0.0/16`), masquerade: false }))
+  masquerade.write(entries(0))
+  const before = object.contents()
+  for (const code of ['ENOSPC', 'EIO']) {
+    let writes = 0
+    object.beforeWrite = ({ map, op }) => {
+      if (map === 'masquerade' && op === 'update' && ++writes > 7) throw nativeError(code, 'as the test wants')
+    }
+    if (code === 'EIO') t.throws(() => masquerade.write(entries(30)), { code })
+    else t.match(masquerade.write(entries(30)), /it has 20 prefixes, which do not fit into its map/)
+    object.beforeWrite = null
+    t.strictSame(object.contents(), before, code)
+    t.same(masquerade.inForce().length, 20)
+  }
+  t.equal(masquerade.write(entries(30)), null, 'later it is written')
+  t.ok(masquerade.inForce().some(({ prefix }) => prefix === key('10.49.0.0/16')))
 })
 
 t.test('[L1] a restart writes nothing when nothing changed, and keeps rows and ids when something did', async (t) => {

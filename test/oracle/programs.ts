@@ -36,14 +36,14 @@ const PROTOCOLS = { udp: 17, tcp: 6, icmp: 1 } as const
 const nexthopByMac = new Map(neighbours().map(({ mac, device, address }) => [mac, { device, address }]))
 
 const options: PlanOptions = {
-  ...defaultPlanOptions,
-  masquerade: [
-    { prefix: '00000000/0', masquerade: true },
-    { prefix: '0a000000/8', masquerade: false },
-    { prefix: `${'0'.repeat(32)}/0`, masquerade: true },
-    { prefix: `fc${'0'.repeat(30)}/7`, masquerade: false }
-  ]
+  ...defaultPlanOptions
 }
+const masquerade = [
+  { prefix: '00000000/0', masquerade: true },
+  { prefix: '0a000000/8', masquerade: false },
+  { prefix: `${'0'.repeat(32)}/0`, masquerade: true },
+  { prefix: `fc${'0'.repeat(30)}/7`, masquerade: false }
+]
 
 export class Programs {
   readonly #planner: Planner
@@ -88,7 +88,9 @@ export class Programs {
     control.setPortCount(PORTS)
     control.renewLease(null)
     control.switchOn(true)
-    return new Programs(object, createWriter(object), control, [], multipathUseNeigh)
+    const writer = createWriter(object)
+    writer.masquerade.write(masquerade)
+    return new Programs(object, writer, control, [], multipathUseNeigh)
   }
 
   async close(): Promise<void> {

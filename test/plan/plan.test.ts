@@ -370,11 +370,3 @@ t.test('configuration: a prefix left to the kernel, and a family switched off', 
     [[6], [6], [6]]
   )
 })
-
-t.test('[M5] the masquerade policy is sorted and has each prefix once', async (t) => {
-  const entry = (text: string, masquerade: boolean) => ({ prefix: key(text), masquerade })
-  const made = plan(plainNode(), {
-    masquerade: [entry('192.168.0.0/16', false), entry('0.0.0.0/0', true), entry('192.168.0.0/16', true)]
-  })
-  t.strictSame(made.masquerade, [entry('0.0.0.0/0', true), entry('192.168.0.0/16', true)])
-})

@@ -38,7 +38,9 @@ export async function makePods(): Promise<NodePods> {
     'addr add 192.168.100.1/24 dev eth0',
     'addr add fd00:168:100::1/64 dev eth0 nodad',
     `addr add ${outsideAddress.v4}/32 dev lo`,
-    `addr add ${outsideAddress.v6}/128 dev lo nodad`
+    `addr add ${outsideAddress.v6}/128 dev lo nodad`,
+    // without a file of ip-masq-agent IPv6 keeps the pod's address
+    'route add fd00:244:1::/64 via fd00:168:100::11 dev eth0'
   ])
   return { pods: [await makePod(1), await makePod(2)], outside, outsideAddress }
 }

@@ -1,0 +1,74 @@
+// What would be masqueraded, and whether ip-masq-agent's files are found.
+
+import type { Config } from '../config/config.js'
+import type { DefaultsOnly } from '../config/defaults-only.js'
+import type { MasqueradePolicy } from '../config/masquerade.js'
+import { watchMasquerade } from '../config/watch.js'
+import { type Finding, finding } from './report.js'
+
+export interface MasqueradeFacts {
+  policy: MasqueradePolicy
+  defaultsOnly: DefaultsOnly | null
+  /** Sentences with file and line. */
+  problems: string[]
+}
+
+/** As the daemon would read it now. */
+export function readMasquerade({ snat }: Config): MasqueradeFacts {
+  const problems: string[] = []
+  const watch = watchMasquerade({
+    patterns: snat.masqueradeFiles,
+    agent: snat.agent,
+    reading: { semantics: snat.semantics, masqueradeIPv6: snat.masqueradeIPv6 },
+    onChange: () => {},
+    onProblem: (text) => problems.push(text)
+  })
+  watch.close()
+  const { policy, defaultsOnly } = watch
+  return { policy, defaultsOnly, problems: problems.filter((text) => text !== defaultsOnly?.text) }
+}
+
+/** Never refuses: what is masqueraded is for the administrator to say. */
+export function judgeMasquerade({ policy, defaultsOnly, problems }: MasqueradeFacts, config: Config): Finding[] {
+  if (!config.snat.enabled) return []
+  const findings = problems.map((text) => finding('warning', 'masquerade', 'masquerade-file', `${text}.`))
+  if (defaultsOnly)
+    findings.push(
+      finding(
+        defaultsOnly.doubtful ? 'warning' : 'info',
+        'masquerade',
+        'masquerade-defaults',
+        sentence(defaultsOnly.text),
+        {
+          why: 'destinations that the agent excludes would be masqueraded, and the other way round'
+        }
+      )
+    )
+  const { length } = policy.wanted
+  if (length > config.limits.masquerade)
+    findings.push(
+      finding(
+        'warning',
+        'masquerade',
+        'masquerade-too-large',
+        `The masquerade policy has ${length} prefixes, limits.masquerade allows ${config.limits.masquerade}.`,
+        { why: 'it is refused as a whole; the defaults would apply', remedy: 'Raise limits.masquerade.' }
+      )
+    )
+  if (findings.length === 0) {
+    const files = policy.files.map(({ path }) => path).join(', ')
+    findings.push(
+      finding(
+        'pass',
+        'masquerade',
+        'masquerade-policy',
+        `Masquerading follows ${files || 'the defaults of ip-masq-agent'}; IPv6 is ${policy.ipv6.masqueraded ? '' : 'not '}masqueraded.`
+      )
+    )
+  }
+  return findings
+}
+
+function sentence(text: string): string {
+  return `${text.slice(0, 1).toUpperCase()}${text.slice(1)}.`
+}

@@ -1,0 +1,44 @@
+// What the check says about ip-masq-agent's files.
+
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { judgeMasquerade, readMasquerade } from '../../src/check/masquerade.js'
+import { parseConfig } from '../../src/config/config.js'
+import { Kubelet, upstream } from '../config/kubelet.js'
+
+function judge(t: Test, text: string | null, config = '', kubelet?: Kubelet) {
+  const directory = mkdtempSync(join(tmpdir(), 'hr-check-'))
+  t.teardown(() => rmSync(directory, { recursive: true }))
+  const path = join(directory, 'ip-masq-agent')
+  if (text !== null) writeFileSync(path, text)
+  const parsed = parseConfig(`snat: {masqueradeFiles: [${path}]}\n${config}`, 'config.yaml')
+  if (kubelet) parsed.snat.agent = { ...kubelet.settings, namespaces: [...kubelet.settings.namespaces] }
+  return judgeMasquerade(readMasquerade(parsed), parsed)
+}
+
+t.test('[M1] [M2] [M3] the files: in order, not valid, too many prefixes, none beside an agent', async (t) => {
+  t.match(judge(t, 'nonMasqueradeCIDRs: ["fd00::/8"]'), [
+    { outcome: 'pass', what: /^Masquerading follows .*ip-masq-agent; IPv6 is masqueraded\.$/ }
+  ])
+  t.match(judge(t, null), [
+    { outcome: 'pass', what: 'Masquerading follows the defaults of ip-masq-agent; IPv6 is not masqueraded.' }
+  ])
+  t.match(judge(t, 'nonMasqueradeCIDRs:\n- 10.1.2.3/8'), [
+    { outcome: 'warning', code: 'masquerade-file', what: /ip-masq-agent:2:3: nonMasqueradeCIDRs: 10\.1\.2\.3\/8/ }
+  ])
+  const many = Array.from({ length: 300 }, (_, i) => `10.${i >> 8}.${i & 255}.0/24`).join(', ')
+  t.match(judge(t, `nonMasqueradeCIDRs: [${many}]\ncidrLimit: 999`, 'limits: {masquerade: 256}'), [
+    { outcome: 'warning', code: 'masquerade-too-large', what: /has 303 prefixes, limits\.masquerade allows 256/ }
+  ])
+  const kubelet = new Kubelet(t)
+  kubelet.pod('u1', 'ip-masq-agent-x7k2p', upstream, { 'ip-masq-agent': 'nonMasqueradeCIDRs: []' })
+  t.match(judge(t, null, '', kubelet), [
+    {
+      outcome: 'warning',
+      code: 'masquerade-defaults',
+      what: /^Only the defaults .* kube-system\/ip-masq-agent-x7k2p has /
+    }
+  ])
+})
