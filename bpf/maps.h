@@ -95,7 +95,7 @@ struct {
 /* daemon writes a whole new epoch, then switches; read for new flows */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-	__uint(max_entries, 8192);
+	__uint(max_entries, 32768); /* * */
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct masquerade_key);
 	__type(value, struct masquerade);
