@@ -100,6 +100,11 @@ interface Looked {
   files: Map<string, { place: Place; contents: Contents }>
 }
 
+/** A sentence about a file that is not valid; kept: what it said before holds. */
+export function notInForce(error: string, kept: boolean): string {
+  return `${error}; ${kept ? 'its last good contents stay in force' : 'nothing of it is in force'}`
+}
+
 const largest = 1024 * 1024
 export const defaultAgent: AgentSettings = {
   namespaces: ['kube-system'],
@@ -240,8 +245,7 @@ class Watch implements MasqueradeWatch {
       known.read = new Date()
     } catch (error) {
       known.error = (error as Error).message
-      const kept = known.good ? 'its last good contents stay in force' : 'nothing of it is in force'
-      this.options.onProblem(`${known.error}; ${kept}`)
+      this.options.onProblem(notInForce(known.error, known.good !== null))
     }
   }
 

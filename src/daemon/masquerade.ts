@@ -12,8 +12,8 @@
 import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import type { Config } from '../config/config.js'
-import { type MasqueradeOptions, type MasqueradePolicy, mergeMasquerade } from '../config/masquerade.js'
-import { type MasqueradeWatch, watchMasquerade } from '../config/watch.js'
+import { type MasqueradeOptions, type MasqueradePolicy, mergeMasquerade, samePolicy } from '../config/masquerade.js'
+import { type MasqueradeWatch, notInForce, watchMasquerade } from '../config/watch.js'
 import type { Logger } from '../log.js'
 import type { Writer } from '../maps/writer.js'
 import type { Address } from '../state/types.js'
@@ -46,6 +46,8 @@ export class Masquerade {
   refused: string | null = null
   watch: MasqueradeWatch
   private map: PolicyMap | null = null
+  /** Logged as the one in force. */
+  private told: MasqueradePolicy | null = null
   private rows: { of: MasqueradePolicy; byPrefix: Map<string, boolean> } | null = null
 
   constructor(
@@ -102,6 +104,14 @@ export class Masquerade {
     }
   }
 
+  /** What the files say and is not in force: sentences. */
+  get problems(): string[] {
+    const files = this.watch.files.flatMap(({ error, read }) =>
+      error === null ? [] : [notInForce(error, read !== null)]
+    )
+    return this.refused === null ? files : [...files, this.refused]
+  }
+
   close(): void {
     this.watch.close()
   }
@@ -146,10 +156,11 @@ export class Masquerade {
   private accept(): void {
     const { policy } = this.watch
     const { wanted } = policy
-    if (this.policy !== policy)
+    if (this.told === null || !samePolicy(this.told, policy))
       this.hooks.log.info(
         `the masquerade policy has ${wanted.length} prefixes, ${policy.defaultsOnly ? 'the defaults' : `from ${policy.files.map(({ path }) => path).join(', ')}`}`
       )
+    this.told = policy
     this.policy = policy
     this.refused = null
   }

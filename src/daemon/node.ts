@@ -466,8 +466,7 @@ export class Node {
     this.log.info(
       `configuration read again${restartNeeded.length > 0 ? `; only a restart brings ${restartNeeded.join(', ')} into force` : ''}`
     )
-    const { refused } = this.masquerade
-    return { ok: true, problems: refused === null ? [] : [refused], restartNeeded }
+    return { ok: true, problems: this.masquerade.problems, restartNeeded }
   }
 
   /** As configured: detached, or the pinned datapath left to forward. */

@@ -158,6 +158,13 @@ t.test('[M2] a file that is not valid when the daemon starts: what the map has s
   daemon.writeMasquerade({ nonMasqueradeCIDRs: ['10.0.0.0/8'] })
   await until('enabled', async () => (await status(node)).mode === 'enabled', 10_000)
   t.equal(await isMasqueraded(node), true)
+  daemon.writeMasquerade({ nonMasqueradeCIDRs: ['203.0.113.1/24'] })
+  const stays = /203\.0\.113\.1\/24.*; its last good contents stay in force/
+  t.match((await node.hostroute(['reload'])).stdout, stays, 'reload does not claim that the file is in force')
+  const told = () => daemon.log.split('the masquerade policy has').length
+  const before = told()
+  t.match((await node.hostroute(['reload'])).stdout, stays, 'nor the second time')
+  t.equal(told(), before, 'a policy that has not changed is not told again')
 })
 
 t.test('[M1] IPv6 keeps the pod’s address until it is asked for', async (t) => {
