@@ -8,52 +8,54 @@
 #ifndef HOSTROUTE_EXPIRE_H
 #define HOSTROUTE_EXPIRE_H
 
-#define STREAM_SECONDS 2
-
 struct bpf_map;
 
-/* UDP that is still in use some time after its first packet, as in conntrack (nf_conntrack_proto_udp.c): no mere
- * question. */
-static __always_inline bool is_stream(const struct flow *flow, const struct reverse *reverse)
-{
-	const __u32 least = STREAM_SECONDS * control.jiffies_per_second;
+/* What loses nothing by its end stays for so long at most: connections that are over, of all kinds but SNATed ones
+ * (those only if room is short); and flows that are decided again. */
+#define CLOSED_SECONDS 10
+#define DIRECT_SECONDS 300
 
-	if (reverse && !reverse->replied)
-		return false;
-	return flow->seen - flow->created > least || (reverse && reverse->seen - flow->created > least);
+static __always_inline bool is_established(const struct flow *flow, const struct reverse *reverse)
+{
+	if (flow->verdict == FLOW_SNAT)
+		return (flow->tcp & SEEN_ACK) && reverse && reverse->replied;
+	if (flow->verdict == FLOW_INBOUND)
+		/* the opener's ACK may have taken another way; no half-open connection is that old */
+		return (flow->tcp & SEEN_REMOTE_ACK) ||
+		       ((flow->tcp & SEEN_ACK) && flow->seen - flow->created > control.timeout[TIMEOUT_TCP_OPENING]);
+	return flow->tcp & SEEN_ACK;
+}
+
+static __always_inline __u32 at_most(__u32 timeout, __u32 seconds)
+{
+	const __u32 most = seconds * control.jiffies_per_second;
+
+	return timeout < most ? timeout : most;
+}
+
+static __always_inline __u32 tcp_timeout(const struct flow *flow, const struct reverse *reverse, __u32 pressure)
+{
+	__u32 timeout;
+
+	if (is_closed(flow)) {
+		timeout = control.timeout[TIMEOUT_TCP_CLOSING];
+		return flow->verdict != FLOW_SNAT || pressure ? at_most(timeout, CLOSED_SECONDS) : timeout;
+	}
+	if (!is_established(flow, reverse))
+		return control.timeout[TIMEOUT_TCP_OPENING] >> !!pressure;
+	timeout = control.timeout[TIMEOUT_TCP_ESTABLISHED];
+	return flow->verdict == FLOW_DIRECT ? at_most(timeout, DIRECT_SECONDS) : timeout;
 }
 
 static __always_inline __u32 timeout_of(const struct flow *flow, const struct reverse *reverse, __u8 protocol,
 					__u32 pressure)
 {
-	bool closed, answered;
-	__u32 row;
-
-	if (protocol == IPPROTO_TCP) {
-		closed = (flow->tcp & SEEN_RST) || (reverse && (reverse->tcp & SEEN_RST)) ||
-			 ((flow->tcp & SEEN_FIN) && (!reverse || (reverse->tcp & SEEN_FIN)));
-		answered = (flow->tcp & SEEN_ACK) && (!reverse || reverse->replied);
-		/* inbound, SYN-ACK sent, then only the remote spoke, or nobody: kept unless it is a flood */
-		if (flow->verdict == FLOW_INBOUND && (flow->tcp & SEEN_SYN) && !pressure)
-			answered = true;
-		row = closed ? TIMEOUT_TCP_CLOSING : answered ? TIMEOUT_TCP_ESTABLISHED : TIMEOUT_TCP_OPENING;
-	} else if (protocol == IPPROTO_UDP) {
-		row = is_stream(flow, reverse) ? TIMEOUT_UDP_REPLIED : TIMEOUT_UDP_ONE_WAY;
-	} else {
+	if (protocol == IPPROTO_TCP)
+		return tcp_timeout(flow, reverse, pressure);
+	if (protocol != IPPROTO_UDP)
 		return control.timeout[TIMEOUT_ICMP];
-	}
-	if (pressure && (row == TIMEOUT_TCP_OPENING || row == TIMEOUT_UDP_ONE_WAY))
-		return control.timeout[row] / 2;
-	return control.timeout[row];
-}
-
-static __always_inline bool is_idle(const struct flow *flow, const struct reverse *reverse, __u32 now, __u32 timeout)
-{
-	__u32 idle = now - flow->seen;
-
-	if (reverse && reverse->replied && now - reverse->seen < idle)
-		idle = now - reverse->seen;
-	return idle > timeout;
+	return is_stream(flow, reverse) ? control.timeout[TIMEOUT_UDP_REPLIED] :
+					  control.timeout[TIMEOUT_UDP_ONE_WAY] >> !!pressure;
 }
 
 static __always_inline long judge_flow(const union tuple *tuple, struct flow *flow, __u8 protocol,
@@ -66,7 +68,7 @@ static __always_inline long judge_flow(const union tuple *tuple, struct flow *fl
 		tuple_of_nat(&key, tuple, flow, six);
 		reverse = reverse_of(&key, six);
 	}
-	if (!is_idle(flow, reverse, args->jiffies, timeout_of(flow, reverse, protocol, args->pressure))) {
+	if (idle_of(flow, reverse, args->jiffies) <= timeout_of(flow, reverse, protocol, args->pressure)) {
 		keep_alive(&flow->life);
 		if (reverse)
 			keep_alive(&reverse->life);
@@ -91,7 +93,7 @@ static __always_inline long judge_flow(const union tuple *tuple, struct flow *fl
 	}
 	if (reverse)
 		delete_reverse(&key, six);
-	delete_flow(tuple, six);
+	delete_flow(tuple, flow->pod_id, six);
 	args->deleted++;
 	return 0;
 keep:
@@ -117,6 +119,16 @@ static long judge_flow6(struct bpf_map *map, struct tuple6 *key, struct flow *fl
 	return judge_flow(&tuple, flow, key->protocol, args, true);
 }
 
+/* See struct shared_pod. */
+static long count_down(__u32 row, void *nothing)
+{
+	volatile struct shared_pod *shared = &control.shared[row & (DEVICE_SLOTS - 1)];
+
+	if (shared->opening)
+		shared->opening--;
+	return 0;
+}
+
 SEC("syscall")
 int expire(struct expire_args *context)
 {
@@ -124,6 +136,8 @@ int expire(struct expire_args *context)
 
 	args.jiffies = bpf_jiffies64();
 	args.time = bpf_ktime_get_ns();
+	if (args.family == 4)
+		bpf_loop(DEVICE_SLOTS, count_down, NULL, 0);
 	/*
 	 * The empty asm statements differ, so the compiler cannot merge the two
 	 * calls into one: Linux 6.1 refuses a call that sees two maps.

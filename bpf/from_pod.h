@@ -68,7 +68,34 @@ static __always_inline bool is_answered(struct packet *p, struct flow *flow, boo
 	return reverse && reverse->replied;
 }
 
-/* The flow's next hop; looked up again only after the routes have changed. NULL: of one that is not remembered. */
+#define MOVED (-2)
+
+/*
+ * The flow's address was chosen for another uplink, or the node has it no
+ * longer, as when the kernel's MASQUERADE ends a mapping (nf_nat_masquerade.c).
+ */
+static __always_inline bool has_moved(const struct flow *flow, __u32 index, bool six)
+{
+	struct nexthop *nexthop = nexthop_at(index);
+	union route_key key;
+	struct address nat;
+	struct route *route;
+
+	if (flow->verdict != FLOW_SNAT || !nexthop)
+		return false;
+	if (nexthop->ifindex != flow->ifindex)
+		return true;
+	__builtin_memcpy(&nat, flow->nat_address, 16);
+	if (six ? same_address(&nat, nexthop->snat6) : PLAIN(nat) == nexthop->snat4)
+		return false;
+	route = route_to(&nat, &key, six);
+	return !route || route->action != ROUTE_STACK || route->reason != REASON_LOCAL;
+}
+
+/*
+ * The flow's next hop; looked up again only after the routes have changed. MOVED: its
+ * translation is of no use any more. NULL: of one that is not remembered.
+ */
 static __always_inline int nexthop_of_flow(struct packet *p, struct flow *flow, __u32 *index, bool six)
 {
 	__u32 generation = control.route_generation;
@@ -84,6 +111,8 @@ static __always_inline int nexthop_of_flow(struct packet *p, struct flow *flow, 
 	}
 	/* to an address that rules translate since the flow began, it stays what it is, as in conntrack */
 	reason = choose_nexthop(p, six, route, is_answered(p, flow, six), index);
+	if (reason == GO_ON && has_moved(flow, *index, six))
+		return MOVED;
 	if (reason == GO_ON && !p->trace)
 		flow->route = (__u64)generation << 32 | *index;
 	return reason;
@@ -101,20 +130,17 @@ static __attribute__((noinline)) int nexthop_of_flow6(struct packet *p, struct f
 }
 
 /*
- * A connection that is opened anew over an entry that says something old. The
- * remote's FIN or RST counts too: it stands in the reverse entry.
+ * A connection that is opened anew over an entry that says something old.
  */
 static __always_inline bool outdated(const struct packet *p, const union tuple *tuple, const struct flow *flow,
 				     bool six)
 {
-	struct reverse *reverse;
 	union tuple key;
 
-	if (flow->verdict != FLOW_SNAT)
+	if (flow->verdict != FLOW_SNAT || (flow->tcp & (SEEN_FIN | SEEN_REMOTE_FIN | SEEN_RESET)))
 		return true;
 	tuple_of_nat(&key, tuple, flow, six);
-	reverse = reverse_of(&key, six);
-	return !reverse || ((flow->tcp | reverse->tcp) & (SEEN_FIN | SEEN_RST));
+	return !reverse_of(&key, six);
 }
 
 /* Off the hot path, and it needs stack. */
@@ -309,6 +335,17 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 	     (opens(p) && (six ? outdated6(p, &tuple, flow) : outdated4(p, &tuple, flow)))) &&
 	    replace(p, &tuple, flow, six))
 		flow = NULL;
+	if (flow) {
+		reason = six ? nexthop_of_flow6(p, flow, &index) : nexthop_of_flow4(p, flow, &index);
+		if (reason == MOVED && replace(p, &tuple, flow, six)) {
+			if (!p->trace)
+				count_moved();
+			flow = NULL;
+		} else if (reason != GO_ON) {
+			join(p, flow, six);
+			return reason == MOVED ? REASON_DROP_FLOWS : reason;
+		}
+	}
 	if (!flow) {
 		reason = six ? judge_unknown6(p, &tuple, &index) : judge_unknown4(p, &tuple, &index);
 		if (reason == GO_ON)
@@ -316,13 +353,13 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 		if (reason != GO_ON)
 			return reason;
 		flow = p->trace ? &p->trace->flow : flow_of(&tuple, six);
+		/* another CPU may have been first, and know another way */
+		if (flow)
+			index = flow->route;
 	}
-	/* none: a plain route and a full table, so it is forwarded, not remembered */
-	if (flow && !join(p, flow))
+	/* none: a plain route and no room, so it is forwarded, not remembered */
+	if (flow && !join(p, flow, six))
 		return REASON_DROP_FLOWS;
-	reason = six ? nexthop_of_flow6(p, flow, &index) : nexthop_of_flow4(p, flow, &index);
-	if (reason != GO_ON)
-		return reason;
 	nexthop = nexthop_at(index);
 	if (!nexthop)
 		return REASON_ROUTE;

@@ -64,6 +64,12 @@ static __always_inline bool may_be_another(struct packet *p, const union tuple *
 	return six ? port_is_remembered6(&tuple->six, flow->pod_id) : port_is_remembered4(&tuple->four, flow->pod_id);
 }
 
+/* Else its answers are judged as new, and find the same. No room: they are masqueraded. */
+static __always_inline bool needs_entry(struct packet *p, const struct pod *pod, bool six)
+{
+	return (is_echo(p, six) || masquerade_due(&p->source)) && has_room(pod->id, FLOW_INBOUND, six);
+}
+
 /*
  * A packet for a pod that was not SNATed: whose its flow is, and that it was
  * opened from outside, so that its answers keep the pod's address whatever the
@@ -74,31 +80,35 @@ static __always_inline int note_inbound(struct packet *p, struct pod *pod, bool 
 	union tuple tuple;
 	struct flow *flow;
 	bool opening = opens(p), middle = is_mid_flow(p);
+	bool asked =
+		is_translating() && (six || may_answer_stacks(PLAIN(p->source), PLAIN(p->destination), pod->ifindex));
 	int reason;
 
-	if (middle && (p->tcp & (SEEN_SYN | SEEN_ACK)) != (SEEN_SYN | SEEN_ACK) &&
-	    (!is_translating() || (!six && !may_answer_stacks(PLAIN(p->source), PLAIN(p->destination), pod->ifindex))))
+	/* of plain TCP only what says how the connection is */
+	if (middle && !asked && !(p->tcp & (SEEN_SYN | SEEN_FIN | SEEN_RST)) && !awaits_opener(pod->ifindex))
 		return GO_ON;
 	tuple_in(&tuple, p, six);
 	flow = flow_of(&tuple, six);
+	if (middle && !asked && !(p->tcp & SEEN_SYN) && !flow)
+		return GO_ON;
 	if (flow && flow->pod_id == pod->id && may_be_another(p, &tuple, flow, six) &&
 	    ask_about(p->skb, &tuple, false, six) == CONNTRACK_TRANSLATES) {
 		if (!p->trace) {
 			raise_translating();
 			remember_owner(&tuple, pod->id, REASON_TRANSLATED_FLOW, six);
 			if (claim(&flow->life))
-				delete_flow(&tuple, six);
+				delete_flow(&tuple, flow->pod_id, six);
 		}
 		return REASON_TRANSLATED_FLOW;
 	}
 	if (flow && flow->pod_id == pod->id && usable(p, &flow->life)) {
 		/* nor does a SYN from outside end a live SNATed flow */
-		if (!opening || flow->verdict == FLOW_INBOUND ||
-		    (flow->verdict == FLOW_SNAT && !(flow->tcp & (SEEN_FIN | SEEN_RST)))) {
-			if (!p->trace)
-				touch(flow, 0);
-			else
-				trace_flow(p, flow, TRACE_FLOW, 0);
+		if (!opening || (flow->verdict == FLOW_INBOUND && !is_closed(flow)) ||
+		    (flow->verdict == FLOW_SNAT && !(flow->tcp & (SEEN_FIN | SEEN_REMOTE_FIN | SEEN_RESET)))) {
+			if (p->trace)
+				return trace_flow(p, flow, TRACE_FLOW, GO_ON);
+			note_remote(p, flow, six);
+			touch(flow, 0);
 			return GO_ON;
 		}
 	} else if (!opening || owner_of(&tuple, six)) {
@@ -131,7 +141,7 @@ static __always_inline int note_inbound(struct packet *p, struct pod *pod, bool 
 			remember_owner(&tuple, pod->id, 0, six);
 		return GO_ON;
 	}
-	if (!flow || replace(p, &tuple, flow, six)) {
+	if ((!flow || replace(p, &tuple, flow, six)) && needs_entry(p, pod, six)) {
 		struct new_entries *new = bpf_map_lookup_elem(&new_entries, &(__u32){ 0 });
 
 		if (!new)
@@ -144,7 +154,7 @@ static __always_inline int note_inbound(struct packet *p, struct pod *pod, bool 
 			return trace_flow(p, flow, TRACE_FLOW_NEW, GO_ON);
 		/* generation 0 is never current: the answer looks its route up */
 		flow->seen = flow->created = bpf_jiffies64();
-		insert_flow(&tuple, flow, six); /* full: answers are judged as new */
+		insert_flow(&tuple, flow, six);
 	}
 	return GO_ON;
 }
@@ -181,9 +191,46 @@ static __always_inline int owner_of_inbound(struct packet *p, struct pod *pod, b
 	return GO_ON;
 }
 
+/* The remote's end of a SNATed connection: it counts in the flow's entry. */
+static __always_inline void note_end(struct packet *p, const union tuple *answered, const struct reverse *reverse,
+				     bool six)
+{
+	union tuple tuple = *answered;
+	struct flow *flow;
+
+	if (six) {
+		__builtin_memcpy(tuple.six.local, reverse->pod, 16);
+		tuple.six.local_port = reverse->pod_port;
+	} else {
+		tuple.four.local = *(__be32 *)(reverse->pod + 12);
+		tuple.four.local_port = reverse->pod_port;
+	}
+	flow = flow_of(&tuple, six);
+	if (flow && flow->pod_id == reverse->pod_id)
+		note_remote(p, flow, six);
+}
+
+static __attribute__((noinline)) int note_end4(struct packet *p, const union tuple *answered,
+					       const struct reverse *reverse)
+{
+	if (p && answered && reverse)
+		note_end(p, answered, reverse, false);
+	return 0;
+}
+
+static __attribute__((noinline)) int note_end6(struct packet *p, const union tuple *answered,
+					       const struct reverse *reverse)
+{
+	if (p && answered && reverse)
+		note_end(p, answered, reverse, true);
+	return 0;
+}
+
 static __always_inline void note_answer(struct reverse *reverse, __u8 tcp)
 {
 	__u32 now = bpf_jiffies64();
+
+	tcp &= SEEN_SYN | SEEN_ACK;
 
 	if (reverse->seen != now)
 		reverse->seen = now;
@@ -215,10 +262,17 @@ static __always_inline int find_answered(struct packet *p, struct pod **found, s
 	pod = pod_of(&new->address, six);
 	if (!pod || pod->id != reverse->pod_id)
 		return REASON_NODE;
-	if (p->trace)
+	if (p->trace) {
 		p->trace->stages |= TRACE_ASKED_REVERSE | TRACE_REVERSE;
-	else
+	} else {
+		if (p->tcp & (SEEN_FIN | SEEN_RST)) {
+			if (six)
+				note_end6(p, &tuple, reverse);
+			else
+				note_end4(p, &tuple, reverse);
+		}
 		note_answer(reverse, p->tcp);
+	}
 	new->what = NAT_DESTINATION;
 	new->port = reverse->pod_port;
 	*found = pod;

@@ -42,6 +42,7 @@
 #include "kernel_route.h"
 #include "pods.h"
 #include "route.h"
+#include "account.h"
 #include "flow.h"
 #include "owner.h"
 #include "snat.h"

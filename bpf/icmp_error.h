@@ -15,6 +15,7 @@ struct inner {
 	__u32 l4; /* offset of its transport header */
 	__u8 protocol;
 	__u8 local_is_source;
+	__u8 is_request; /* echo */
 	struct address source;
 	struct address destination;
 	__be16 source_port; /* echo: identifier in both */
@@ -85,6 +86,7 @@ static __always_inline int parse_inner(struct __sk_buff *skb, const struct facts
 	case IPPROTO_ICMP:
 	case IPPROTO_ICMPV6:
 		inner->source_port = inner->destination_port = ports[2];
+		inner->is_request = *(const __u8 *)ports == (six ? ICMPV6_ECHO_REQUEST : ICMP_ECHO);
 		return GO_ON;
 	}
 	return REASON_PROTOCOL;
@@ -93,13 +95,14 @@ static __always_inline int parse_inner(struct __sk_buff *skb, const struct facts
 static __always_inline void tuple_of_inner(union tuple *tuple, const struct inner *inner, bool six)
 {
 	bool echo = inner->protocol == IPPROTO_ICMP || inner->protocol == IPPROTO_ICMPV6;
+	__be16 port = echo_port(inner->is_request != inner->local_is_source);
 
 	if (inner->local_is_source)
 		make_tuple(tuple, &inner->source, &inner->destination, inner->source_port,
-			   echo ? 0 : inner->destination_port, inner->protocol, six);
+			   echo ? port : inner->destination_port, inner->protocol, six);
 	else
 		make_tuple(tuple, &inner->destination, &inner->source, inner->destination_port,
-			   echo ? 0 : inner->source_port, inner->protocol, six);
+			   echo ? port : inner->source_port, inner->protocol, six);
 }
 
 /* GO_ON: error_scratch has a packet whose flow can be looked up. Global: see owner.h. */

@@ -106,7 +106,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_PORTS);
 	__type(key, __u32);
-	__type(value, __u16); /* host order */
+	__type(value, struct snat_port);
 } snat_ports SEC(".maps");
 
 /*
@@ -144,6 +144,21 @@ struct {
 	__type(key, struct tuple6);
 	__type(value, struct reverse);
 } reverse6 SEC(".maps");
+
+/* The programs write, the daemon reads, and writes what it has put into flows* itself */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, ACCOUNT_SLOTS);
+	__type(key, __u32);
+	__type(value, struct account);
+} accounts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct usage);
+} usage SEC(".maps");
 
 /*
  * The programs write and read; the daemon writes what conntrack translates

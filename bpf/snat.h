@@ -9,7 +9,7 @@
 #ifndef HOSTROUTE_SNAT_H
 #define HOSTROUTE_SNAT_H
 
-#define PORT_TRIES 64
+#define PORT_TRIES 128
 
 /*
  * Entries in the making. Not on the stack: from 512 bytes for all calls in a
@@ -18,10 +18,11 @@
 struct new_entries {
 	struct flow flow;
 	struct reverse reverse;
-	union tuple tuple; /* of `reverse`; after a successful search tuple.local_port is taken */
-	__u32 next;        /* row of snat_ports */
+	union tuple tuple;    /* of `reverse`; after a successful search tuple.local_port is taken */
+	__u32 next;           /* row of snat_ports */
 	__u32 step;
-	__be16 own;        /* the pod's port, as long as it has to be tried; else 0 */
+	__be16 own;           /* the pod's port, as long as it has to be tried; else 0 */
+	union tuple finished; /* of the flow that has the port: see recycle() */
 };
 
 /* The programs write and read */
@@ -86,6 +87,61 @@ __attribute__((noinline)) int node_uses6(struct __sk_buff *skb, const struct tup
 	       (is_translating() && ask_about6(skb, tuple, false) != CONNTRACK_NONE);
 }
 
+/*
+ * Nobody will miss it: a connection that both sides have closed, or a question
+ * that was answered. As the kernel does where ports are scarce (nf_nat_core.c,
+ * nf_nat_used_tuple_harder).
+ */
+static __always_inline bool is_finished(const struct flow *flow, const struct reverse *reverse, __u8 protocol)
+{
+	if (!reverse->replied || idle_of(flow, reverse, bpf_jiffies64()) <= control.jiffies_per_second)
+		return false;
+	return protocol == IPPROTO_TCP ? is_closed(flow) : !is_stream(flow, reverse);
+}
+
+/* Ends the flow that has the port in new->tuple, if it is_finished(). true: the port is free. */
+static __always_inline int recycle(struct new_entries *new, bool six)
+{
+	struct reverse *reverse = reverse_of(&new->tuple, six);
+	union tuple *tuple = &new->finished;
+	struct flow *flow;
+
+	if (!reverse)
+		return true;
+	*tuple = new->tuple;
+	if (six) {
+		__builtin_memcpy(tuple->six.local, reverse->pod, 16);
+		tuple->six.local_port = reverse->pod_port;
+	} else {
+		tuple->four.local = *(__be32 *)(reverse->pod + 12);
+		tuple->four.local_port = reverse->pod_port;
+	}
+	flow = flow_of(tuple, six);
+	if (!flow || flow->verdict != FLOW_SNAT ||
+	    flow->nat_port != (six ? new->tuple.six.local_port : new->tuple.four.local_port) ||
+	    !is_finished(flow, reverse, six ? tuple->six.protocol : tuple->four.protocol) || !claim(&flow->life))
+		return false;
+	delete_reverse(&new->tuple, six);
+	delete_flow(tuple, flow->pod_id, six);
+	return true;
+}
+
+static __attribute__((noinline)) int recycle4(struct new_entries *new)
+{
+	return new && recycle(new, false);
+}
+
+static __attribute__((noinline)) int recycle6(struct new_entries *new)
+{
+	return new && recycle(new, true);
+}
+
+static __always_inline int take(struct new_entries *new, bool six)
+{
+	return six ? bpf_map_update_elem(&reverse6, &new->tuple.six, &new->reverse, BPF_NOEXIST) :
+		     bpf_map_update_elem(&reverse4, &new->tuple.four, &new->reverse, BPF_NOEXIST);
+}
+
 static __always_inline long try_port(struct port_search *search, __u32 round, bool six)
 {
 	struct new_entries *new = search->new;
@@ -97,7 +153,7 @@ static __always_inline long try_port(struct port_search *search, __u32 round, bo
 		new->own = 0;
 	} else {
 		__u32 row = new->next;
-		__u16 *port = bpf_map_lookup_elem(&snat_ports, &row);
+		struct snat_port *port = bpf_map_lookup_elem(&snat_ports, &row);
 
 		new->next += new->step;
 		if (new->next >= control.port_count)
@@ -107,16 +163,17 @@ static __always_inline long try_port(struct port_search *search, __u32 round, bo
 			new->next = bpf_get_prandom_u32() % control.port_count;
 		if (!port)
 			return 1;
-		*local_port = bpf_htons(*port);
+		*local_port = bpf_htons(port->port);
 	}
 	if (six ? node_uses6(search->skb, &new->tuple.six) : node_uses4(search->skb, &new->tuple.four))
 		return 0;
 	if (!six)
 		new->reverse.difference = snat_differences(new->tuple.four.local, *(__be32 *)(new->reverse.pod + 12),
 							   *local_port, new->reverse.pod_port);
-	error = six ? bpf_map_update_elem(&reverse6, &new->tuple.six, &new->reverse, BPF_NOEXIST) :
-		      bpf_map_update_elem(&reverse4, &new->tuple.four, &new->reverse, BPF_NOEXIST);
-	if (error == -17 /* EEXIST */)
+	error = take(new, six);
+	if (error == -17 /* EEXIST */ && round > PORT_TRIES / 2 && (six ? recycle6(new) : recycle4(new)))
+		error = take(new, six);
+	if (error == -17)
 		return 0;
 	search->result = error ? REASON_DROP_FLOWS : GO_ON;
 	return 1;
@@ -149,6 +206,15 @@ static __always_inline __u32 socket_hash(const struct packet *p)
 	return hash ^ hash >> 32;
 }
 
+/* The pod's own port is one that SNAT may take. */
+static __always_inline bool may_keep_port(__be16 own)
+{
+	__u32 row = bpf_ntohs(own);
+	struct snat_port *port = bpf_map_lookup_elem(&snat_ports, &row);
+
+	return port && port->may_be_taken;
+}
+
 /* Takes a port towards the remote in `tuple`; after GO_ON new->tuple is the reverse entry's. */
 static __always_inline int take_port(struct packet *p, const union tuple *tuple, struct new_entries *new,
 				     struct port_search *search, bool six)
@@ -168,8 +234,8 @@ static __always_inline int take_port(struct packet *p, const union tuple *tuple,
 	new->reverse.pod_id = p->device->pod_id;
 	new->reverse.seen = new->flow.seen;
 	new->next = hash % ports;
-	/* in the middle of a connection that nobody knows: the kernel has most likely left its port as it was */
-	new->own = is_mid_flow(p) ? p->source_port : 0;
+	/* in the middle of a connection that nobody knows, too: the kernel has most likely left its port as it was */
+	new->own = is_mid_flow(p) || may_keep_port(p->source_port) ? p->source_port : 0;
 	/* so small that no row is tried twice; not 1, since neighbours tend to be taken together */
 	new->step = ports < 2 * PORT_TRIES ? 1 : 1 + (hash >> 16) % (ports / PORT_TRIES);
 	if (six)
@@ -194,7 +260,7 @@ static __always_inline bool forget(const union tuple *tuple, struct flow *flow, 
 		tuple_of_nat(&reverse, tuple, flow, six);
 		delete_reverse(&reverse, six);
 	}
-	delete_flow(tuple, six);
+	delete_flow(tuple, flow->pod_id, six);
 	return true;
 }
 
@@ -219,29 +285,8 @@ static __always_inline bool replace(struct packet *p, const union tuple *tuple, 
 }
 
 /*
- * The end of new_flow() for a traced packet: gives the port back, and asks
- * whether there is room for the flow by an entry that no packet can find.
- */
-static __always_inline int trace_new_flow(struct packet *p, const union tuple *tuple, const struct flow *flow,
-					  union tuple *taken, bool six)
-{
-	if (flow->verdict == FLOW_SNAT)
-		delete_reverse(taken, six);
-	*taken = *tuple;
-	if (six)
-		taken->six.pad[0] = 1;
-	else
-		taken->four.pad[0] = 1;
-	if (!insert_flow(taken, flow, six))
-		delete_flow(taken, six);
-	else if (flow->verdict == FLOW_SNAT)
-		return REASON_DROP_FLOWS;
-	return trace_flow(p, flow, TRACE_FLOW_NEW, GO_ON);
-}
-
-/*
  * Decides for a packet without a usable flow that leaves by nexthops[index]. After GO_ON the flow's entry
- * exists, or its verdict is plain routing and the table is full.
+ * exists, or its verdict is plain routing and the pod gets no more room.
  */
 static __always_inline int new_flow(struct packet *p, const union tuple *tuple, __u32 index, bool six)
 {
@@ -263,7 +308,7 @@ static __always_inline int new_flow(struct packet *p, const union tuple *tuple, 
 	flow->route = (__u64)generation << 32 | index;
 	flow->seen = flow->created = bpf_jiffies64();
 	flow->pod_id = p->device->pod_id;
-	flow->tcp = p->tcp;
+	flow->tcp = seen_of(p->tcp);
 	flow->verdict = FLOW_DIRECT;
 	if (trace_masquerade(p, masquerade_due(&p->destination))) {
 		struct address nat;
@@ -278,12 +323,20 @@ static __always_inline int new_flow(struct packet *p, const union tuple *tuple, 
 		}
 		__builtin_memcpy(flow->nat_address, &nat, 16);
 		flow->verdict = FLOW_SNAT;
+		flow->ifindex = nexthop->ifindex;
+		if (!has_room(flow->pod_id, FLOW_SNAT, six))
+			return REASON_DROP_FLOWS;
 		reason = take_port(p, tuple, new, &search, six);
 		if (reason != GO_ON)
 			return reason;
 	}
-	if (p->trace)
-		return trace_new_flow(p, tuple, flow, &new->tuple, six);
+	if (p->trace) {
+		if (flow->verdict == FLOW_SNAT)
+			delete_reverse(&new->tuple, six); /* gives the port back */
+		return trace_flow(p, flow, TRACE_FLOW_NEW, GO_ON);
+	}
+	if (flow->verdict == FLOW_DIRECT && !has_room(flow->pod_id, FLOW_DIRECT, six))
+		return GO_ON;
 	error = insert_flow(tuple, flow, six);
 	if (error && flow->verdict == FLOW_SNAT) {
 		delete_reverse(&new->tuple, six);

@@ -70,7 +70,8 @@ static __always_inline bool plain_l4(struct __sk_buff *skb, const struct iphdr *
 {
 	const __u8 *l4 = (const void *)(ip + 1);
 
-	return whole_l4(skb, ip, tcp) && (!tcp || (l4[12] >= 5 << 4 && !(l4[13] & (TCP_FIN | TCP_SYN | TCP_RST))));
+	return whole_l4(skb, ip, tcp) &&
+	       (!tcp || (l4[12] >= 5 << 4 && (l4[13] & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK)) == TCP_ACK));
 }
 
 /* Whether the segments of a GSO packet fit. Its IP header is in reach. */
@@ -154,7 +155,7 @@ static __attribute__((noinline)) __u32 straight_owner6(const struct tuple6 *tupl
 /* Local pods reach the pod on this device through the stack, too: its flows with them have to be looked up. */
 static __always_inline bool is_shared(__u32 ifindex)
 {
-	return *(const volatile __u16 *)&control.shared[ifindex & (DEVICE_SLOTS - 1)];
+	return *(const volatile __u16 *)&control.shared[ifindex & (DEVICE_SLOTS - 1)]; /* delivered, presumed */
 }
 
 /* The pod on this device may have pings from before the programs, of which conntrack has not been read yet. */

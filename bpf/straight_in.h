@@ -3,6 +3,16 @@
 #ifndef HOSTROUTE_STRAIGHT_IN_H
 #define HOSTROUTE_STRAIGHT_IN_H
 
+static __always_inline bool is_asked_about(const struct tuple4 *tuple, __u32 ifindex)
+{
+	return is_translating() && may_answer_stacks(tuple->local, tuple->remote, ifindex);
+}
+
+static __always_inline bool awaits_opener(__u32 ifindex)
+{
+	return control.shared[ifindex & (DEVICE_SLOTS - 1)].opening;
+}
+
 /*
  * note_inbound() for what is in the middle of a flow: UDP, and TCP between two
  * that have had a flow of the stack's. enum known_flow, or a reason of the stack's. Not inlined: few
@@ -15,14 +25,19 @@ static __attribute__((noinline)) __u32 inbound_owner4(const struct pod *pod, con
 
 	if (!pod || !tuple)
 		return FLOW_UNKNOWN;
-	if (is_translating() && may_answer_stacks(tuple->local, tuple->remote, pod->ifindex)) {
+	if (is_asked_about(tuple, pod->ifindex)) {
 		owner = straight_owner4(tuple, pod->id);
 		if (owner > FLOW_FAST)
 			return owner;
 	}
 	flow = bpf_map_lookup_elem(&flows4, tuple);
 	if (!flow)
-		return straight_owner4(tuple, pod->id);
+		return tuple->protocol == IPPROTO_TCP && !is_asked_about(tuple, pod->ifindex) ?
+			       FLOW_FAST :
+			       straight_owner4(tuple, pod->id);
+	/* the ACK of a SYN-ACK: see note_remote() */
+	if (flow->verdict == FLOW_INBOUND && tuple->protocol == IPPROTO_TCP && !(flow->tcp & SEEN_REMOTE_ACK))
+		return FLOW_UNKNOWN;
 	if (flow->pod_id != pod->id || flow->life != FLOW_LIVE)
 		return FLOW_UNKNOWN;
 	/* the port may be another's, too: see may_be_another() */
@@ -64,7 +79,8 @@ static __always_inline bool straight_in4(struct __sk_buff *skb, const struct dev
 	if (slot->address4 == ip->daddr) {
 		if (special4(ip->saddr) || !fits4(skb, skb->len - ETH, slot->pod.mtu))
 			return false;
-		if (!tcp || (is_translating() && may_answer_stacks(ip->saddr, ip->daddr, slot->pod.ifindex))) {
+		if (!tcp || awaits_opener(slot->pod.ifindex) ||
+		    (is_translating() && may_answer_stacks(ip->saddr, ip->daddr, slot->pod.ifindex))) {
 			__u32 owner = inbound_owner4(&slot->pod, &tuple);
 
 			if (owner != FLOW_FAST)

@@ -47,7 +47,8 @@ static __always_inline bool straight_to_uplink4(struct __sk_buff *skb, const str
 	flow = bpf_map_lookup_elem(&flows4, &tuple);
 	if (!flow)
 		return false;
-	if (flow->pod_id != device->pod_id || flow->life != FLOW_LIVE || (tcp && !(flow->tcp & SEEN_ACK)) ||
+	if (flow->pod_id != device->pod_id || flow->life != FLOW_LIVE ||
+	    (tcp && (flow->tcp & (SEEN_ACK | SEEN_RESET)) != SEEN_ACK) ||
 	    (flow->verdict == FLOW_SNAT && !tells_checksum_state()))
 		return false;
 	route = flow->route;
@@ -74,6 +75,8 @@ static __always_inline bool straight_to_uplink4(struct __sk_buff *skb, const str
 	} else {
 		decrease_ttl4(ip);
 	}
+	if (tcp)
+		flow->expected = ((const struct tcphdr *)port)->ack_seq;
 	now = bpf_jiffies64();
 	if (flow->seen != now)
 		flow->seen = now;

@@ -17,7 +17,7 @@ static __always_inline void forget_plain(const union tuple *tuple, bool six)
 	struct flow *flow = flow_of(tuple, six);
 
 	if (flow && flow->verdict != FLOW_SNAT && claim(&flow->life))
-		delete_flow(tuple, six);
+		delete_flow(tuple, flow->pod_id, six);
 }
 
 /*

@@ -18,7 +18,7 @@
 
 #include <linux/types.h>
 
-#define HR_LAYOUT 4
+#define HR_LAYOUT 5
 
 /* Table sizes that index arithmetic relies on: powers of two. */
 #define DEVICE_SLOTS 16384 /* devices: ifindex & (DEVICE_SLOTS - 1) */
@@ -26,7 +26,8 @@
 #define STACK_PAIRS 65536  /* stack_pairs: see pair_of() */
 #define MAX_NEXTHOPS 16384
 #define MAX_PORTS 65536
-#define CLASS_ROUTES 65536 /* of all classes of a family */
+#define ACCOUNT_SLOTS 16384 /* accounts: pod id & (ACCOUNT_SLOTS - 1) */
+#define CLASS_ROUTES 65536  /* of all classes of a family */
 
 /*
  * Why a packet went where it went. Each packet counts under exactly one.
@@ -220,7 +221,8 @@ struct masquerade {
 
 /*
  * A flow as seen from one side. In flows*: local = pod. In reverse*: local =
- * SNAT address and port. ICMP echo: local_port = identifier, remote_port = 0.
+ * SNAT address and port. ICMP echo: local_port = identifier, remote_port = 0,
+ * or ECHO_ASKED where the remote asks: each side may use an identifier of the other's.
  */
 struct tuple4 {
 	__be32 local;
@@ -254,11 +256,17 @@ enum flow_life {
 	FLOW_DEAD = 2,  /* being deleted: nobody may use it */
 };
 
+#define ECHO_ASKED 1 /* host order */
+
 /* flow.tcp and reverse.tcp: flags seen from that side. */
 #define SEEN_SYN (1U << 0)
 #define SEEN_FIN (1U << 1)
 #define SEEN_RST (1U << 2)
-#define SEEN_ACK (1U << 3)
+#define SEEN_ACK (1U << 3) /* FLOW_INBOUND, and not TCP: the pod has answered */
+/* flow.tcp: of the remote's packets that were in sequence. */
+#define SEEN_REMOTE_FIN (1U << 4)
+#define SEEN_REMOTE_RST (1U << 5)
+#define SEEN_REMOTE_ACK (1U << 6) /* FLOW_INBOUND: of the pod's SYN-ACK */
 
 /*
  * What SNAT of an IPv4 flow adds to its packets' checksums, as one's complement
@@ -281,12 +289,19 @@ struct flow {
 	__u8 nat_address[16];              /* v4-mapped or IPv6 */
 	__u32 created;                     /* jiffies, low 32 bits */
 	struct snat_difference difference; /* FLOW_SNAT, IPv4 */
-}; /* 48 */
+	__u32 ifindex;                     /* FLOW_SNAT: the uplink for which nat_address was chosen */
+	/*
+	 * TCP, network order. After SEEN_ACK the sequence number of which the pod has
+	 * asked for the next byte; before it the acknowledgement that its SYN, or
+	 * SYN-ACK, gets. After a RST of either side: when that was (jiffies).
+	 */
+	__u32 expected;
+}; /* 56 */
 
 struct reverse {
 	__u8 pod[16];                      /* v4-mapped or IPv6 */
 	__be16 pod_port;
-	__u8 tcp;                          /* SEEN_* from the remote */
+	__u8 tcp;                          /* SEEN_SYN, SEEN_ACK from the remote */
 	__u8 replied;                      /* 1: the remote has answered */
 	__u32 seen;                        /* jiffies of the remote's last packet, valid if replied */
 	__u32 pod_id;
@@ -329,6 +344,26 @@ struct fragment {
 	__u32 verdict;    /* enum flow_verdict */
 	__u32 pad;
 }; /* 40 */
+
+/* A port that SNAT may take (row of snat_ports), and whether it may take the one whose number is the row's. */
+struct snat_port {
+	__u16 port; /* host order */
+	__u16 may_be_taken;
+}; /* 4 */
+
+/* Entries of flows* that a pod has: see account.h. */
+struct account {
+	__u32 flows4;
+	__u32 flows6;
+}; /* 8 */
+
+/* The one row of `usage`. */
+struct usage {
+	__u32 flows4; /* of all pods */
+	__u32 flows6;
+	__u32 moved;  /* flows decided again since their address, or their way out of the node, was gone */
+	__u32 pad;
+}; /* 16 */
 
 struct counter {
 	__u64 packets;
@@ -376,7 +411,9 @@ struct shared_pod {
 	__u8 delivered; /* SHARED_*: by the programs, or by the daemon for what it read from conntrack */
 	__u8 presumed; /* by the daemon, until it has read conntrack; 2: the pod may have flows from before the programs
 			*/
-}; /* 2 */
+	__u8 opening;  /* FLOW_INBOUND of this pod wait for the opener's ACK: by the programs; `expire` counts down */
+	__u8 pad;
+}; /* 4 */
 
 #define SHARED_LOCAL (1U << 0) /* as above */
 #define SHARED_TAKEN (1U << 1) /* it goes on with connections that conntrack may not know: answers are looked up */
@@ -397,8 +434,10 @@ struct control {
 	__u32 trace_mark; /* a packet with this mark is traced, not forwarded; 0: none */
 	__u32 straight;   /* 1: on, not monitored, and the lease not over; lease.h takes it away */
 	__u32 port_key;   /* the daemon's secret: see socket_hash() */
+	__u32 flow_limit; /* entries that flows4 and flows6 may each have; at most what these maps take */
+	__u32 pad1;
 	struct shared_pod shared[DEVICE_SLOTS]; /* rows as in devices */
-}; /* 88 + 2 * DEVICE_SLOTS */
+}; /* 96 + 4 * DEVICE_SLOTS */
 
 enum event_type {
 	EVENT_PACKET = 1, /* a packet and its reason (drops always, all if monitored) */
@@ -470,12 +509,19 @@ struct trace {
 	struct flow flow;
 	struct conntrack_tuple original;
 	struct conntrack_tuple reply;
-}; /* 200 */
+}; /* 208 */
+
+/* Context of the `charge_flows` program. */
+struct charge_args {
+	__u32 family; /* 4 or 6 */
+	__u32 pod_id;
+	__s32 entries;
+}; /* 12 */
 
 /* Context of the `expire` program (SEC("syscall")): in and out. */
 struct expire_args {
 	__u32 family;    /* in: 4 or 6; 0: only read the clock */
-	__u32 pressure;  /* in: 1 halves the timeouts of flows never answered */
+	__u32 pressure;  /* in: 1: little room is left, what is over or never answered ends sooner */
 	__u64 jiffies;   /* out: jiffies64 now */
 	__u64 time;      /* out: CLOCK_MONOTONIC, ns, at the same moment */
 	__u32 live;      /* out: flows kept, of all verdicts */

@@ -166,7 +166,11 @@ export const reference = {
       'Rows of the IPv4 route map. What does not fit is left to the kernel.'
     ),
     routes6: key(kind.integer(1024, 16777216), '1048576', 'Rows of the IPv6 route map.'),
-    flows: key(kind.integer(1024, 16777216), '262144', 'Flows per family. Memory is used as flows come.'),
+    flows: key(
+      kind.integerOrAuto(1024, 16777216),
+      'auto',
+      "Flows per family. auto: by the machine's memory, 65,536 to 1,048,576. Memory is used as flows come. A change is in force at once, up to twice of what it was when hostroute was enabled."
+    ),
     neighbours: key(kind.integer(1024, 1048576), '65536', 'Rows of the neighbour map.'),
     masquerade: key(
       kind.integer(256, 262144),

@@ -32,6 +32,12 @@ export function integer(least: number, most: number): Kind<number> {
   }
 }
 
+/** A whole number or the word auto. */
+export function integerOrAuto(least: number, most: number): Kind<number | 'auto'> {
+  const { schema, allowed } = integer(least, most)
+  return { schema: v.union([v.literal('auto'), schema]), allowed: `auto, or ${allowed}` }
+}
+
 /** Milliseconds. */
 export function duration(least: number, most: number): Kind<number> {
   return {

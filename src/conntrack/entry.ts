@@ -172,6 +172,11 @@ export function isTranslated({ original, reply }: Entry): boolean {
   )
 }
 
+/** Of an echo. */
+export function isRequest({ protocol, type }: Tuple): boolean {
+  return type === (protocol === protocols.icmp ? 8 : 128)
+}
+
 export function isEcho(protocol: number): boolean {
   return protocol === protocols.icmp || protocol === protocols.icmp6
 }

@@ -25,7 +25,7 @@ import { type Batch, flags, messageType } from './messages.js'
 import { type NatState, natStates } from './nat.js'
 import { Queue, setting, Table } from './table.js'
 
-/** A flow of the fast path; echo: ports are the identifiers, remotePort 0. */
+/** A flow of the fast path; echo: podPort is the identifier, remotePort of no matter. */
 export interface LiveFlow {
   family: Family
   protocol: number

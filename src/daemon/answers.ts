@@ -1,6 +1,7 @@
 // What the control socket asks, answered from the node.
 
 import { hostname, release } from 'node:os'
+import { flowLimit } from '../config/flow-limit.js'
 import {
   apiVersion,
   type Counts,
@@ -149,8 +150,8 @@ export class Answers implements NodeControl {
       classRoutes6: { used: fill?.classRoutes6 ?? 0, capacity: CLASS_ROUTES },
       nexthops: { used: fill?.nexthops ?? 0, capacity: MAX_NEXTHOPS },
       neighbours: { used: fill?.neighbours ?? 0, capacity: limits.neighbours },
-      flows4: { used: routine.flows[4].live, capacity: limits.flows },
-      flows6: { used: routine.flows[6].live, capacity: limits.flows },
+      flows4: { used: routine.flows[4].live, capacity: datapath?.flowLimit ?? flowLimit(config) },
+      flows6: { used: routine.flows[6].live, capacity: datapath?.flowLimit ?? flowLimit(config) },
       snatPorts: datapath?.ports ?? 0,
       masquerade: masquerade.policy.wanted.length
     }

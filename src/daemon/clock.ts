@@ -3,6 +3,7 @@
 // measured: two readings of both clocks by the `expire` program, snapped to the
 // rates kernels are built with.
 
+import { STRUCTS } from '../maps/layout.js'
 import type { BpfObject } from '../native.js'
 
 const rates = [100, 200, 250, 300, 500, 1000]
@@ -32,6 +33,16 @@ export function runExpire(object: Pick<BpfObject, 'testRun'>, family: 0 | 4 | 6,
     dying: answer.readUInt32LE(32),
     deleted: answer.readUInt32LE(36)
   }
+}
+
+/** Writes entries that were put into flows* from here into their pod's account. */
+export function chargeFlows(object: Pick<BpfObject, 'testRun'>, family: 4 | 6, podId: number, entries: number): void {
+  const context = Buffer.alloc(STRUCTS.charge_args.size)
+  const { offset } = STRUCTS.charge_args
+  context.writeUInt32LE(family, offset.family)
+  context.writeUInt32LE(podId, offset.pod_id)
+  context.writeInt32LE(entries, offset.entries)
+  object.testRun('charge_flows', { context })
 }
 
 /** Jiffies a second. Takes a quarter of a second. */

@@ -72,6 +72,11 @@ export class ControlBlock {
     this.write32(offset.trace_mark, mark)
   }
 
+  /** How many entries flows4 and flows6 may each have; in force at once. */
+  limitFlows(most: number): void {
+    this.write32(offset.flow_limit, most)
+  }
+
   setPortCount(count: number): void {
     this.write32(offset.port_count, count)
   }

@@ -10,11 +10,14 @@
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Config } from '../config/config.js'
+import { flowLimit } from '../config/flow-limit.js'
 import { readKernelPorts, snatPorts } from '../config/ports.js'
 import { mayTranslate } from '../conntrack/nat.js'
 import { isLoaded } from '../conntrack/table.js'
 import type { Logger } from '../log.js'
+import { MAX_PORTS } from '../maps/layout.js'
 import { REASON_MAX } from '../maps/reasons.js'
+import { encodePorts } from '../maps/snat-ports.js'
 import { type ApplyResult, createWriter, type Writer } from '../maps/writer.js'
 import { type BpfObject, native } from '../native.js'
 import type { PlanChange } from '../plan/change.js'
@@ -91,6 +94,7 @@ export class Datapath {
     const ring = native().readRing(object.map('events'), options.onEvents)
     const datapath = new Datapath(options, object, writer, control, hooks, ring, takenOver, unread, asksConntrack)
     opened = datapath
+    datapath.limitFlows(config)
     datapath.writePorts(config)
     return datapath
   }
@@ -194,8 +198,24 @@ export class Datapath {
   configure(config: Config): void {
     this.options.config = config
     this.control.configure(config)
+    this.limitFlows(config)
     this.control.renewLease(config.lease)
     this.writePorts(config)
+  }
+
+  /** Flows that each family may have. */
+  get flowLimit(): number {
+    return Math.min(flowLimit(this.options.config), this.object.map('flows4').info.maxEntries)
+  }
+
+  /** What flows4 and flows6 were made for stays until their pins go: their entries would be lost. */
+  private limitFlows(config: Config): void {
+    const [wanted, most] = [flowLimit(config), this.object.map('flows4').info.maxEntries]
+    if (wanted > most)
+      this.options.log.warn(
+        `limits.flows is ${wanted}, but the flow tables were made for ${most}: ${most} are in force until hostroute disable and enable make new ones`
+      )
+    this.control.limitFlows(Math.min(wanted, most))
   }
 
   get ports(): number {
@@ -208,14 +228,9 @@ export class Datapath {
     const text = ports.join()
     if (text === this.portsInUse) return
     const map = this.object.map('snat_ports')
-    const { valueSize } = map.info
-    const keys = Buffer.alloc(ports.length * 4)
-    const values = Buffer.alloc(ports.length * valueSize)
-    ports.forEach((port, row) => {
-      keys.writeUInt32LE(row, row * 4)
-      values.writeUInt16LE(port, row * valueSize)
-    })
-    if (ports.length > 0) map.updateBatch(keys, values, ports.length)
+    const keys = Buffer.alloc(MAX_PORTS * 4)
+    for (let row = 0; row < MAX_PORTS; row++) keys.writeUInt32LE(row, row * 4)
+    map.updateBatch(keys, encodePorts(ports), MAX_PORTS)
     this.control.setPortCount(ports.length)
     if (ports.length === 0)
       this.options.log.error('snat.ports leaves no port for SNAT: new connections to the outside will be dropped')
@@ -240,7 +255,8 @@ export class Datapath {
 }
 
 function load(config: Config, pinDirectory: string): BpfObject {
-  const { routes4, routes6, flows, neighbours, masquerade, devices } = config.limits
+  const { routes4, routes6, neighbours, masquerade, devices } = config.limits
+  const flows = 2 * flowLimit(config) // room for a larger limit at run time; only used entries cost memory
   const sizes = {
     routes4,
     routes6,

@@ -2,6 +2,7 @@
 // for a loop.
 
 import { formatAddress } from '../address.js'
+import { isEcho } from '../conntrack/entry.js'
 import type { FlowFilter, FlowList, FlowRow, FlowVerdict } from '../control/api.js'
 import {
   decodeFlow,
@@ -15,7 +16,7 @@ import {
 import { CODES, STRUCTS } from '../maps/layout.js'
 import type { BpfObject } from '../native.js'
 import type { Family } from '../state/types.js'
-import { reverseKey } from './live-flows.js'
+import { isClosed, reverseKey } from './live-flows.js'
 import { protocolName } from './protocols.js'
 
 const verdicts: Record<number, FlowVerdict> = {
@@ -70,7 +71,7 @@ function stackRows(object: BpfObject, family: Family, now: Now): FlowRow[] {
       pod: formatAddress(key.local),
       podPort: key.localPort,
       remote: formatAddress(key.remote),
-      remotePort: key.remotePort,
+      remotePort: remotePort(key),
       verdict: 'stack',
       natAddress: null,
       natPort: null,
@@ -80,6 +81,11 @@ function stackRows(object: BpfObject, family: Family, now: Now): FlowRow[] {
     })
   }
   return rows
+}
+
+/** 0 of an echo, which has none: the key says there who asks. */
+function remotePort(key: FlowKey): number {
+  return isEcho(key.protocol) ? 0 : key.remotePort
 }
 
 function secondsSince(then: number, now: Now): number {
@@ -96,7 +102,7 @@ function flowRow(key: FlowKey, flow: Flow, reverse: ReverseRow | null, family: F
     pod: formatAddress(key.local),
     podPort: key.localPort,
     remote: formatAddress(key.remote),
-    remotePort: key.remotePort,
+    remotePort: remotePort(key),
     verdict: verdicts[flow.verdict] ?? 'stack',
     natAddress: snat && flow.natAddress ? formatAddress(flow.natAddress) : null,
     natPort: snat ? flow.natPort : null,
@@ -110,8 +116,7 @@ function stateOf(protocol: number, flow: Flow, reverse: ReverseRow | null): stri
   if (flow.life !== CODES.FLOW_LIVE) return 'dying'
   const answered = flow.verdict === CODES.FLOW_SNAT ? reverse?.replied === true : true
   if (protocol === tcp) {
-    const both = (flow.tcp & CODES.SEEN_FIN) !== 0 && (reverse === null || (reverse.tcp & CODES.SEEN_FIN) !== 0)
-    if (both || ((flow.tcp | (reverse?.tcp ?? 0)) & CODES.SEEN_RST) !== 0) return 'closing'
+    if (isClosed(flow.tcp)) return 'closing'
     return answered && (flow.tcp & CODES.SEEN_ACK) !== 0 ? 'established' : 'opening'
   }
   if (protocol === udp || flow.verdict === CODES.FLOW_SNAT) return answered ? 'replied' : 'one-way'

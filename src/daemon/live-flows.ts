@@ -102,8 +102,12 @@ function liveFlow(family: Family, key: Buffer, row: FlowRow, reverse: ReverseRow
 function stageOf(protocol: number, row: FlowRow, reverse: ReverseRow | null): LiveFlow['stage'] {
   const answered = row.verdict === CODES.FLOW_SNAT ? reverse?.replied === true : true
   if (protocol !== protocols.tcp) return answered ? 'established' : 'opening'
-  const [own, other] = [row.tcp, reverse?.tcp ?? row.tcp]
-  if (((own | other) & CODES.SEEN_RST) !== 0) return 'closing'
-  if ((own & other & CODES.SEEN_FIN) !== 0) return 'closing'
-  return answered && (own & CODES.SEEN_ACK) !== 0 ? 'established' : 'opening'
+  if (isClosed(row.tcp)) return 'closing'
+  return answered && (row.tcp & CODES.SEEN_ACK) !== 0 ? 'established' : 'opening'
+}
+
+/** FlowRow.tcp: reset, or both sides have sent their FIN; as is_closed() in bpf/flow.h. */
+export function isClosed(tcp: number): boolean {
+  const ends = CODES.SEEN_FIN | CODES.SEEN_REMOTE_FIN
+  return (tcp & (CODES.SEEN_RST | CODES.SEEN_REMOTE_RST)) !== 0 || (tcp & ends) === ends
 }

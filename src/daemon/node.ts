@@ -516,7 +516,7 @@ function needRestart(before: Config, after: Config): string[] {
   if (JSON.stringify(before.guard.allow) !== JSON.stringify(after.guard.allow)) keys.push('guard.allow')
   if ((before.guard.mode === 'off') !== (after.guard.mode === 'off')) keys.push('guard.mode')
   for (const name of Object.keys(before.limits) as (keyof Config['limits'])[]) {
-    if (before.limits[name] !== after.limits[name]) keys.push(`limits.${name}`)
+    if (name !== 'flows' && before.limits[name] !== after.limits[name]) keys.push(`limits.${name}`)
   }
   return keys
 }

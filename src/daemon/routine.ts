@@ -14,8 +14,10 @@ const portsEvery = 60_000
 const repairDelay = 1000
 /** An entry of conntrack that saw no packet for so long is stale, if the connection lives. */
 const forgetEvery = 300_000
-/** Above this share of the flow table, flows nobody answered end in half the time. */
-const pressureAt = 0.8
+/** Above this share of the flow table, flows that are over or were never answered end sooner. */
+const pressureAt = 0.25
+/** Above this share it is a problem that is told. */
+const fullAt = 0.75
 
 export interface FlowTotals {
   live: number
@@ -101,17 +103,17 @@ export class Routine {
   }
 
   private expire(): void {
-    const { datapath, config } = this.node
+    const { datapath } = this.node
     if (!datapath) return
     for (const family of [4, 6] as const) {
-      const full = this.flows[family].live / config.limits.flows
+      const full = this.flows[family].live / datapath.flowLimit
       const { live, liveSnat } = runExpire(datapath.object, family, full > pressureAt)
       this.flows[family] = { live, snat: liveSnat }
-      if (full > pressureAt && Date.now() - this.fullTold > 60_000) {
+      if (full > fullAt && Date.now() - this.fullTold > 60_000) {
         this.fullTold = Date.now()
         this.node.problem(
           'flows',
-          `${live} of ${config.limits.flows} IPv${family} flows are in use: raise limits.flows, or look for a pod that opens too many (hostroute snat)`
+          `${live} of ${datapath.flowLimit} IPv${family} flows are in use: raise limits.flows, or look for a pod that opens too many (hostroute snat)`
         )
       }
     }

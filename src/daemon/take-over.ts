@@ -11,15 +11,18 @@ import type { Logger } from '../log.js'
 import { encodeOwner, encodePlainFlow, encodeTuple } from '../maps/codec.js'
 import { CODES } from '../maps/layout.js'
 import { markStackPair } from '../maps/stack-pairs.js'
-import type { BpfMap, NativeError } from '../native.js'
+import type { BpfMap, BpfObject, NativeError } from '../native.js'
 import { Slice } from '../netlink/slice.js'
 import type { Address } from '../state/types.js'
 import { stackConnections } from './carried.js'
+import { chargeFlows } from './clock.js'
 import type { ControlBlock } from './control-block.js'
 import { type LocalPod, type Maps, podsIn } from './live-flows.js'
 
+type Object = Maps & Pick<BpfObject, 'testRun'>
+
 export interface Claiming {
-  object: Maps
+  object: Object
   control: Pick<ControlBlock, 'setTranslating' | 'markShared' | 'presumeShared' | 'now'>
   unread: Set<number>
 }
@@ -90,11 +93,16 @@ async function writeOwners(object: Maps, pods: Map<Address, LocalPod>, flows: Po
 }
 
 /** Who opened a connection decides whether the pod's packets are masqueraded: conntrack is about to forget it. */
-async function writeInbound(object: Maps, pods: Map<Address, LocalPod>, flows: PodFlow[], now: number): Promise<void> {
+async function writeInbound(
+  object: Object,
+  pods: Map<Address, LocalPod>,
+  flows: PodFlow[],
+  now: number
+): Promise<void> {
   const slice = new Slice()
   const maps = { 4: object.map('flows4'), 6: object.map('flows6') }
   for (const { family, protocol, pod, podPort, remote, remotePort } of flows) {
-    const tcp = protocol === protocols.tcp ? CODES.SEEN_ACK : 0
+    const tcp = CODES.SEEN_ACK | (protocol === protocols.tcp ? CODES.SEEN_REMOTE_ACK : 0)
     const podId = pods.get(pod)?.id ?? 0
     const value = encodePlainFlow({ seen: now, created: now, podId, verdict: CODES.FLOW_INBOUND, tcp })
     try {
@@ -103,6 +111,7 @@ async function writeInbound(object: Maps, pods: Map<Address, LocalPod>, flows: P
         value,
         onlyIfAbsent
       )
+      chargeFlows(object, family, podId, 1)
     } catch (error) {
       // the programs have met it already
       if ((error as NativeError).code !== 'EEXIST') throw error

@@ -4,12 +4,15 @@
 // Multi-byte fields are little endian: the kernels hostroute is built for
 // (x86-64, arm64) are. Addresses are written as the bytes they are.
 
-export const LAYOUT = 4
+export const LAYOUT = 5
 export const DEVICE_SLOTS = 16384
 export const POD_SLOTS = 16384
 export const MAX_NEXTHOPS = 16384
+export const MAX_PORTS = 65536
 export const GROUP_LEGS = 64
 export const CLASS_ROUTES = 65536
+export const ACCOUNT_SLOTS = 16384
+export const ECHO_ASKED = 1
 
 export interface Struct {
   size: number
@@ -54,7 +57,7 @@ export const STRUCTS = {
   tuple4: { size: 16, offset: { local: 0, remote: 4, local_port: 8, remote_port: 10, protocol: 12 } },
   tuple6: { size: 40, offset: { local: 0, remote: 16, local_port: 32, remote_port: 34, protocol: 36 } },
   flow: {
-    size: 48,
+    size: 56,
     offset: {
       route: 0,
       seen: 8,
@@ -65,7 +68,9 @@ export const STRUCTS = {
       nat_port: 22,
       nat_address: 24,
       created: 40,
-      difference: 44
+      difference: 44,
+      ifindex: 48,
+      expected: 52
     }
   },
   snat_difference: { size: 4, offset: { header: 0, transport: 2 } },
@@ -76,11 +81,14 @@ export const STRUCTS = {
   owner: { size: 12, offset: { seen: 0, pod_id: 4, reason: 8 } },
   fragment_key: { size: 40, offset: { source: 0, destination: 16, id: 32, protocol: 36 } },
   fragment: { size: 40, offset: { route: 0, address: 8, seen: 24, pod_id: 28, verdict: 32 } },
+  snat_port: { size: 4, offset: { port: 0, may_be_taken: 2 } },
+  account: { size: 8, offset: { flows4: 0, flows6: 4 } },
+  usage: { size: 16, offset: { flows4: 0, flows6: 4, moved: 8 } },
   counter: { size: 16, offset: { packets: 0, bytes: 8 } },
   translating: { size: 4, offset: { seen: 0, presumed: 1, configured: 2, known: 3 } },
-  shared_pod: { size: 2, offset: { delivered: 0, presumed: 1 } },
+  shared_pod: { size: 4, offset: { delivered: 0, presumed: 1, opening: 2 } },
   control: {
-    size: 32856,
+    size: 65632,
     offset: {
       layout: 0,
       flags: 4,
@@ -95,7 +103,8 @@ export const STRUCTS = {
       trace_mark: 76,
       straight: 80,
       port_key: 84,
-      shared: 88
+      flow_limit: 88,
+      shared: 96
     }
   },
   event: {
@@ -131,7 +140,7 @@ export const STRUCTS = {
     }
   },
   trace: {
-    size: 200,
+    size: 208,
     offset: {
       stages: 0,
       reason: 4,
@@ -144,10 +153,11 @@ export const STRUCTS = {
       nat_address: 48,
       nat_port: 64,
       flow: 72,
-      original: 120,
-      reply: 160
+      original: 128,
+      reply: 168
     }
   },
+  charge_args: { size: 12, offset: { family: 0, pod_id: 4, entries: 8 } },
   expire_args: {
     size: 40,
     offset: { family: 0, pressure: 4, jiffies: 8, time: 16, live: 24, live_snat: 28, dying: 32, deleted: 36 }
@@ -183,6 +193,9 @@ export const CODES = {
   SEEN_FIN: 2,
   SEEN_RST: 4,
   SEEN_ACK: 8,
+  SEEN_REMOTE_FIN: 16,
+  SEEN_REMOTE_RST: 32,
+  SEEN_REMOTE_ACK: 64,
   CONTROL_ON: 1,
   CONTROL_MONITOR: 2,
   CONTROL_SNAT: 4,

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { echo, ip, tcp, udp } from '../packets/packet.js'
 import { devices, type TestNode, testNode, to } from './node.js'
+import { numbers } from './snat_flow.js'
 
 type Family = 4 | 6
 const LONG = 1_000_000
@@ -15,12 +16,12 @@ const idle = () => sleep(60)
 
 function sendTcp(node: TestNode, family: Family, sourcePort: number, flags: string) {
   const addresses = { source: devices.a[`v${family}`], destination: to.external[family] }
-  return node.send('a', ip(addresses, tcp({ sourcePort, destinationPort: 80, flags })))
+  return node.send('a', ip(addresses, tcp({ sourcePort, destinationPort: 80, flags, ...numbers(flags) })))
 }
 
 function answerTcp(node: TestNode, family: Family, destinationPort: number, flags: string) {
   const addresses = { source: to.external[family], destination: devices.up0[`v${family}`] }
-  return node.send('up0', ip(addresses, tcp({ sourcePort: 80, destinationPort, flags })))
+  return node.send('up0', ip(addresses, tcp({ sourcePort: 80, destinationPort, flags, ...numbers(flags) })))
 }
 
 function sendUdp(node: TestNode, family: Family, sourcePort: number) {
@@ -232,29 +233,36 @@ for (const family of [4, 6] as const) {
     node.close()
   })
 
-  t.test(`[S10] half-open inbound IPv${family} connections end under pressure, real ones do not`, async (t) => {
-    const node = testNode({ timeouts: short(0) })
-    const inbound = (port: number) => {
-      const syn = tcp({ sourcePort: port, destinationPort: 80, flags: 'S' })
-      node.send('up0', ip({ source: to.external[family], destination: devices.a[`v${family}`] }, syn))
+  t.test(
+    `[S10] half-open inbound IPv${family} connections end soon, those whose opener has answered do not`,
+    async (t) => {
+      const node = testNode({ timeouts: short(0) })
+      const addresses = { source: to.external[family], destination: devices.a[`v${family}`] }
+      const inbound = (port: number, flags: string, acknowledgement = numbers(flags).acknowledgement) =>
+        node.send(
+          'up0',
+          ip(addresses, tcp({ sourcePort: port, destinationPort: 80, flags, sequence: 2, acknowledgement }))
+        )
+      const answer = (port: number, flags: string) => {
+        const content = tcp({ sourcePort: 80, destinationPort: port, flags, ...numbers(flags) })
+        return node.send('a', ip({ source: devices.a[`v${family}`], destination: to.external[family] }, content))
+      }
+      for (const port of [5000, 5001, 5002, 5003]) {
+        inbound(port, 'S')
+        if (port !== 5003) answer(port, 'SA')
+      }
+      inbound(5001, 'A')
+      inbound(5002, 'A', 0x4000_0000)
+      await idle()
+      node.expire(family)
+      t.equal(node.expire(family).deleted, 3, 'nobody, a forged ACK, and a SYN that nobody answered')
+      t.match(node.flows(family), [{ remotePort: 5001, verdict: 'inbound' }])
+      await idle()
+      node.expire(family, true)
+      t.equal(node.expire(family, true).deleted, 0, 'nor under pressure, and though nobody has spoken since')
+      node.close()
     }
-    const answer = (port: number, flags: string) => {
-      const content = tcp({ sourcePort: 80, destinationPort: port, flags })
-      return node.send('a', ip({ source: devices.a[`v${family}`], destination: to.external[family] }, content))
-    }
-    for (const port of [5000, 5001]) {
-      inbound(port)
-      answer(port, 'SA')
-    }
-    answer(5001, 'PA')
-    await idle()
-    node.expire(family)
-    t.equal(node.expire(family).deleted, 0, 'without pressure an idle connection may still speak')
-    node.expire(family, true)
-    t.equal(node.expire(family, true).deleted, 1)
-    t.match(node.flows(family), [{ remotePort: 5001, verdict: 'inbound' }])
-    node.close()
-  })
+  )
 
   t.test(`the IPv${family} run leaves the other family alone`, async (t) => {
     const node = testNode({ timeouts: short(3) })

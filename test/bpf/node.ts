@@ -190,7 +190,7 @@ export function testNode(options: NodeOptions = {}) {
 
   /** Local pods reach the pod through the stack, too. */
   function share(pod: PodName, shared: boolean): void {
-    object.writeControl(88 + 2 * (ifindexOf(pod) % 16384), Buffer.from([shared ? 1 : 0, 0]))
+    object.writeControl(96 + 4 * (ifindexOf(pod) % 16384), Buffer.from([shared ? 1 : 0, 0]))
   }
 
   function fill(): void {
@@ -202,7 +202,7 @@ export function testNode(options: NodeOptions = {}) {
     setPod('a', secondary[4], {}, true)
     setPod('a', secondary[6])
     ports.forEach((port, at) => {
-      const value = Buffer.alloc(2)
+      const value = Buffer.alloc(4)
       value.writeUInt16LE(port)
       map('snat_ports').update(index(at), value)
     })
@@ -326,7 +326,7 @@ export function testNode(options: NodeOptions = {}) {
     const control = object.readControl()
     return {
       translating: control.readUInt32LE(16) !== 0,
-      shared: device !== undefined && control.readUInt16LE(88 + 2 * (ifindexOf(device) % 16384)) !== 0
+      shared: device !== undefined && control.readUInt16LE(96 + 4 * (ifindexOf(device) % 16384)) !== 0
     }
   }
 

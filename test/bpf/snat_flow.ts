@@ -6,11 +6,16 @@ import { devices, type PodName, type Result, type TestNode, to } from './node.js
 export type Family = 4 | 6
 export type Kind = 'tcp' | 'udp' | 'echo'
 
+/** As of two that have said nothing but SYN and SYN-ACK. */
+export function numbers(flags: string): { sequence: number; acknowledgement: number } {
+  return { sequence: flags.includes('S') ? 1 : 2, acknowledgement: flags.includes('A') ? 2 : 0 }
+}
+
 /** A packet of one flow; port is the local port or the echo identifier. */
 export function content(kind: Kind, port: number, reply: boolean, flags = 'S', data = 'data'): Transport {
   if (kind === 'echo') return echo({ id: port, reply }, data)
   const ports = reply ? { sourcePort: 443, destinationPort: port } : { sourcePort: port, destinationPort: 443 }
-  return kind === 'tcp' ? tcp({ ...ports, flags }, data) : udp(ports, data)
+  return kind === 'tcp' ? tcp({ ...ports, flags, ...numbers(flags) }, data) : udp(ports, data)
 }
 
 /** Port or identifier that the packet left with. */

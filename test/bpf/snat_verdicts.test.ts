@@ -32,7 +32,8 @@ for (const family of [4, 6] as const) {
   t.test(
     `[S10] IPv${family}: with the flow table full SNATed flows go on, new ones are counted, plain ones are forwarded`,
     async (t) => {
-      const node = testNode({ sizes: { [`flows${family}`]: 4 } })
+      const node = testNode()
+      node.setControl({ flowLimit: 8 })
       const before = Array.from({ length: 4 }, (_, index) => natPort(out(node, 'a', family, 'tcp', 1000 + index)))
       t.match(out(node, 'a', family, 'tcp', 2000), { verdict: 'drop', reason: 'drop-flows' })
       t.equal(node.reverses(family).length, 4, 'the port of the failed flow was given back')

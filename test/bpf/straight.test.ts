@@ -156,6 +156,7 @@ function open(): void {
     }
     send('up0', remote, b.v4, content(kind, 80, true, 'S'))
     send('b', b.v4, remote, content(kind, 80, false, 'SA'))
+    send('up0', remote, b.v4, content(kind, 80, true, 'A'))
     send('b', b.v4, remote, content(kind, 80, false, 'A'))
   }
 }

@@ -107,7 +107,10 @@ ports: 1024-2000
 })
 
 t.test('out of range, wrong type, twice the same key, no YAML', async (t) => {
-  t.match(problemsOf('limits: {flows: 3}')[0], /limits\.flows: found 3; allowed: a whole number from 1024 to 16777216/)
+  t.match(
+    problemsOf('limits: {flows: 3}')[0],
+    /limits\.flows: found 3; allowed: auto, or a whole number from 1024 to 16777216/
+  )
   t.match(problemsOf('limits: {flows: 4096.5}')[0], /limits\.flows/)
   t.match(problemsOf('enabled: 1')[0], /enabled: found 1; allowed: true or false/)
   t.match(problemsOf('lease: 5s')[0], /lease: found "5s"/)

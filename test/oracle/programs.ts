@@ -86,6 +86,7 @@ export class Programs {
       ports.update(key, value)
     }
     control.setPortCount(PORTS)
+    control.limitFlows(262_144)
     control.renewLease(null)
     control.switchOn(true)
     const writer = createWriter(object)
