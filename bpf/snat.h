@@ -36,7 +36,9 @@ struct {
 struct port_search {
 	struct __sk_buff *skb;
 	struct new_entries *new;
-	int result; /* GO_ON: found */
+	int result;    /* GO_ON: found */
+	bool traced;
+	bool borrowed; /* traced, and the port is that of a flow that would be ended */
 };
 
 static __always_inline bool has_socket(struct __sk_buff *skb, struct bpf_sock_tuple *tuple, __u32 size, __u8 protocol)
@@ -99,8 +101,9 @@ static __always_inline bool is_finished(const struct flow *flow, const struct re
 	return protocol == IPPROTO_TCP ? is_closed(flow) : !is_stream(flow, reverse);
 }
 
-/* Ends the flow that has the port in new->tuple, if it is_finished(). true: the port is free. */
-static __always_inline int recycle(struct new_entries *new, bool six)
+/* Ends the flow that has the port in new->tuple, if it is_finished(). true: the port is free; if traced, it could be.
+ */
+static __always_inline int recycle(struct new_entries *new, bool traced, bool six)
 {
 	struct reverse *reverse = reverse_of(&new->tuple, six);
 	union tuple *tuple = &new->finished;
@@ -119,21 +122,25 @@ static __always_inline int recycle(struct new_entries *new, bool six)
 	flow = flow_of(tuple, six);
 	if (!flow || flow->verdict != FLOW_SNAT ||
 	    flow->nat_port != (six ? new->tuple.six.local_port : new->tuple.four.local_port) ||
-	    !is_finished(flow, reverse, six ? tuple->six.protocol : tuple->four.protocol) || !claim(&flow->life))
+	    !is_finished(flow, reverse, six ? tuple->six.protocol : tuple->four.protocol))
+		return false;
+	if (traced)
+		return true;
+	if (!claim(&flow->life))
 		return false;
 	delete_reverse(&new->tuple, six);
 	delete_flow(tuple, flow->pod_id, six);
 	return true;
 }
 
-static __attribute__((noinline)) int recycle4(struct new_entries *new)
+static __attribute__((noinline)) int recycle4(struct new_entries *new, bool traced)
 {
-	return new && recycle(new, false);
+	return new && recycle(new, traced, false);
 }
 
-static __attribute__((noinline)) int recycle6(struct new_entries *new)
+static __attribute__((noinline)) int recycle6(struct new_entries *new, bool traced)
 {
-	return new && recycle(new, true);
+	return new && recycle(new, traced, true);
 }
 
 static __always_inline int take(struct new_entries *new, bool six)
@@ -171,8 +178,11 @@ static __always_inline long try_port(struct port_search *search, __u32 round, bo
 		new->reverse.difference = snat_differences(new->tuple.four.local, *(__be32 *)(new->reverse.pod + 12),
 							   *local_port, new->reverse.pod_port);
 	error = take(new, six);
-	if (error == -17 /* EEXIST */ && round > PORT_TRIES / 2 && (six ? recycle6(new) : recycle4(new)))
-		error = take(new, six);
+	if (error == -17 /* EEXIST */ && round > PORT_TRIES / 2 &&
+	    (six ? recycle6(new, search->traced) : recycle4(new, search->traced))) {
+		search->borrowed = search->traced;
+		error = search->traced ? 0 : take(new, six);
+	}
 	if (error == -17)
 		return 0;
 	search->result = error ? REASON_DROP_FLOWS : GO_ON;
@@ -226,6 +236,7 @@ static __always_inline int take_port(struct packet *p, const union tuple *tuple,
 		return REASON_DROP_PORTS;
 	search->skb = p->skb;
 	search->result = REASON_DROP_PORTS;
+	search->traced = p->trace;
 	search->new = new;
 	tuple_of_nat(&new->tuple, tuple, &new->flow, six);
 	__builtin_memset(&new->reverse, 0, sizeof(new->reverse));
@@ -331,7 +342,7 @@ static __always_inline int new_flow(struct packet *p, const union tuple *tuple, 
 			return reason;
 	}
 	if (p->trace) {
-		if (flow->verdict == FLOW_SNAT)
+		if (flow->verdict == FLOW_SNAT && !search.borrowed)
 			delete_reverse(&new->tuple, six); /* gives the port back */
 		return trace_flow(p, flow, TRACE_FLOW_NEW, GO_ON);
 	}

@@ -202,12 +202,17 @@ export function testNode(options: NodeOptions = {}) {
     setPod('a', secondary[4], {}, true)
     setPod('a', secondary[6])
     ports.forEach((port, at) => {
-      const value = Buffer.alloc(4)
-      value.writeUInt16LE(port)
-      map('snat_ports').update(index(at), value)
+      writePort(at, 0, port)
+      writePort(port, 2, 1)
     })
     setMasquerade(1, { '0.0.0.0/0': true, '10.0.0.0/8': false, '::/0': true, 'fd00::/8': false })
     setControl({})
+  }
+
+  function writePort(row: number, offset: number, value: number): void {
+    const bytes = map('snat_ports').lookup(index(row)) ?? Buffer.alloc(4)
+    bytes.writeUInt16LE(value, offset)
+    map('snat_ports').update(index(row), bytes)
   }
 
   function fillRoutes(): void {
@@ -363,7 +368,10 @@ export function testNode(options: NodeOptions = {}) {
     setMasquerade,
     setNeighbour
   }
-  const close = () => object.close()
+  const close = () => {
+    checkAccounts(map)
+    object.close()
+  }
   return {
     object,
     map,
@@ -380,6 +388,23 @@ export function testNode(options: NodeOptions = {}) {
     owners,
     expire,
     close
+  }
+}
+
+/** What every test leaves behind: each pod's account says how many entries it has. */
+function checkAccounts(map: (name: string) => BpfMap): void {
+  for (const [family, at] of [
+    [4, 0],
+    [6, 4]
+  ] as const) {
+    const counted = new Map<number, number>()
+    for (const { podId } of entries(map(`flows${family}`), layout.decodeFlow))
+      counted.set(podId, (counted.get(podId) ?? 0) + 1)
+    const { values, count } = map('accounts').dump()
+    const accounts = Array.from({ length: count }, (_, row) => [row, values.readUInt32LE(row * 8 + at)] as const)
+    assert.deepEqual(new Map(accounts.filter(([, flows]) => flows !== 0)), counted, `IPv${family} accounts`)
+    const all = [...counted.values()].reduce((sum, flows) => sum + flows, 0)
+    assert.equal(map('usage').lookup(index(0))?.readUInt32LE(at), all, `IPv${family} flows of all pods`)
   }
 }
 

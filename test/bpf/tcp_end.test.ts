@@ -1,0 +1,136 @@
+// The end of a TCP connection: FIN and RST count only in sequence.
+import './namespace.js'
+import { setTimeout as sleep } from 'node:timers/promises'
+import t, { type Test } from 'tap'
+import { ip, tcp } from '../packets/packet.js'
+import { type TestNode, testNode, to } from './node.js'
+import { natPort, out, pod, snatAddress } from './snat_flow.js'
+
+type Family = 4 | 6
+const LONG = 1_000_000
+const AHEAD = 2 ** 20
+
+/** A connection of pod a: through SNAT, direct, or opened from outside (where its masquerading would be due). */
+type Kind = 'snat' | 'direct' | 'inbound'
+
+/** The remote's first byte has sequence 1,001, the pod's 5,001. */
+function connection(node: TestNode, family: Family, kind: Kind) {
+  const remote = kind === 'direct' ? to.remoteNode[family] : to.external[family]
+  let port = 4000
+  const send = (flags: string, sequence = 5001, acknowledgement = 1001) =>
+    node.send(
+      'a',
+      ip(
+        { source: pod('a', family), destination: remote },
+        tcp({ sourcePort: 4000, destinationPort: 443, flags, sequence, acknowledgement })
+      )
+    )
+  const receive = (flags: string, sequence = 1001, acknowledgement = 5001) =>
+    node.send(
+      'up0',
+      ip(
+        { source: remote, destination: kind === 'snat' ? snatAddress(family) : pod('a', family) },
+        tcp({ sourcePort: 443, destinationPort: port, flags, sequence, acknowledgement })
+      )
+    )
+  if (kind === 'inbound') {
+    receive('S', 1000, 0)
+    send('SA', 5000)
+    receive('A')
+    send('A')
+  } else {
+    port = natPort(send('S', 5000, 0))
+    receive('SA', 1000)
+    send('A')
+  }
+  return { send, receive }
+}
+
+/** As the program for expiry sees it: gone, if only `closing` is short. */
+async function isClosed(node: TestNode, family: Family): Promise<boolean> {
+  node.setControl({ timeouts: [LONG, LONG, 2, LONG, LONG, LONG] })
+  await sleep(60)
+  node.expire(family)
+  return node.expire(family).deleted === 1
+}
+
+for (const family of [4, 6] as const) {
+  for (const kind of ['snat', 'direct', 'inbound'] as const) {
+    const ends = async (t: Test, what: string, run: (of: ReturnType<typeof connection>) => void, closed: boolean) => {
+      const node = testNode()
+      const of = connection(node, family, kind)
+      // idle for longer than a second, as the test node counts it: nothing can be on its way
+      const began = node.expire(0).jiffies
+      while (node.expire(0).jiffies - began <= 260n) await sleep(20)
+      run(of)
+      t.equal(await isClosed(node, family), closed, what)
+      node.close()
+    }
+
+    t.test(`[S1] IPv${family} ${kind}: a RST ends the connection only in sequence`, async (t) => {
+      await ends(t, "the remote's", ({ receive }) => receive('R', 1001, 0), true)
+      await ends(t, 'with what has been sent before it', ({ receive }) => receive('RA', 1001 + 5000), true)
+      await ends(t, 'before what the pod has', ({ receive }) => receive('R', 1000, 0), false)
+      await ends(t, 'far beyond', ({ receive }) => receive('R', 1001 + AHEAD, 0), false)
+      await ends(t, 'half the numbers away', ({ receive }) => receive('RA', 0x8000_0000), false)
+      await ends(t, "the pod's", ({ send }) => send('R', 5001, 0), true)
+    })
+
+    t.test(`[S1] IPv${family} ${kind}: a connection is over with a FIN of both sides`, async (t) => {
+      await ends(t, "the remote's alone", ({ receive }) => receive('FA'), false)
+      await ends(t, "the pod's alone", ({ send }) => send('FA'), false)
+      const both = ({ send, receive }: ReturnType<typeof connection>) => {
+        receive('FA')
+        send('FA', 5001, 1002)
+        receive('A', 1002, 5002)
+      }
+      await ends(t, 'both', both, true)
+      const forged = ({ send, receive }: ReturnType<typeof connection>) => {
+        receive('FA', 1001 + AHEAD)
+        send('FA')
+      }
+      await ends(t, 'forged, and half closed', forged, false)
+    })
+
+    t.test(`[S1] IPv${family} ${kind}: who goes on a second after a RST has not taken it for one`, async (t) => {
+      const node = testNode()
+      const { send, receive } = connection(node, family, kind)
+      receive('R', 1001, 0)
+      send('A', 5001, 1001)
+      const began = node.expire(0).jiffies
+      while (node.expire(0).jiffies - began <= 260n) await sleep(20)
+      send('PA', 5001, 1001)
+      t.equal(await isClosed(node, family), false)
+      receive('R', 1001, 0)
+      t.equal(await isClosed(node, family), true)
+      node.close()
+    })
+  }
+
+  t.test(`[S1] IPv${family}: a RST that refuses a SYN acknowledges it`, async (t) => {
+    for (const [acknowledgement, closed] of [
+      [5001, true],
+      [5002, false],
+      [0, false]
+    ] as const) {
+      const node = testNode()
+      const addresses = { source: pod('a', family), destination: to.external[family] }
+      const syn = tcp({ sourcePort: 4000, destinationPort: 443, flags: 'S', sequence: 5000 })
+      const port = natPort(node.send('a', ip(addresses, syn)))
+      const refusal = tcp({ sourcePort: 443, destinationPort: port, flags: 'RA', sequence: 0, acknowledgement })
+      node.send('up0', ip({ source: to.external[family], destination: snatAddress(family) }, refusal))
+      t.equal(await isClosed(node, family), closed)
+      node.close()
+    }
+  })
+
+  t.test(`[S1] IPv${family}: a SYN-ACK as the first packet is no established connection`, async (t) => {
+    const node = testNode()
+    out(node, 'a', family, 'tcp', 80, 'SA', to.remoteNode[family])
+    node.setControl({ timeouts: [2, LONG, LONG, LONG, LONG, LONG] })
+    await sleep(60)
+    node.expire(family)
+    t.equal(node.expire(family).deleted, 1)
+    node.close()
+  })
+}
