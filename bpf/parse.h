@@ -69,6 +69,13 @@ static __always_inline bool special4(__be32 address)
 	return host >= 0xe0000000 || host >> 24 == 0 || host >> 24 == 127 || host >> 16 == 0xa9fe;
 }
 
+/* As special4(), of a packet: link-local addresses may be the policy's to masquerade. */
+static __always_inline bool stays4(__be32 address)
+{
+	return special4(address) &&
+	       !((address & bpf_htonl(0xffff0000)) == bpf_htonl(0xa9fe0000) && (control.flags & CONTROL_LINK_LOCAL));
+}
+
 /* ::/64 (unspecified, loopback, v4-mapped and -compatible), fe80::/10, ff00::/8 */
 static __always_inline bool special6(const struct address *address)
 {
@@ -131,7 +138,7 @@ static __always_inline int parse4(struct packet *p)
 		p->fragment_id = ip->id;
 	}
 	p->l4 = ETH + sizeof(*ip);
-	if (special4(ip->daddr) || special4(ip->saddr))
+	if (stays4(ip->daddr) || stays4(ip->saddr))
 		return REASON_LINK_LOCAL;
 	return GO_ON;
 }
@@ -312,19 +319,23 @@ static __always_inline bool too_big(struct packet *p, __u32 mtu, bool six)
 	const __u32 l4 = l4_of(p, six);
 	/* without the jumbo option of BIG TCP, which no segment has */
 	__u32 headers = six ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+	__u32 tunnel;
 
 	if (skb->len - ETH <= mtu)
 		return false;
 	if (!skb->gso_size)
 		return true;
-	if (p->protocol == IPPROTO_TCP) {
+	tunnel = tunnel_headers(skb);
+	if (tunnel) {
+		headers = tunnel;
+	} else if (p->protocol == IPPROTO_TCP) {
 		struct tcphdr *tcp = DATA(skb) + l4;
 
 		if ((void *)(tcp + 1) > END(skb))
 			return true;
 		headers += tcp->doff * 4;
 	} else if (p->protocol == IPPROTO_UDP) {
-		headers += sizeof(struct udphdr);
+		headers += tells_checksum_state() ? sizeof(struct udphdr) : MOST_TUNNEL_HEADERS;
 	} else {
 		return true;
 	}

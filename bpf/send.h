@@ -241,6 +241,20 @@ static __always_inline bool may_begin(const struct packet *p, bool six)
  * the stack gets the packet, which delivers it or answers host unreachable. Not
  * if SNAT is due: the stack would send it with the pod's address.
  */
+/* As ip_forward() sets it, for queueing disciplines (rt_tos2priority). IPv6 has no such thing. */
+static __always_inline __u32 priority_of(__u8 tos)
+{
+	return 0x4444666622220000ULL >> ((tos & 0x1e) << 1) & 15;
+}
+
+static __always_inline void set_priority4(struct __sk_buff *skb)
+{
+	const struct iphdr *ip = DATA(skb) + ETH;
+
+	if ((void *)(ip + 1) <= END(skb))
+		skb->priority = priority_of(ip->tos);
+}
+
 static __always_inline int send_to_uplink(struct packet *p, struct nexthop *nexthop, struct rewrite *new, bool six)
 {
 	const __u8 *to = NULL;
@@ -267,6 +281,8 @@ static __always_inline int send_to_uplink(struct packet *p, struct nexthop *next
 	if (!rewrite(p, new, six))
 		return REASON_MALFORMED;
 	p->skb->mark = 0;
+	if (!six)
+		set_priority4(p->skb);
 	p->out = nexthop->ifindex;
 	if (!to)
 		return six ? by_neighbour6(p, nexthop) : by_neighbour4(p, nexthop);

@@ -84,7 +84,9 @@ static __attribute__((noinline)) int segments_fit4(struct __sk_buff *skb, __u32 
 		return false;
 	if (ip->protocol == IPPROTO_TCP)
 		return (void *)(tcp + 1) <= END(skb) && sizeof(*ip) + tcp->doff * 4 + skb->gso_size <= mtu;
-	return ip->protocol == IPPROTO_UDP && sizeof(*ip) + sizeof(struct udphdr) + skb->gso_size <= mtu;
+	/* a tunnel's headers are for the stages to judge */
+	return ip->protocol == IPPROTO_UDP && tells_checksum_state() && !tunnel_headers(skb) &&
+	       sizeof(*ip) + sizeof(struct udphdr) + skb->gso_size <= mtu;
 }
 
 static __attribute__((noinline)) int segments_fit6(struct __sk_buff *skb, __u32 mtu)
@@ -96,7 +98,8 @@ static __attribute__((noinline)) int segments_fit6(struct __sk_buff *skb, __u32 
 		return false;
 	if (ip->nexthdr == IPPROTO_TCP)
 		return (void *)(tcp + 1) <= END(skb) && sizeof(*ip) + tcp->doff * 4 + skb->gso_size <= mtu;
-	return ip->nexthdr == IPPROTO_UDP && sizeof(*ip) + sizeof(struct udphdr) + skb->gso_size <= mtu;
+	return ip->nexthdr == IPPROTO_UDP && tells_checksum_state() && !tunnel_headers(skb) &&
+	       sizeof(*ip) + sizeof(struct udphdr) + skb->gso_size <= mtu;
 }
 
 /* As !too_big(). `length`: what skb->len says. */

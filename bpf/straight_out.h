@@ -65,6 +65,8 @@ static __always_inline bool straight_to_uplink4(struct __sk_buff *skb, const str
 		if (!mac)
 			return false;
 	}
+	if (__builtin_expect(ip->tos, 0))
+		skb->priority = priority_of(ip->tos);
 	copy_mac(eth->h_dest, mac);
 	copy_mac(eth->h_source, nexthop->source_mac);
 	ifindex = nexthop->ifindex;

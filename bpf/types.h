@@ -67,7 +67,7 @@ enum reason {
 
 	REASON_DROP_SPOOF,     /* source address is not the pod's */
 	REASON_DROP_PORTS,     /* no free SNAT port towards this remote */
-	REASON_DROP_FLOWS,     /* flow table full */
+	REASON_DROP_FLOWS,     /* the pod gets no more room for flows */
 	REASON_DROP_PROTOCOL,  /* REASON_PROTOCOL, configured as drop */
 	REASON_DROP_MALFORMED, /* XDP: header no stack would take */
 	REASON_DROP_MARTIAN,   /* XDP: source that cannot be on the wire */
@@ -387,7 +387,8 @@ enum timeout {
 #define CONTROL_SNAT (1U << 2)           /* SNAT is ours; else it is never due */
 #define CONTROL_DROP_PROTOCOLS (1U << 3) /* SNAT due and no ports: drop, not stack */
 #define CONTROL_MARKS (1U << 4)          /* ip rules ask for marks: a marked packet is the stack's */
-#define CONTROL_HAND_OVER (1U << 5)      /* flows without an entry go to the stack: hostroute is about to leave */
+#define CONTROL_LINK_LOCAL (1U << 6) /* IPv4 link-local destinations are routed as any: the policy masquerades some */
+#define CONTROL_HAND_OVER (1U << 5)  /* flows without an entry go to the stack: hostroute is about to leave */
 
 /*
  * The stack owns some flows that look like the fast path's (see owner.h): flows

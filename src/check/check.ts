@@ -43,7 +43,7 @@ export async function runChecks(options: CheckOptions): Promise<CheckReport> {
   const kernel = await checkKernel(tools, options.pinDirectory)
   const node = await readNode(config)
   const masquerade = readMasquerade(config)
-  const facts = nodeRules(node.state, node.plan, config, masquerade.policy.ipv6.masqueraded)
+  const facts = nodeRules(node.state, node.plan, config, masquerade.policy)
   const rules = await checkRules(tools, facts, policy, options.everyRule ?? false)
   const programs = await checkPrograms(tools, node, config)
   const findings = [

@@ -37,6 +37,8 @@ export interface RuleContext {
   /** hostroute masquerades; snat6: IPv6, too. */
   snat: boolean
   snat6: boolean
+  /** The policy masquerades IPv4 link-local destinations: the fast path takes packets to them. */
+  routesLinkLocal: boolean
 }
 
 export interface JudgedRule {
@@ -215,7 +217,8 @@ const kernelsOwn = prefixSet([
   `${'0'.repeat(31)}1/128`,
   `ff${'0'.repeat(30)}/8`
 ])
-const linkLocal = prefixSet(['a9fe0000/16', `fe80${'0'.repeat(28)}/10`])
+const linkLocal6 = `fe80${'0'.repeat(28)}/10`
+const linkLocalPrefixes = { all: prefixSet(['a9fe0000/16', linkLocal6]), untaken: prefixSet([linkLocal6]) }
 
 function prefixes(
   condition: { kind: string; prefixes: string[] },
@@ -229,6 +232,7 @@ function prefixes(
   if (inside(kernelsOwn))
     return { truth: 'never', why: 'the fast path takes no loopback, multicast or broadcast packets' }
   if (condition.kind === 'source') return maybe
+  const linkLocal = context.routesLinkLocal ? linkLocalPrefixes.untaken : linkLocalPrefixes.all
   if (inside(kernelsOwn, linkLocal))
     return { truth: 'never', why: 'the fast path takes no packets to link-local addresses' }
   if (meetsPods(condition, context)) return maybe

@@ -5,6 +5,7 @@
 
 import { formatPrefix } from '../address.js'
 import type { Config } from '../config/config.js'
+import { type MasqueradePolicy, masqueradesLinkLocal } from '../config/masquerade.js'
 import { servedKinds } from '../plan/devices.js'
 import type { Plan } from '../plan/types.js'
 import type { NodeState } from '../state/types.js'
@@ -200,10 +201,12 @@ export interface NodeRules {
   snat: boolean
   /** IPv6, too; absent: as snat says. */
   snat6?: boolean
+  /** The policy masquerades IPv4 link-local destinations; none given: no. */
+  routesLinkLocal?: boolean
 }
 
-/** masqueradesIPv6: by the policy that would hold. */
-export function nodeRules(state: NodeState, plan: Plan, config: Config, masqueradesIPv6: boolean): NodeRules {
+/** policy: the one that would hold. */
+export function nodeRules(state: NodeState, plan: Plan, config: Config, policy: MasqueradePolicy): NodeRules {
   const served = [...plan.devices.values()]
   const names = (role: 'pod' | 'uplink') => served.filter((device) => device.role === role).map(({ name }) => name)
   const unserved = new Set(plan.unserved.map(({ ifindex }) => ifindex))
@@ -219,7 +222,8 @@ export function nodeRules(state: NodeState, plan: Plan, config: Config, masquera
     own: ownPrefixes(state),
     podAddresses: [...plan.pods.keys()].map((address) => `${address}/${address.length * 4}`),
     snat: config.snat.enabled,
-    snat6: config.snat.enabled && masqueradesIPv6
+    snat6: config.snat.enabled && policy.ipv6.masqueraded,
+    routesLinkLocal: config.snat.enabled && masqueradesLinkLocal(policy)
   }
 }
 
@@ -236,6 +240,7 @@ export function ruleContext(
     neverServed,
     snat,
     snat6: facts.snat6 ?? snat,
+    routesLinkLocal: facts.routesLinkLocal ?? false,
     stackPrefixes: prefixSet(facts.stackPrefixes),
     ownAddresses: prefixSet(facts.own),
     podAddresses,

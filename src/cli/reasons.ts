@@ -97,8 +97,9 @@ const reasons: Record<string, ReasonWords> = {
       'widen snat.ports, shorten snat.timeouts, or have the pods reuse connections; hostroute snat --remote ADDRESS'
   },
   'drop-flows': {
-    words: 'the flow table is full',
-    remedy: 'raise limits.flows and restart hostrouted; hostroute snat shows who makes the flows'
+    words: 'no room for another flow of this pod',
+    remedy:
+      'the pod has its share of the flow table: hostroute snat --pod ADDRESS shows its flows; limits.flows can be raised, in force after hostroute reload'
   },
   'drop-protocol': {
     words: 'SNAT is due, the protocol has no ports, and snat.otherProtocols says drop',

@@ -150,8 +150,11 @@ function few(names: readonly string[], most = 6, between = ', '): string {
   return `${names.slice(0, most).join(between)}${between === ', ' ? '' : between} and ${names.length - most} more`
 }
 
+/** Share of the flow table in use from which on it is told who has it. */
+const tellPodsAt = 0.25
+
 function maps({ counts }: Status, paint: Paint): string {
-  const { snatPorts, masquerade: _, ...fills } = counts
+  const { snatPorts, mostFlows, movedFlows: _moved, masquerade: _masquerade, ...fills } = counts
   const names: Record<keyof typeof fills, string> = {
     pods: 'pods',
     devices: 'devices',
@@ -178,7 +181,10 @@ function maps({ counts }: Status, paint: Paint): string {
     rows,
     '  '
   )
-  return `${body}\n  ${plural(snatPorts, 'SNAT port')} towards each remote`
+  const most = [fills.flows4, fills.flows6].some(({ used, capacity }) => used >= capacity * tellPodsAt)
+    ? `\n  Most flows: ${mostFlows.map(({ device, flows }) => `${device} ${count(flows)}`).join(', ')}`
+    : ''
+  return `${body}${most}\n  ${plural(snatPorts, 'SNAT port')} towards each remote`
 }
 
 function percent({ used, capacity }: Fill, paint: Paint): string {

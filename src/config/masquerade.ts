@@ -13,7 +13,7 @@
 //   masqueraded by configuration alone, unique local addresses are excluded, as
 //   the private ranges of IPv4 are: pods on other nodes have them.
 
-import { formatPrefix, parsePrefix, prefixKey } from '../address.js'
+import { formatPrefix, maskAddress, parsePrefix, prefixKey } from '../address.js'
 
 /** How a file is read. */
 export type Semantics = 'ip-masq-agent' | 'cilium'
@@ -82,6 +82,18 @@ export const defaultExclude: Readonly<Record<Semantics, readonly string[]>> = {
     '203.0.113.0/24',
     '240.0.0.0/4'
   ]
+}
+
+/** Some IPv4 link-local destination is masqueraded (masqLinkLocal, or a longer prefix on a list). */
+export function masqueradesLinkLocal({ wanted }: Pick<MasqueradePolicy, 'wanted'>): boolean {
+  const [address, length] = ['a9fe0000', 16]
+  const due = new Map(wanted.map(({ prefix, masquerade }) => [prefix, masquerade]))
+  if (wanted.some(({ prefix, masquerade }) => masquerade && /^a9fe....\/(1[7-9]|2\d|3[0-2])$/.test(prefix))) return true
+  for (let bits = length; bits >= 0; bits--) {
+    const answer = due.get(prefixKey(maskAddress(address, bits), bits))
+    if (answer !== undefined) return answer
+  }
+  return false
 }
 
 const linkLocal = { 4: 'a9fe0000/16', 6: `fe80${'0'.repeat(28)}/10` } as const

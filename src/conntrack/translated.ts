@@ -2,12 +2,11 @@
 // this node see them: those that it translates, which the stack keeps, and those
 // that others have opened to pods, whose answers must keep the pod's address.
 
-import { ECHO_ASKED } from '../maps/layout.js'
 import type { Address, Family } from '../state/types.js'
 import { type Entry, isEcho, isRequest, isTranslated, protocols, type Tuple, tcpState } from './entry.js'
 import { readEntries } from './table.js'
 
-/** A flow at the pod; echo: podPort is the identifier, remotePort 0, or ECHO_ASKED where the remote asks. */
+/** A flow at the pod; echo: podPort is the identifier, remotePort 0. */
 export interface PodFlow {
   family: Family
   protocol: number
@@ -15,6 +14,8 @@ export interface PodFlow {
   podPort: number
   remote: Address
   remotePort: number
+  /** Echo: the requests are the remote's. */
+  remoteAsks: boolean
 }
 
 export interface TranslatedFlows {
@@ -70,6 +71,7 @@ function flowOf({ family }: Entry, tuple: Tuple): PodFlow {
     pod: tuple.source,
     podPort: tuple.sourcePort,
     remote: tuple.destination,
-    remotePort: isEcho(tuple.protocol) ? (isRequest(tuple) ? 0 : ECHO_ASKED) : tuple.destinationPort
+    remotePort: isEcho(tuple.protocol) ? 0 : tuple.destinationPort,
+    remoteAsks: isEcho(tuple.protocol) && !isRequest(tuple)
   }
 }

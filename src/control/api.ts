@@ -90,6 +90,10 @@ export interface Counts {
   neighbours: Fill
   flows4: Fill
   flows6: Fill
+  /** Pods with most flows, IPv4 and IPv6 together, by their device; at most five. */
+  mostFlows: { device: string; flows: number }[]
+  /** Flows through SNAT decided again since their address or uplink was gone; starts anew with the maps. */
+  movedFlows: number
   /** SNAT ports a remote may be reached with. */
   snatPorts: number
   /** Prefixes in the masquerade policy. */

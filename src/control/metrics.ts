@@ -53,6 +53,18 @@ export function renderMetrics({ status, drops, guard }: Snapshot): string {
       'Rows a map has room for.',
       fills.map(([map, fill]) => [{ map }, fill.capacity])
     ),
+    family(
+      'hostroute_pod_flows',
+      'gauge',
+      'Flows of the pods that have most.',
+      counts.mostFlows.map(({ device, flows }) => [{ device }, flows])
+    ),
+    family(
+      'hostroute_snat_moved_total',
+      'counter',
+      'Flows through SNAT decided again since their address or uplink was gone.',
+      [[{}, counts.movedFlows]]
+    ),
     family('hostroute_snat_ports', 'gauge', 'Source ports SNAT may take towards one remote.', [[{}, counts.snatPorts]]),
     family('hostroute_masquerade_prefixes', 'gauge', 'Prefixes in the masquerade policy.', [[{}, counts.masquerade]]),
     family(

@@ -32,6 +32,7 @@ import { renderMetrics } from '../control/metrics.js'
 import { CLASS_ROUTES, MAX_NEXTHOPS, POD_SLOTS } from '../maps/layout.js'
 import { native } from '../native.js'
 import { packageVersion } from '../version.js'
+import { largest, readUsage } from './accounts.js'
 import { Counters, total } from './counters.js'
 import { explain, explainRoute } from './explain.js'
 import { listFlows } from './flow-view.js'
@@ -45,6 +46,8 @@ import { neighbourRows, nexthopRows, podRows, routeList } from './views.js'
 
 /** Of the masquerade policy; all of them: /v1/masquerade. */
 const statusRows = 256
+/** Pods with most flows. */
+const podsTold = 5
 
 export class Answers implements NodeControl {
   private counters: { of: object; counters: Counters } | null = null
@@ -138,8 +141,10 @@ export class Answers implements NodeControl {
   }
 
   private counts(): Counts {
-    const { planner, datapath, config, routine, masquerade } = this.node
+    const { planner, datapath, config, masquerade } = this.node
     const fill = datapath?.writer.fill()
+    const usage = datapath ? readUsage(datapath.object) : null
+    const capacity = datapath?.flowLimit ?? flowLimit(config)
     const { limits } = config
     return {
       pods: { used: planner.plan.pods.size, capacity: POD_SLOTS },
@@ -150,8 +155,15 @@ export class Answers implements NodeControl {
       classRoutes6: { used: fill?.classRoutes6 ?? 0, capacity: CLASS_ROUTES },
       nexthops: { used: fill?.nexthops ?? 0, capacity: MAX_NEXTHOPS },
       neighbours: { used: fill?.neighbours ?? 0, capacity: limits.neighbours },
-      flows4: { used: routine.flows[4].live, capacity: datapath?.flowLimit ?? flowLimit(config) },
-      flows6: { used: routine.flows[6].live, capacity: datapath?.flowLimit ?? flowLimit(config) },
+      flows4: { used: usage?.flows[4] ?? 0, capacity },
+      flows6: { used: usage?.flows[6] ?? 0, capacity },
+      mostFlows: datapath
+        ? largest(datapath.object, podsTold).map(({ ifindex, flows }) => ({
+            device: this.node.deviceName(ifindex),
+            flows
+          }))
+        : [],
+      movedFlows: usage?.moved ?? 0,
       snatPorts: datapath?.ports ?? 0,
       masquerade: masquerade.policy.wanted.length
     }

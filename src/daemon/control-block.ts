@@ -67,6 +67,11 @@ export class ControlBlock {
     this.setFlag(CODES.CONTROL_MARKS, on)
   }
 
+  /** IPv4 link-local destinations are routed as any other. */
+  routeLinkLocal(on: boolean): void {
+    this.setFlag(CODES.CONTROL_LINK_LOCAL, on)
+  }
+
   /** Packets with this mark are traced (bpf/trace.h); 0: none. */
   trace(mark: number): void {
     this.write32(offset.trace_mark, mark)

@@ -1,6 +1,7 @@
 // The masquerade policy as the control socket shows it.
 
 import { formatAddress, formatPrefix, parseAddress } from '../address.js'
+import { masqueradesLinkLocal } from '../config/masquerade.js'
 import type { MasqueradeAnswer, MasqueradeStatus } from '../control/api.js'
 import type { Address } from '../state/types.js'
 import type { Node } from './node.js'
@@ -66,7 +67,10 @@ const linkLocal6 = /^fe[89ab]/
 function instead(node: Node, address: Address): string | null {
   if (!node.config.snat.enabled) return 'masquerading is off (snat.enabled: false)'
   if (!node.datapath) return 'hostroute is disabled: the kernel and its rules decide'
-  const isLinkLocal = address.length === 8 ? address.startsWith('a9fe') : linkLocal6.test(address)
+  const isLinkLocal =
+    address.length === 8
+      ? address.startsWith('a9fe') && !masqueradesLinkLocal(node.masquerade.policy)
+      : linkLocal6.test(address)
   if (isLinkLocal) return 'link-local destinations are left to the kernel, whose own rules decide'
   if (address.length === 8 ? multicast4.test(address) : address.startsWith('ff'))
     return 'multicast and broadcast are left to the kernel'

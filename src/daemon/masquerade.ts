@@ -25,6 +25,8 @@ export interface MasqueradeHooks {
   log: Logger
   /** A sentence, for people. */
   onProblem(text: string): void
+  /** `policy` is another one, and the map says so. */
+  onPolicy(policy: MasqueradePolicy): void
   /** The map could not be written: writeAgain() is to be called in a moment. */
   onFailure(error: Error): void
 }
@@ -75,6 +77,7 @@ export class Masquerade {
       this.refuse(refusal)
     }
     this.map = map
+    this.hooks.onPolicy(this.policy)
   }
 
   /** What the configuration says may have changed; the files are read again. */
@@ -163,6 +166,7 @@ export class Masquerade {
     this.told = policy
     this.policy = policy
     this.refused = null
+    if (this.map) this.hooks.onPolicy(policy)
   }
 
   private refuse(why: string): void {

@@ -13,6 +13,7 @@ import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { type Config, ConfigError, formatProblem, loadConfig } from '../config/config.js'
 import { readKernelSettings } from '../config/kernel-settings.js'
+import { masqueradesLinkLocal } from '../config/masquerade.js'
 import type { EnableOptions, EnableResult, HandedBack, ReloadResult } from '../control/api.js'
 import { handedBackLines } from '../control/handed-back.js'
 import { type ControlServer, startControlServer } from '../control/server.js'
@@ -113,6 +114,7 @@ export class Node {
       log: subsystem(this.options.log, 'masquerade'),
       keptFile: keptMasquerade(this.options.runDirectory),
       onProblem: (text) => this.problem('configuration', text),
+      onPolicy: (policy) => this.datapath?.control.routeLinkLocal(masqueradesLinkLocal(policy)),
       onFailure: (error) => this.mapsFailed(error)
     })
     this.planner = createPlanner(this.planOptions())
@@ -253,6 +255,7 @@ export class Node {
     })
     try {
       this.masquerade.use(datapath.writer.masquerade)
+      datapath.control.routeLinkLocal(masqueradesLinkLocal(this.masquerade.policy))
     } catch (error) {
       datapath.close()
       throw error

@@ -4,7 +4,9 @@
 // read again, a timer goes on unless its period has changed.
 
 import { native } from '../native.js'
+import { largest, readUsage } from './accounts.js'
 import { runExpire } from './clock.js'
+import type { Maps } from './live-flows.js'
 import type { Node } from './node.js'
 
 const tick = 5000
@@ -12,6 +14,7 @@ const tick = 5000
 const conntrackTick = 500
 const portsEvery = 60_000
 const repairDelay = 1000
+const movedEvery = 10_000
 /** An entry of conntrack that saw no packet for so long is stale, if the connection lives. */
 const forgetEvery = 300_000
 /** Above this share of the flow table, flows that are over or were never answered end sooner. */
@@ -30,6 +33,8 @@ export class Routine {
   private readonly timers = new Map<string, { period: number; timer: NodeJS.Timeout }>()
   private repairTimer: NodeJS.Timeout | undefined
   private fullTold = 0
+  /** What was told; null: of an earlier daemon, or none yet. */
+  private moved: number | null = null
 
   constructor(private readonly node: Node) {}
 
@@ -38,6 +43,7 @@ export class Routine {
     const { config } = this.node
     this.every('lease', leasePeriod(config.lease), () => this.renewLease())
     this.every('expire', config.expireInterval, () => this.expire())
+    this.every('moved', movedEvery, () => this.tellMoved())
     this.every('verify', config.verifyInterval, () => this.verify())
     this.every('ports', portsEvery, () => this.node.datapath?.writePorts(this.node.config))
     this.every('forget', forgetEvery, () => void this.node.forgetStale(forgetEvery / 1000))
@@ -113,10 +119,29 @@ export class Routine {
         this.fullTold = Date.now()
         this.node.problem(
           'flows',
-          `${live} of ${datapath.flowLimit} IPv${family} flows are in use: raise limits.flows, or look for a pod that opens too many (hostroute snat)`
+          `${live} of ${datapath.flowLimit} IPv${family} flows are in use, most by ${this.largest(datapath.object)}; no pod can take the rest from the others; raise limits.flows if they are needed (in force at once)`
         )
       }
     }
+  }
+
+  private largest(maps: Maps): string {
+    return largest(maps, 3)
+      .map(({ ifindex, flows }) => `${this.node.deviceName(ifindex)} (${flows})`)
+      .join(', ')
+  }
+
+  /** In sum: a change of address can concern any number of flows. */
+  private tellMoved(): void {
+    const { datapath } = this.node
+    if (!datapath) return
+    const { moved } = readUsage(datapath.object)
+    const since = moved - (this.moved ?? moved)
+    this.moved = moved
+    if (since > 0)
+      this.node.log.info(
+        `${since} flows through SNAT were decided again: the node no longer has their source address, or their route takes another uplink`
+      )
   }
 
   private verify(): void {

@@ -9,7 +9,7 @@ import { ConntrackError, tracksNothing } from '../conntrack/table.js'
 import { type PodFlow, readTranslated } from '../conntrack/translated.js'
 import type { Logger } from '../log.js'
 import { encodeOwner, encodePlainFlow, encodeTuple } from '../maps/codec.js'
-import { CODES } from '../maps/layout.js'
+import { CODES, ECHO_ASKED } from '../maps/layout.js'
 import { markStackPair } from '../maps/stack-pairs.js'
 import type { BpfMap, BpfObject, NativeError } from '../native.js'
 import { Slice } from '../netlink/slice.js'
@@ -101,16 +101,13 @@ async function writeInbound(
 ): Promise<void> {
   const slice = new Slice()
   const maps = { 4: object.map('flows4'), 6: object.map('flows6') }
-  for (const { family, protocol, pod, podPort, remote, remotePort } of flows) {
+  for (const flow of flows) {
+    const { family, protocol, pod } = flow
     const tcp = CODES.SEEN_ACK | (protocol === protocols.tcp ? CODES.SEEN_REMOTE_ACK : 0)
     const podId = pods.get(pod)?.id ?? 0
     const value = encodePlainFlow({ seen: now, created: now, podId, verdict: CODES.FLOW_INBOUND, tcp })
     try {
-      maps[family].update(
-        encodeTuple({ protocol, local: pod, localPort: podPort, remote, remotePort }),
-        value,
-        onlyIfAbsent
-      )
+      maps[family].update(keyOf(flow), value, onlyIfAbsent)
       chargeFlows(object, family, podId, 1)
     } catch (error) {
       // the programs have met it already
@@ -120,10 +117,18 @@ async function writeInbound(
   }
 }
 
+function keyOf({ protocol, pod, podPort, remote, remotePort, remoteAsks }: PodFlow): Buffer {
+  return encodeTuple({
+    protocol,
+    local: pod,
+    localPort: podPort,
+    remote,
+    remotePort: remoteAsks ? ECHO_ASKED : remotePort
+  })
+}
+
 function writeRows(map: BpfMap, pods: Map<Address, LocalPod>, flows: PodFlow[], now: number): void {
-  const keys = flows.map(({ protocol, pod, podPort, remote, remotePort }) =>
-    encodeTuple({ protocol, local: pod, localPort: podPort, remote, remotePort })
-  )
+  const keys = flows.map(keyOf)
   const values = flows.map(({ pod }) =>
     encodeOwner({ seen: now, podId: pods.get(pod)?.id ?? 0, reason: 'translated-flow' })
   )

@@ -55,7 +55,7 @@ const stack = list('stack', forwarded.length, [
 const drop = list('drop', forwarded.length + stack.length, [
   ['drop-spoof', 'the source address does not belong to the pod'],
   ['drop-ports', 'no free SNAT port towards this remote'],
-  ['drop-flows', 'the flow table is full'],
+  ['drop-flows', 'no room for another flow of this pod'],
   ['drop-protocol', 'SNAT is due, the protocol has no ports, and it is configured to be dropped'],
   ['drop-malformed', 'a header no stack would take'],
   ['drop-martian', 'a source address that cannot be on the wire'],

@@ -40,7 +40,13 @@ t.test('[K6] translated connections are read as the pods see them', async (t) =>
         const ports = [...line.matchAll(/sport=(\d+)/g)].map((match) => Number(match[1]))
         return { line, podPort: ports[0] as number, replyPort: ports[1] as number }
       })
-      const local = { family: number, protocol, pod: hex(one.address[family]), remotePort: 9 } as const
+      const local = {
+        family: number,
+        protocol,
+        pod: hex(one.address[family]),
+        remotePort: 9,
+        remoteAsks: false
+      } as const
       for (const remote of targets) {
         const found = client.find(({ line }) => line.includes(` dst=${remote} `))
         wanted.push({ ...local, podPort: found?.podPort ?? -1, remote: hex(remote) })
@@ -56,9 +62,9 @@ t.test('[K6] translated connections are read as the pods see them', async (t) =>
     }
     const echo = family === 'v4' ? protocols.icmp : protocols.icmp6
     await one.ping(services.near[family], { count: 1, arguments: ['-e', '4711'] })
-    const ping = { family: number, protocol: echo, podPort: 4711, remotePort: 0 } as const
+    const ping = { family: number, protocol: echo, podPort: 4711, remotePort: 0, remoteAsks: false } as const
     wanted.push({ ...ping, pod: hex(one.address[family]), remote: hex(services.near[family]) })
-    wanted.push({ ...ping, pod: hex(two.address[family]), remote: hex(one.address[family]) })
+    wanted.push({ ...ping, pod: hex(two.address[family]), remote: hex(one.address[family]), remoteAsks: true })
   }
   // from outside to a pod, by the node's address
   await open(t, lab.outside, 'tcp', node.address.v4, 1, 80)
@@ -69,7 +75,8 @@ t.test('[K6] translated connections are read as the pods see them', async (t) =>
     pod: hex(two.address.v4),
     podPort: 9,
     remote: hex(OUTSIDE.v4),
-    remotePort: Number(/sport=(\d+)/.exec(line)?.[1])
+    remotePort: Number(/sport=(\d+)/.exec(line)?.[1]),
+    remoteAsks: false
   })
   const { result } = await act(node, { verb: 'translated', pods: podsOf(node) })
   const text = (flow: PodFlow) => JSON.stringify(Object.entries(flow).sort())

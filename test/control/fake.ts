@@ -89,6 +89,11 @@ export function fakeStatus(change: Partial<Status> = {}): Status {
       neighbours: fill(5, 65536),
       flows4: fill(250000, 262144),
       flows6: fill(0, 262144),
+      mostFlows: [
+        { device: 'vetha', flows: 240000 },
+        { device: 'vethb', flows: 10000 }
+      ],
+      movedFlows: 3,
       snatPorts: 33512,
       masquerade: 7
     },
