@@ -346,7 +346,8 @@ static __always_inline int new_flow(struct packet *p, const union tuple *tuple, 
 			delete_reverse(&new->tuple, six); /* gives the port back */
 		return trace_flow(p, flow, TRACE_FLOW_NEW, GO_ON);
 	}
-	if (flow->verdict == FLOW_DIRECT && !has_room(flow->pod_id, FLOW_DIRECT, six))
+	/* for speed only: of what ends nothing follows */
+	if (flow->verdict == FLOW_DIRECT && ((p->tcp & SEEN_RST) || !has_room(flow->pod_id, FLOW_DIRECT, six)))
 		return GO_ON;
 	error = insert_flow(tuple, flow, six);
 	if (error && flow->verdict == FLOW_SNAT) {

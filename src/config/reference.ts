@@ -94,8 +94,16 @@ export const reference = {
     ),
     timeouts: {
       tcpOpening: key(kind.duration(second, hour), '60s', 'TCP: no answer yet.'),
-      tcpEstablished: key(kind.duration(minute, 240 * hour), '2h4m', 'TCP: idle connection.'),
-      tcpClosing: key(kind.duration(second, hour), '120s', 'TCP: after FIN from both sides, or RST.'),
+      tcpEstablished: key(
+        kind.duration(minute, 240 * hour),
+        '24h',
+        'TCP: idle connection. Without SNAT five minutes are enough: it is decided again.'
+      ),
+      tcpClosing: key(
+        kind.duration(second, hour),
+        '120s',
+        'TCP: after FIN from both sides, or RST. At most 10 s without SNAT, or with more than a quarter of limits.flows in use.'
+      ),
       udpOneWay: key(
         kind.duration(second, hour),
         '30s',

@@ -33,7 +33,7 @@ export class Routine {
   private readonly timers = new Map<string, { period: number; timer: NodeJS.Timeout }>()
   private repairTimer: NodeJS.Timeout | undefined
   private fullTold = 0
-  /** What was told; null: of an earlier daemon, or none yet. */
+  /** What was told of; null: nothing yet. */
   private moved: number | null = null
 
   constructor(private readonly node: Node) {}
@@ -136,7 +136,9 @@ export class Routine {
     const { datapath } = this.node
     if (!datapath) return
     const { moved } = readUsage(datapath.object)
-    const since = moved - (this.moved ?? moved)
+    // those of an earlier daemon were told by it; new maps count from 0
+    const before = this.moved ?? (datapath.takenOver ? moved : 0)
+    const since = moved < before ? moved : moved - before
     this.moved = moved
     if (since > 0)
       this.node.log.info(

@@ -96,7 +96,14 @@ function run(program: string, device: DeviceName, frame: Buffer, options: Option
     const [had, hadBytes] = [before[reason]?.packets ?? 0, before[reason]?.bytes ?? 0]
     return packets === had ? [] : [`${reasons[reason]} ${packets - had} ${bytes - hadBytes}`]
   })
-  return { action: retval, data: data.toString('hex'), mark: after.readUInt32LE(8), counted, entries: readEntries() }
+  return {
+    action: retval,
+    data: data.toString('hex'),
+    mark: after.readUInt32LE(8),
+    priority: after.readUInt32LE(32),
+    counted,
+    entries: readEntries()
+  }
 }
 
 function frameFor(device: DeviceName, network: Network): Buffer {
@@ -110,7 +117,14 @@ function compare(t: Test, name: string, device: DeviceName, frame: Buffer, optio
   const entries = readEntries()
   const straight = run(`only_${program}`, device, frame, options)
   if (straight.action === STAGES) {
-    const untouched = { action: STAGES, data: frame.toString('hex'), mark: options.mark ?? 0, counted: [], entries }
+    const untouched = {
+      action: STAGES,
+      data: frame.toString('hex'),
+      mark: options.mark ?? 0,
+      priority: 0,
+      counted: [],
+      entries
+    }
     if (!same(straight, untouched)) t.strictSame(straight, untouched, `${name}: left untouched`)
     run(program, device, frame, options)
     return false
@@ -407,6 +421,24 @@ t.test('[S4] the sum over a CHECKSUM_COMPLETE packet stays right on both ways', 
     } catch (error) {
       if ((error as { code: string }).code !== 'EINVAL') throw error
       t.pass('before Linux 6.11 such a packet cannot be made')
+    }
+  }
+})
+
+t.test('skb->priority follows TOS towards an uplink, as ip_forward sets it (rt_tos2priority)', async (t) => {
+  for (const [tos, priority] of [
+    [0x00, 0],
+    [0x02, 0],
+    [0x08, 2],
+    [0x10, 6],
+    [0x18, 4],
+    [0xb8, 4],
+    [0xe0, 0]
+  ] as const) {
+    for (const destination of [remote, plain]) {
+      const frame = frameFor('a', fromA(destination, ack(), { tos }))
+      t.ok(compare(t, `TOS ${tos}`, 'a', frame))
+      t.equal(run('from_pod', 'a', frame, {}).priority, priority, `TOS ${tos}`)
     }
   }
 })

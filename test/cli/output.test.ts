@@ -57,6 +57,7 @@ Maps
   neighbours               5     65,536  <1 %
   flows IPv4         250,000    262,144  95 %
   flows IPv6               0    262,144   0 %
+  Most flows: vetha 240,000, vethb 10,000
   33,512 SNAT ports towards each remote
 
 Masquerading

@@ -23,7 +23,7 @@ t.test('a file that is not there means the defaults', async (t) => {
   t.same(config, defaultConfig)
   t.not(config, defaultConfig, 'the caller may change what it gets')
   t.equal(config.lease, 600_000)
-  t.equal(config.snat.timeouts.tcpEstablished, 7_440_000)
+  t.equal(config.snat.timeouts.tcpEstablished, 86_400_000)
   t.same(config.snat.nodePorts, [{ first: 30000, last: 32767 }])
 })
 
