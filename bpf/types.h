@@ -18,7 +18,7 @@
 
 #include <linux/types.h>
 
-#define HR_LAYOUT 4
+#define HR_LAYOUT 5
 
 /* Table sizes that index arithmetic relies on: powers of two. */
 #define DEVICE_SLOTS 16384 /* devices: ifindex & (DEVICE_SLOTS - 1) */
@@ -261,9 +261,10 @@ enum flow_life {
 #define SEEN_ACK (1U << 3)
 
 /*
- * What SNAT of an IPv4 flow adds to its packets' checksums, as one's complement
- * sums: to the header's by the address and the TTL, to the transport's by the
- * address and the port.
+ * What SNAT of a flow adds to its packets' checksums, as one's complement sums,
+ * never 0: to the header's by the address and the TTL, to the transport's by the
+ * address and the port. IPv6 has no header checksum: there the first is what the
+ * address alone adds.
  */
 struct snat_difference {
 	__u16 header;
@@ -280,18 +281,18 @@ struct flow {
 	__be16 nat_port;
 	__u8 nat_address[16];              /* v4-mapped or IPv6 */
 	__u32 created;                     /* jiffies, low 32 bits */
-	struct snat_difference difference; /* FLOW_SNAT, IPv4 */
+	struct snat_difference difference; /* FLOW_SNAT */
 }; /* 48 */
 
 struct reverse {
-	__u8 pod[16];                      /* v4-mapped or IPv6 */
+	__u8 pod[16]; /* v4-mapped or IPv6 */
 	__be16 pod_port;
-	__u8 tcp;                          /* SEEN_* from the remote */
-	__u8 replied;                      /* 1: the remote has answered */
-	__u32 seen;                        /* jiffies of the remote's last packet, valid if replied */
+	__u8 tcp;     /* SEEN_* from the remote */
+	__u8 replied; /* 1: the remote has answered */
+	__u32 seen;   /* jiffies of the remote's last packet, valid if replied */
 	__u32 pod_id;
-	__u32 life;                        /* enum flow_life */
-	struct snat_difference difference; /* IPv4 */
+	__u32 life;   /* enum flow_life */
+	struct snat_difference difference;
 }; /* 36 */
 
 /* A row of stack_pairs. */

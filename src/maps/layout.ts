@@ -4,7 +4,7 @@
 // Multi-byte fields are little endian: the kernels hostroute is built for
 // (x86-64, arm64) are. Addresses are written as the bytes they are.
 
-export const LAYOUT = 4
+export const LAYOUT = 5
 export const DEVICE_SLOTS = 16384
 export const POD_SLOTS = 16384
 export const MAX_NEXTHOPS = 16384

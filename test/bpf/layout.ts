@@ -180,7 +180,7 @@ export function encodeControl(control: ControlValues): Buffer {
   const straight = (control.flags & (on | monitor)) === on && control.lease > 1_000_000n ? 1 : 0
   const timeouts = Array.from({ length: 8 }, (_, index) => control.timeouts[index] ?? 0)
   return Buffer.concat([
-    u32(4, control.flags),
+    u32(5, control.flags),
     lease,
     u32(control.translating === 'presumed' ? 0x100 : Number(control.translating), 0),
     u32(control.routeGeneration, control.epoch, control.portCount, control.eventRate, ...timeouts, 250, 0, straight, 0)
