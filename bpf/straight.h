@@ -3,7 +3,7 @@
  * The straight path: all stages in one go for the packets that are most
  * frequent and most plain, TCP and UDP of known flows and everything between
  * two pods. It needs no struct packet, so that everything stays in registers:
- * less than half the instructions of the stages.
+ * about half the instructions of the stages.
  *
  *   straight_out.h    from a pod: to another pod, to an uplink
  *   straight_out6.h   the same for IPv6
