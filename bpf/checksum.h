@@ -23,6 +23,13 @@ static __always_inline __u32 difference4(__u32 old, __u32 new)
 #define TTL_LESS 0xfeffU
 #endif
 
+/* The same of IPv6's hop limit, which is the second byte. */
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define HOP_LIMIT_LESS 0xfeffU
+#else
+#define HOP_LIMIT_LESS 0xfffeU
+#endif
+
 /* Of two words only: one step is enough. */
 static __always_inline __u16 fold2(__u32 sum)
 {
@@ -43,6 +50,36 @@ static __always_inline struct snat_difference snat_differences(__be32 old, __be3
 		.header = fold(address + TTL_LESS),
 		.transport = fold(address + difference2(old_port, new_port)),
 	};
+}
+
+/* Of an address's word, as a sum of smaller ones. */
+static __always_inline __u64 halves(__u64 word)
+{
+	return (__u32)word + (word >> 32);
+}
+
+/* Folded; never 0 for two addresses that a packet may have. */
+static __always_inline __u16 difference16(const struct address *old, const struct address *new)
+{
+	__u64 sum = halves(new->high) + halves(new->low) + halves(~old->high) + halves(~old->low);
+
+	sum = halves(sum);
+	return fold((__u32)(sum >> 16) + (sum & 0xffff));
+}
+
+/* `address`: difference16() of the addresses. */
+static __always_inline struct snat_difference snat_differences6(__u16 address, __be16 old_port, __be16 new_port)
+{
+	return (struct snat_difference){
+		.header = address,
+		.transport = fold(address + difference2(old_port, new_port)),
+	};
+}
+
+/* Of the way back. 0xffff is the zero that differences have. */
+static __always_inline __u16 inverse_difference(__u16 difference)
+{
+	return difference == 0xffff ? difference : ~difference;
 }
 
 /* A stored checksum after its covered words changed by `difference`. */
@@ -146,12 +183,6 @@ static __attribute__((noinline)) __u32 tunnel_headers(struct __sk_buff *skb)
 	if (bpf_skb_load_bytes(skb, ETH_HLEN + at + offsetof(struct tcphdr, check) - 4, &length, 1) || length >> 4 < 5)
 		length = 15 << 4;
 	return at + (length >> 4) * 4;
-}
-
-static __always_inline __u32 difference16(const struct address *old, const struct address *new)
-{
-	return fold(difference4(old->high, new->high) + difference4(old->high >> 32, new->high >> 32) +
-		    difference4(old->low, new->low) + difference4(old->low >> 32, new->low >> 32));
 }
 
 #endif

@@ -289,6 +289,11 @@ static __always_inline void await_opener(__u32 ifindex)
 		shared->opening = OPENING_TURNS;
 }
 
+static __always_inline bool awaits_opener(__u32 ifindex)
+{
+	return control.shared[ifindex & (DEVICE_SLOTS - 1)].opening;
+}
+
 /* The pod's packet belongs to this flow. false: somebody is deleting it. */
 static __always_inline bool join(struct packet *p, struct flow *flow, bool six)
 {

@@ -364,8 +364,10 @@ int from_uplink(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (straight_from_uplink(skb, device, &action))
 		return action;
-	return skb->protocol == bpf_htons(ETH_P_IPV6) ? stages_from_uplink6(skb, device) :
-							stages_from_uplink4(skb, device);
+	if (skb->protocol != bpf_htons(ETH_P_IPV6))
+		return stages_from_uplink4(skb, device);
+	action = straight_from_uplink6(skb, device);
+	return action != FOR_STAGES ? action : stages_from_uplink6(skb, device);
 }
 
 #endif

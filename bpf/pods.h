@@ -13,12 +13,13 @@ static __always_inline bool same_address(const struct address *a, const void *b)
 /* src/maps/pods.ts computes the same. IPv4: neighbours in a range never share. */
 static __always_inline __u32 pod_slot_index(const struct address *address, bool six)
 {
-	__u32 word[4], folded;
+	__u64 words;
+	__u32 folded;
 
 	if (!six)
 		return bpf_ntohl(PLAIN(*address)) & (POD_SLOTS - 1);
-	__builtin_memcpy(word, address, 16);
-	folded = bpf_ntohl(word[0] ^ word[1] ^ word[2] ^ word[3]);
+	words = address->high ^ address->low;
+	folded = bpf_ntohl((__u32)words ^ (__u32)(words >> 32));
 	return (folded * 0x9e3779b1U) >> 18;
 }
 

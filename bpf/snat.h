@@ -174,7 +174,10 @@ static __always_inline long try_port(struct port_search *search, __u32 round, bo
 	}
 	if (six ? node_uses6(search->skb, &new->tuple.six) : node_uses4(search->skb, &new->tuple.four))
 		return 0;
-	if (!six)
+	if (six)
+		new->reverse.difference =
+			snat_differences6(new->reverse.difference.header, *local_port, new->reverse.pod_port);
+	else
 		new->reverse.difference = snat_differences(new->tuple.four.local, *(__be32 *)(new->reverse.pod + 12),
 							   *local_port, new->reverse.pod_port);
 	error = take(new, six);
@@ -231,6 +234,7 @@ static __always_inline int take_port(struct packet *p, const union tuple *tuple,
 {
 	__u32 ports = control.port_count;
 	__u32 hash = socket_hash(p);
+	__u16 address;
 
 	if (!ports || ports > MAX_PORTS)
 		return REASON_DROP_PORTS;
@@ -249,14 +253,19 @@ static __always_inline int take_port(struct packet *p, const union tuple *tuple,
 	new->own = is_mid_flow(p) || may_keep_port(p->source_port) ? p->source_port : 0;
 	/* so small that no row is tried twice; not 1, since neighbours tend to be taken together */
 	new->step = ports < 2 * PORT_TRIES ? 1 : 1 + (hash >> 16) % (ports / PORT_TRIES);
-	if (six)
+	if (six) {
+		address = difference16(&p->source, (const struct address *)new->flow.nat_address);
+		/* all ports have this in common */
+		new->reverse.difference.header = inverse_difference(address);
 		bpf_loop(PORT_TRIES, try_port6, search, 0);
-	else
+		new->flow.nat_port = new->tuple.six.local_port;
+		new->flow.difference = snat_differences6(address, p->source_port, new->flow.nat_port);
+	} else {
 		bpf_loop(PORT_TRIES, try_port4, search, 0);
-	new->flow.nat_port = six ? new->tuple.six.local_port : new->tuple.four.local_port;
-	if (!six)
+		new->flow.nat_port = new->tuple.four.local_port;
 		new->flow.difference = snat_differences(tuple->four.local, new->tuple.four.local,
 							tuple->four.local_port, new->flow.nat_port);
+	}
 	return search->result;
 }
 

@@ -3,10 +3,12 @@
  * The straight path: all stages in one go for the packets that are most
  * frequent and most plain, TCP and UDP of known flows and everything between
  * two pods. It needs no struct packet, so that everything stays in registers:
- * less than half the instructions of the stages.
+ * about half the instructions of the stages.
  *
- *   straight_out.h   from a pod: to another pod, to an uplink
- *   straight_in.h    from an uplink: to a pod, with and without SNAT
+ *   straight_out.h    from a pod: to another pod, to an uplink
+ *   straight_out6.h   the same for IPv6
+ *   straight_in.h     from an uplink: to a pod, with and without SNAT
+ *   straight_in6.h    the same for IPv6
  *
  * Invariants
  * - The stages are the reference: what a straight path forwards leaves as the
@@ -25,6 +27,8 @@
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
+
+#define FOR_STAGES (-2) /* no action of TC's */
 
 /*
  * What can be said before looking into the packet. A mark may be a trace's, and
@@ -61,9 +65,9 @@ static __always_inline bool whole_l4(struct __sk_buff *skb, const struct iphdr *
 }
 
 /* With its header in reach. What opens may be of another flow than the one before it. */
-static __always_inline bool opens_nothing(const struct iphdr *ip, bool tcp)
+static __always_inline bool opens_nothing(const void *l4, bool tcp)
 {
-	return !tcp || (((const __u8 *)(ip + 1))[13] & (TCP_SYN | TCP_ACK)) != TCP_SYN;
+	return !tcp || (((const __u8 *)l4)[13] & (TCP_SYN | TCP_ACK)) != TCP_SYN;
 }
 
 static __always_inline bool plain_l4(struct __sk_buff *skb, const struct iphdr *ip, bool tcp)
@@ -108,6 +112,23 @@ static __always_inline bool fits4(struct __sk_buff *skb, __u32 length, __u32 mtu
 	return length <= mtu || segments_fit4(skb, mtu);
 }
 
+static __always_inline bool fits6(struct __sk_buff *skb, __u32 length, __u32 mtu)
+{
+	return length <= mtu || segments_fit6(skb, mtu);
+}
+
+/* As count(). The length is read after the look-up, not kept in a register over it. */
+static __always_inline void count_whole(const struct device *device, __u32 reason, const struct __sk_buff *skb)
+{
+	__u32 row = device->counters + reason;
+	struct counter *counter = bpf_map_lookup_elem(&counters, &row);
+
+	if (!counter)
+		return;
+	counter->packets++;
+	counter->bytes += skb->len;
+}
+
 /* owners* says that the flow is the stack's: so it is counted, and left as it is. */
 static __always_inline bool leave_to_stack(struct __sk_buff *skb, const struct device *device, __u32 reason,
 					   int *action)
@@ -150,7 +171,7 @@ static __attribute__((noinline)) __u32 straight_owner6(const struct tuple6 *tupl
 		return FLOW_UNKNOWN;
 	owner = bpf_map_lookup_elem(&owners6, tuple);
 	if (!owner || !still_counts(owner, pod_id, now))
-		return FLOW_UNKNOWN;
+		return owner && owner->reason && owner->pod_id == pod_id ? FLOW_ASK : FLOW_UNKNOWN;
 	renew(owner, now);
 	return owner->reason ? owner->reason : FLOW_FAST;
 }
@@ -213,6 +234,67 @@ static __always_inline void fix_checksums4(struct __sk_buff *skb, struct iphdr *
 	}
 	ip->check = ~fold2((__u32)(__u16)~ip->check + header);
 	ip->ttl--;
+}
+
+/* Whether the length is right is not asked. */
+static __always_inline bool plain_header6(const struct ipv6hdr *ip)
+{
+	return (*(const __u8 *)ip & 0xf0) == 0x60 && ip->hop_limit > 1;
+}
+
+/* As whole_l4(). */
+static __always_inline bool in_reach6(struct __sk_buff *skb, const __u8 *l4, bool tcp)
+{
+	return (void *)l4 + (tcp ? sizeof(struct tcphdr) : sizeof(struct udphdr)) <= END(skb);
+}
+
+/* As plain_l4(). */
+static __always_inline bool in_the_middle6(const __u8 *l4, bool tcp)
+{
+	return !tcp || (l4[13] & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK)) == TCP_ACK;
+}
+
+/* Not memcpy: see copy_mac(). */
+static __always_inline void copy_address(void *to, const void *from)
+{
+	((__u64 *)to)[0] = ((const __u64 *)from)[0];
+	((__u64 *)to)[1] = ((const __u64 *)from)[1];
+}
+
+/* `ports`: both, in the tuple's order. */
+static __always_inline void fill_tuple6(struct tuple6 *tuple, const void *local, const void *remote, __u32 ports,
+					bool tcp)
+{
+	copy_address(tuple->local, local);
+	copy_address(tuple->remote, remote);
+	*(__u32 *)&tuple->local_port = ports;
+	*(__u32 *)&tuple->protocol = 0;
+	tuple->protocol = tcp ? IPPROTO_TCP : IPPROTO_UDP;
+}
+
+/* No checksum to keep right: IPv6 has that in tunnels only. The header is in reach. */
+static __always_inline bool without_checksum6(const __u8 *l4, bool tcp)
+{
+	return !tcp && !((const struct udphdr *)l4)->check;
+}
+
+/*
+ * The transport's checksum after a change of address and port, as
+ * fix_checksums4(). With both and itself the sum over a CHECKSUM_COMPLETE packet
+ * stays what it was.
+ */
+static __always_inline void fix_checksum6(struct __sk_buff *skb, void *l4, const struct snat_difference *difference,
+					  bool tcp)
+{
+	__u16 *check = l4 + (tcp ? offsetof(struct tcphdr, check) : offsetof(struct udphdr, check));
+	const int state = checksum_state(skb);
+	__u16 value = *check;
+
+	if (state == CHECKSUM_PARTIAL)
+		value = fold((__u32)value + difference->header);
+	else
+		value = ~fold2((__u32)(__u16)~value + difference->transport);
+	*check = !tcp && !value ? 0xffff : value;
 }
 
 #endif

@@ -8,11 +8,6 @@ static __always_inline bool is_asked_about(const struct tuple4 *tuple, __u32 ifi
 	return is_translating() && may_answer_stacks(tuple->local, tuple->remote, ifindex);
 }
 
-static __always_inline bool awaits_opener(__u32 ifindex)
-{
-	return control.shared[ifindex & (DEVICE_SLOTS - 1)].opening;
-}
-
 /*
  * note_inbound() for what is in the middle of a flow: UDP, and TCP between two
  * that have had a flow of the stack's. enum known_flow, or a reason of the stack's. Not inlined: few

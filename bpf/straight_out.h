@@ -35,7 +35,7 @@ static __always_inline bool straight_to_uplink4(struct __sk_buff *skb, const str
 	tuple.local_port = port[0];
 	tuple.remote_port = port[1];
 	tuple.protocol = tcp ? IPPROTO_TCP : IPPROTO_UDP;
-	if (is_translating() && may_be_stacks(ip->saddr, ip->daddr) && opens_nothing(ip, tcp)) {
+	if (is_translating() && may_be_stacks(ip->saddr, ip->daddr) && opens_nothing(ip + 1, tcp)) {
 		__u32 owner = straight_owner4(&tuple, device->pod_id);
 
 		if (owner > FLOW_FAST)
@@ -103,7 +103,7 @@ static __attribute__((noinline)) __u32 local_owner4(struct __sk_buff *skb, __u32
 
 	if ((void *)(ip + 1) > END(skb))
 		return FLOW_UNKNOWN;
-	if (ip->protocol == IPPROTO_TCP ? !whole_l4(skb, ip, true) || !opens_nothing(ip, true) :
+	if (ip->protocol == IPPROTO_TCP ? !whole_l4(skb, ip, true) || !opens_nothing(ip + 1, true) :
 	    ip->protocol == IPPROTO_UDP ? !whole_l4(skb, ip, false) :
 					  true)
 		return FLOW_UNKNOWN;
@@ -133,8 +133,6 @@ static __attribute__((noinline)) __u32 local_owner4(struct __sk_buff *skb, __u32
 												FLOW_FAST;
 }
 
-#define FOR_STAGES (-2) /* no action of TC's */
-
 /*
  * The rest of the way between local pods of which one is shared. Not inlined, and
  * the end: the others have all registers for themselves.
@@ -157,28 +155,6 @@ static __attribute__((noinline)) int straight_shared4(struct __sk_buff *skb, str
 		leave_to_stack(skb, device, owner, &action);
 	}
 	return action;
-}
-
-static __attribute__((noinline)) __u32 local_owner6(struct __sk_buff *skb, __u32 pod_id, __u32 to)
-{
-	struct ipv6hdr *ip = DATA(skb) + ETH;
-	const struct tcphdr *tcp = (void *)(ip + 1);
-	struct tuple6 tuple = {};
-
-	/* to be plain it must be long enough for TCP, whatever it is */
-	if ((void *)(tcp + 1) > END(skb) ||
-	    (ip->nexthdr == IPPROTO_TCP && (((const __u8 *)tcp)[13] & (TCP_FIN | TCP_SYN | TCP_RST))))
-		return FLOW_UNKNOWN;
-	if (ip->nexthdr != IPPROTO_TCP && is_shared(to))
-		return FLOW_UNKNOWN;
-	if (!is_shared(skb->ifindex))
-		return FLOW_FAST;
-	__builtin_memcpy(tuple.local, &ip->saddr, 16);
-	__builtin_memcpy(tuple.remote, &ip->daddr, 16);
-	tuple.local_port = tcp->source;
-	tuple.remote_port = tcp->dest;
-	tuple.protocol = ip->nexthdr;
-	return straight_owner6(&tuple, pod_id);
 }
 
 /*
@@ -218,36 +194,6 @@ static __always_inline bool straight_from_pod4(struct __sk_buff *skb, struct dev
 		return *action != FOR_STAGES;
 	}
 	decrease_ttl4(ip);
-	return deliver(skb, device, &slot->pod, eth, action);
-}
-
-/* Only to another pod, and without headers before the transport's. */
-static __always_inline bool straight_from_pod6(struct __sk_buff *skb, struct device *device, int *action)
-{
-	struct ethhdr *eth = DATA(skb);
-	struct ipv6hdr *ip = (void *)(eth + 1);
-	const struct address *source = (void *)&ip->saddr, *destination = (void *)&ip->daddr;
-	struct pod_slot *slot;
-	__u32 index;
-
-	if ((void *)(ip + 1) > END(skb) || ip->version != 6 || ip->hop_limit <= 1 || !ip->payload_len ||
-	    bpf_ntohs(ip->payload_len) + sizeof(*ip) > skb->len - ETH ||
-	    (ip->nexthdr != IPPROTO_TCP && ip->nexthdr != IPPROTO_UDP) ||
-	    (device->flags & (DEVICE_STACK6 | DEVICE_CLASS6)) || !same_address(source, device->address6) ||
-	    special6(source) || special6(destination))
-		return false;
-	index = pod_slot_index(destination, true);
-	slot = bpf_map_lookup_elem(&pod_slots, &index);
-	if (!slot || !same_address(destination, slot->address) || slot->pod.ifindex == device->ifindex ||
-	    (skb->len - ETH > slot->pod.mtu && !segments_fit6(skb, slot->pod.mtu)))
-		return false;
-	if (is_translating() && (is_shared(device->ifindex) || is_shared(slot->pod.ifindex))) {
-		__u32 owner = local_owner6(skb, device->pod_id, slot->pod.ifindex);
-
-		if (owner != FLOW_FAST)
-			return owner && leave_to_stack(skb, device, owner, action);
-	}
-	ip->hop_limit--;
 	return deliver(skb, device, &slot->pod, eth, action);
 }
 

@@ -269,9 +269,10 @@ enum flow_life {
 #define SEEN_REMOTE_ACK (1U << 6) /* FLOW_INBOUND: of the pod's SYN-ACK */
 
 /*
- * What SNAT of an IPv4 flow adds to its packets' checksums, as one's complement
- * sums: to the header's by the address and the TTL, to the transport's by the
- * address and the port.
+ * What SNAT of a flow adds to its packets' checksums, as one's complement sums,
+ * never 0: to the header's by the address and the TTL, to the transport's by the
+ * address and the port. IPv6 has no header checksum: there the first is what the
+ * address alone adds.
  */
 struct snat_difference {
 	__u16 header;
@@ -288,7 +289,7 @@ struct flow {
 	__be16 nat_port;
 	__u8 nat_address[16];              /* v4-mapped or IPv6 */
 	__u32 created;                     /* jiffies, low 32 bits */
-	struct snat_difference difference; /* FLOW_SNAT, IPv4 */
+	struct snat_difference difference; /* FLOW_SNAT */
 	__u32 ifindex;                     /* FLOW_SNAT: the uplink for which nat_address was chosen */
 	/*
 	 * TCP, network order. After SEEN_ACK the sequence number of which the pod has
@@ -299,14 +300,14 @@ struct flow {
 }; /* 56 */
 
 struct reverse {
-	__u8 pod[16];                      /* v4-mapped or IPv6 */
+	__u8 pod[16]; /* v4-mapped or IPv6 */
 	__be16 pod_port;
-	__u8 tcp;                          /* SEEN_SYN, SEEN_ACK from the remote */
-	__u8 replied;                      /* 1: the remote has answered */
-	__u32 seen;                        /* jiffies of the remote's last packet, valid if replied */
+	__u8 tcp;     /* SEEN_SYN, SEEN_ACK from the remote */
+	__u8 replied; /* 1: the remote has answered */
+	__u32 seen;   /* jiffies of the remote's last packet, valid if replied */
 	__u32 pod_id;
-	__u32 life;                        /* enum flow_life */
-	struct snat_difference difference; /* IPv4 */
+	__u32 life;   /* enum flow_life */
+	struct snat_difference difference;
 }; /* 36 */
 
 /* A row of stack_pairs. */

@@ -23,7 +23,7 @@ try {
   // built in
 }
 const node = testNode()
-t.teardown(() => node.close())
+t.teardown(() => node.close({ byHand: true }))
 
 /** The node as it was: nothing remembered, nothing translated. */
 function fresh(): TestNode {

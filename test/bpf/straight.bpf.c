@@ -3,19 +3,19 @@
 #include "hostroute.bpf.c"
 
 SEC("tc")
-int only_from_pod(struct __sk_buff *skb)
-{
-	struct device *device = device_of(skb->ifindex);
-	int action;
+int only_from_pod(struct __sk_buff *skb) {
+  struct device *device = device_of(skb->ifindex);
+  int action;
 
-	return device && straight_from_pod(skb, device, &action) ? action : -2;
+  return device && straight_from_pod(skb, device, &action) ? action : -2;
 }
 
 SEC("tc")
-int only_from_uplink(struct __sk_buff *skb)
-{
-	struct device *device = device_of(skb->ifindex);
-	int action;
+int only_from_uplink(struct __sk_buff *skb) {
+  struct device *device = device_of(skb->ifindex);
+  int action;
 
-	return device && straight_from_uplink(skb, device, &action) ? action : -2;
+  if (!device) return -2;
+  if (straight_from_uplink(skb, device, &action)) return action;
+  return skb->protocol == bpf_htons(ETH_P_IPV6) ? straight_from_uplink6(skb, device) : -2;
 }

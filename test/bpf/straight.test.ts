@@ -1,18 +1,9 @@
-// The straight path against the stages: every packet runs through the straight
-// path alone (straight.bpf.c), through the stages alone (a mark makes the
-// straight path step aside), and through the program as it is. What the
-// straight path forwards must be equal in all three: bytes, action, counters,
-// and the entries of flows and their answers. What it leaves must be untouched.
-// HOSTROUTE_SEED and HOSTROUTE_FRAMES repeat the random part or lengthen it.
-import './namespace.js'
-import { execFileSync } from 'node:child_process'
-import { mkdirSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
+// The straight path against the stages (straight_ways.ts): IPv4, and IPv6 between pods. IPv6 to and from uplinks:
+// straight6.test.ts. HOSTROUTE_SEED and HOSTROUTE_FRAMES repeat the random part or lengthen it.
 import t, { type Test } from 'tap'
 import {
   EtherType,
   echo,
-  ethernet,
   fragmentHeader,
   ip,
   ipv4,
@@ -25,127 +16,29 @@ import {
   tcp,
   udp
 } from '../packets/packet.js'
-import { Control, reasons } from './layout.js'
-import { type DeviceName, devices, isPod, macBehind, onLink, secondary, testNode, to } from './node.js'
+import { Control } from './layout.js'
+import { type DeviceName, devices, onLink, secondary, to } from './node.js'
 import { content, natPort } from './snat_flow.js'
+import {
+  changeEntries,
+  compareWays,
+  frameFor,
+  type Options,
+  randomRounds,
+  readEntries,
+  resetEntries,
+  run,
+  straightNode
+} from './straight_ways.js'
 
-const root = fileURLToPath(new URL('../../../../', import.meta.url))
-const objectFile = `${root}build/test/straight.bpf.o`
-mkdirSync(`${root}build/test`, { recursive: true })
-execFileSync(`${root}scripts/build-native`, ['--bpf', `${root}test/bpf/straight.bpf.c`, objectFile])
-
-/** What only_* return where the stages would take over. */
-const STAGES = -2
-const TC_ACT_UNSPEC = -1
-const TRACE_MARK = 5
 /** Routed without SNAT, with a known MAC. */
 const plain = '10.3.0.9'
-const node = testNode({ objectFile })
+const node = straightNode('straight')
 node.setRoute('10.3.0.0/16', { nexthop: 0 })
-// its own slot, not one that it shares
-node.setPod('a', devices.a.v4)
-node.setPod('b', devices.b.v6)
-
-interface Options {
-  gsoSize?: number
-  mark?: number
-  checksumComplete?: boolean
-}
-type Entries = Map<string, string>
-
-/** Flows and answers by their keys; the moments of the last packets apart, as "was touched". */
-const TABLES = [
-  { name: 'flows4', seenAt: 8 },
-  { name: 'reverse4', seenAt: 20 }
-] as const
-
-function readEntries(): Entries {
-  const entries: Entries = new Map()
-  for (const { name, seenAt } of TABLES) {
-    const { keys, values, count } = node.map(name).dump()
-    const [keySize, valueSize] = [keys.length / count, values.length / count]
-    for (let at = 0; at < count; at++) {
-      const value = Buffer.from(values.subarray(at * valueSize, (at + 1) * valueSize))
-      const seen = value.readUInt32LE(seenAt) ? 'touched' : 'untouched'
-      value.writeUInt32LE(0, seenAt)
-      const key = keys.subarray(at * keySize, (at + 1) * keySize).toString('hex')
-      entries.set(`${name} ${key}`, `${value.toString('hex')} ${seen}`)
-    }
-  }
-  return entries
-}
-
-/** As they were, none of them touched. */
-function writeEntries(entries: Entries): void {
-  for (const [place, text] of entries) {
-    const [name, key] = place.split(' ') as [string, string]
-    node.map(name).update(Buffer.from(key, 'hex'), Buffer.from(text.split(' ')[0] as string, 'hex'))
-  }
-}
-
-function run(program: string, device: DeviceName, frame: Buffer, options: Options) {
-  const context = Buffer.alloc(192)
-  context.writeUInt32LE(options.mark ?? 0, 8)
-  context.writeUInt32LE(node.ifindexOf(device), 40)
-  context.writeUInt32LE(options.gsoSize ? 2 : 0, 164)
-  context.writeUInt32LE(options.gsoSize ?? 0, 176)
-  const before = node.counters(device)
-  const { checksumComplete = false } = options
-  const { retval, data, context: after } = node.object.testRun(program, { data: frame, context, checksumComplete })
-  const counted = node.counters(device).flatMap(({ packets, bytes }, reason) => {
-    const [had, hadBytes] = [before[reason]?.packets ?? 0, before[reason]?.bytes ?? 0]
-    return packets === had ? [] : [`${reasons[reason]} ${packets - had} ${bytes - hadBytes}`]
-  })
-  return {
-    action: retval,
-    data: data.toString('hex'),
-    mark: after.readUInt32LE(8),
-    priority: after.readUInt32LE(32),
-    counted,
-    entries: readEntries()
-  }
-}
-
-function frameFor(device: DeviceName, network: Network): Buffer {
-  return ethernet({ source: macBehind(device), destination: devices[device].mac }, network)
-}
 
 /** true: went straight, and all three ways agree. */
-function compare(t: Test, name: string, device: DeviceName, frame: Buffer, options: Options = {}): boolean {
-  const program = isPod(device) ? 'from_pod' : 'from_uplink'
-  writeEntries(readEntries())
-  const entries = readEntries()
-  const straight = run(`only_${program}`, device, frame, options)
-  if (straight.action === STAGES) {
-    const untouched = {
-      action: STAGES,
-      data: frame.toString('hex'),
-      mark: options.mark ?? 0,
-      priority: 0,
-      counted: [],
-      entries
-    }
-    if (!same(straight, untouched)) t.strictSame(straight, untouched, `${name}: left untouched`)
-    run(program, device, frame, options)
-    return false
-  }
-  writeEntries(entries)
-  const stages = run(program, device, frame, { ...options, mark: TRACE_MARK })
-  // what goes to the stack keeps its mark, which here is the test's own
-  if (stages.action === TC_ACT_UNSPEC) stages.mark = straight.mark
-  writeEntries(entries)
-  const whole = run(program, device, frame, options)
-  if (!same(straight, stages)) t.strictSame(straight, stages, `${name}: as the stages`)
-  if (!same(whole, straight)) t.strictSame(whole, straight, `${name}: the program as it is`)
-  return true
-}
-
-type Outcome = ReturnType<typeof run>
-/** tap's own comparison of maps takes too long for every packet. */
-function same(one: Outcome, other: Outcome): boolean {
-  const text = ({ entries, ...rest }: Outcome) => JSON.stringify([rest, [...entries].sort()])
-  return text(one) === text(other)
-}
+const compare = (t: Test, name: string, device: DeviceName, frame: Buffer, options: Options = {}): boolean =>
+  compareWays(node, t, name, device, frame, options)
 
 const port = { tcp: 41_000, udp: 41_001 } as const
 const remote = to.external[4]
@@ -234,7 +127,6 @@ const straightRows: Row[] = [
 ]
 
 const stageRows: Row[] = [
-  ['TCP with SNAT, IPv6', 'a', fromA6(to.external[6], ack())],
   ['TCP to itself, IPv6', 'a', fromA6(devices.a.v6, ack())],
   ['TCP to a pod without a known MAC, IPv6', 'a', fromA6(devices.c.v6, ack())],
   ['an echo to a pod, IPv6', 'a', fromA6(devices.b.v6, echo({ id: 5 }))],
@@ -341,15 +233,7 @@ t.test(
 t.test('[S12] a flow that is dying, dead, of another pod or of older routes is for the stages', async (t) => {
   const frame = frameFor('a', fromA(remote, ack()))
   const back = frameFor('up0', toNode(answer('tcp')))
-  const before = readEntries()
-  const change = (table: string, at: number, bytes: number[]) => {
-    for (const [place, text] of before) {
-      const [name, key] = place.split(' ') as [string, string]
-      const value = Buffer.from(text.split(' ')[0] as string, 'hex')
-      value.set(bytes, at)
-      if (name === table) node.map(name).update(Buffer.from(key, 'hex'), value)
-    }
-  }
+  const before = readEntries(node)
   const rows: [string, string, Buffer, number, number[]][] = [
     ['dying', 'flows4', frame, 16, [1, 0, 0, 0]],
     ['dead', 'flows4', frame, 16, [2, 0, 0, 0]],
@@ -361,13 +245,9 @@ t.test('[S12] a flow that is dying, dead, of another pod or of older routes is f
     ['the first answer', 'reverse4', back, 19, [0]]
   ]
   for (const [name, table, each, at, bytes] of rows) {
-    change(table, at, bytes)
+    changeEntries(node, before, table, at, bytes)
     t.notOk(compare(t, name, each === frame ? 'a' : 'up0', each), name)
-    for (const { name: table } of TABLES) {
-      const { keys, count } = node.map(table).dump()
-      node.map(table).deleteBatch(keys, count)
-    }
-    writeEntries(before)
+    resetEntries(node, before)
   }
 })
 
@@ -438,22 +318,13 @@ t.test('skb->priority follows TOS towards an uplink, as ip_forward sets it (rt_t
     for (const destination of [remote, plain]) {
       const frame = frameFor('a', fromA(destination, ack(), { tos }))
       t.ok(compare(t, `TOS ${tos}`, 'a', frame))
-      t.equal(run('from_pod', 'a', frame, {}).priority, priority, `TOS ${tos}`)
+      t.equal(run(node, 'from_pod', 'a', frame, {}).priority, priority, `TOS ${tos}`)
     }
   }
 })
 
 t.test('random packets: straight or not, the outcome is that of the stages', async (t) => {
-  const seed = Number(process.env['HOSTROUTE_SEED'] ?? Date.now() % 1_000_000_000)
-  const frames = Number(process.env['HOSTROUTE_FRAMES'] ?? 800)
-  t.comment(`seed ${seed}, ${frames} frames`)
-  let state = seed >>> 0
-  const random = (below: number) => {
-    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
-    return Math.floor((state / 4_294_967_296) * below)
-  }
-  const pick = <T>(list: readonly T[]): T => list[random(list.length)] as T
-  const rare = <T>(value: T) => (random(12) === 0 ? value : undefined)
+  const { frames, below: random, pick, rare } = randomRounds(t)
   let straight = 0
   for (let round = 0; round < frames; round++) {
     const outward = random(2) === 0
@@ -490,4 +361,4 @@ t.test('random packets: straight or not, the outcome is that of the stages', asy
   t.ok(straight > frames / 5, `${straight} of ${frames} went straight`)
 })
 
-t.teardown(() => node.object.close() /* its accounts know nothing of entries written by hand */)
+t.teardown(() => node.close({ byHand: true }))
