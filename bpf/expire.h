@@ -1,16 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Ends old flows: a program that the daemon runs now and then. It works inside
- * the kernel because only there "idle, so delete" can be made exact: a flow is
- * first marked DYING and deleted by a later run unless a packet has revived it.
+ * Ends old flows: a program that the daemon runs now and then on all flows, a
+ * batch at a time (flow_batch.h). It works inside the kernel because only there
+ * "idle, so delete" can be made exact: a flow is first marked DYING and deleted
+ * by a later round unless a packet has revived it.
  * Clock: jiffies, which never jump (low 32 bits; differences wrap rightly).
  */
 #ifndef HOSTROUTE_EXPIRE_H
 #define HOSTROUTE_EXPIRE_H
 
 #define STREAM_SECONDS 2
-
-struct bpf_map;
 
 /* UDP that is still in use some time after its first packet, as in conntrack (nf_conntrack_proto_udp.c): no mere
  * question. */
@@ -101,40 +100,41 @@ keep:
 	return 0;
 }
 
-static long judge_flow4(struct bpf_map *map, struct tuple4 *key, struct flow *flow, struct expire_args *args)
+static long judge_next4(__u32 index, struct expire_args *args)
 {
-	union tuple tuple = {};
+	union tuple tuple;
+	struct flow *flow = flow_of_batch(index, &tuple, false);
 
-	tuple.four = *key;
-	return judge_flow(&tuple, flow, key->protocol, args, false);
+	return flow ? judge_flow(&tuple, flow, tuple.four.protocol, args, false) : 0;
 }
 
-static long judge_flow6(struct bpf_map *map, struct tuple6 *key, struct flow *flow, struct expire_args *args)
+static long judge_next6(__u32 index, struct expire_args *args)
 {
-	union tuple tuple = {};
+	union tuple tuple;
+	struct flow *flow = flow_of_batch(index, &tuple, true);
 
-	tuple.six = *key;
-	return judge_flow(&tuple, flow, key->protocol, args, true);
+	return flow ? judge_flow(&tuple, flow, tuple.six.protocol, args, true) : 0;
 }
 
 SEC("syscall")
 int expire(struct expire_args *context)
 {
-	struct expire_args args = { .family = context->family, .pressure = context->pressure };
+	struct expire_args args = {
+		.family = context->family,
+		.pressure = context->pressure,
+		.count = context->count,
+		.live = context->live,
+		.live_snat = context->live_snat,
+		.dying = context->dying,
+		.deleted = context->deleted,
+	};
 
 	args.jiffies = bpf_jiffies64();
 	args.time = bpf_ktime_get_ns();
-	/*
-	 * The empty asm statements differ, so the compiler cannot merge the two
-	 * calls into one: Linux 6.1 refuses a call that sees two maps.
-	 */
-	if (args.family == 4) {
-		bpf_for_each_map_elem(&flows4, judge_flow4, &args, 0);
-		asm volatile("" : : "i"(4));
-	} else if (args.family == 6) {
-		bpf_for_each_map_elem(&flows6, judge_flow6, &args, 0);
-		asm volatile("" : : "i"(6));
-	}
+	if (args.family == 4)
+		bpf_loop(args.count, judge_next4, &args, 0);
+	else if (args.family == 6)
+		bpf_loop(args.count, judge_next6, &args, 0);
 	*context = args;
 	return 0;
 }

@@ -7,7 +7,7 @@ import type { Config } from '../config/config.js'
 import { decodeControl } from '../maps/codec.js'
 import { CODES, DEVICE_SLOTS, LAYOUT, STRUCTS } from '../maps/layout.js'
 import type { BpfObject } from '../native.js'
-import { runExpire } from './clock.js'
+import { readClock } from './clock.js'
 
 const { offset } = STRUCTS.control
 const sharedPod = STRUCTS.shared_pod.offset
@@ -129,7 +129,7 @@ export class ControlBlock {
   }
 
   now(): bigint {
-    return runExpire(this.object, 0).jiffies
+    return readClock(this.object).jiffies
   }
 
   private jiffies(milliseconds: number): number {

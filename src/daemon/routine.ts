@@ -4,7 +4,8 @@
 // read again, a timer goes on unless its period has changed.
 
 import { native } from '../native.js'
-import { runExpire } from './clock.js'
+import type { Family } from '../state/types.js'
+import { expireFlows } from './expiry.js'
 import type { Node } from './node.js'
 
 const tick = 5000
@@ -16,6 +17,9 @@ const repairDelay = 1000
 const forgetEvery = 300_000
 /** Above this share of the flow table, flows nobody answered end in half the time. */
 const pressureAt = 0.8
+/** A round of expiry may take a tenth of the time. */
+const pausesPerRound = 9
+const families = [4, 6] as const
 
 export interface FlowTotals {
   live: number
@@ -28,6 +32,10 @@ export class Routine {
   private readonly timers = new Map<string, { period: number; timer: NodeJS.Timeout }>()
   private repairTimer: NodeJS.Timeout | undefined
   private fullTold = 0
+  private expiring = false
+  /** Of the last round, performance.now(). */
+  private expiryEnded = 0
+  private expiryPause = 0
 
   constructor(private readonly node: Node) {}
 
@@ -35,7 +43,7 @@ export class Routine {
   start(): void {
     const { config } = this.node
     this.every('lease', leasePeriod(config.lease), () => this.renewLease())
-    this.every('expire', config.expireInterval, () => this.expire())
+    this.every('expire', config.expireInterval, () => void this.expire())
     this.every('verify', config.verifyInterval, () => this.verify())
     this.every('ports', portsEvery, () => this.node.datapath?.writePorts(this.node.config))
     this.every('forget', forgetEvery, () => void this.node.forgetStale(forgetEvery / 1000))
@@ -100,20 +108,39 @@ export class Routine {
     }
   }
 
-  private expire(): void {
+  /** With a million flows a round takes a second: then it comes less often, unless the table is nearly full. */
+  private async expire(): Promise<void> {
+    const pause = Math.max(...families.map((family) => this.fillOf(family))) > pressureAt ? 0 : this.expiryPause
+    if (this.expiring || performance.now() < this.expiryEnded + pause) return
+    this.expiring = true
+    const began = performance.now()
+    try {
+      for (const family of families) await this.expireFamily(family)
+    } catch (error) {
+      // the datapath may have ended meanwhile
+      if ((error as { code?: string }).code !== 'ERR_CLOSED') this.node.problem('routine', (error as Error).message)
+    }
+    this.expiring = false
+    this.expiryEnded = performance.now()
+    this.expiryPause = (this.expiryEnded - began) * pausesPerRound
+  }
+
+  private fillOf(family: Family): number {
+    return this.flows[family].live / this.node.config.limits.flows
+  }
+
+  private async expireFamily(family: Family): Promise<void> {
     const { datapath, config } = this.node
     if (!datapath) return
-    for (const family of [4, 6] as const) {
-      const full = this.flows[family].live / config.limits.flows
-      const { live, liveSnat } = runExpire(datapath.object, family, full > pressureAt)
-      this.flows[family] = { live, snat: liveSnat }
-      if (full > pressureAt && Date.now() - this.fullTold > 60_000) {
-        this.fullTold = Date.now()
-        this.node.problem(
-          'flows',
-          `${live} of ${config.limits.flows} IPv${family} flows are in use: raise limits.flows, or look for a pod that opens too many (hostroute snat)`
-        )
-      }
+    const full = this.fillOf(family)
+    const { live, liveSnat } = await expireFlows(datapath.object, family, full > pressureAt)
+    this.flows[family] = { live, snat: liveSnat }
+    if (full > pressureAt && Date.now() - this.fullTold > 60_000) {
+      this.fullTold = Date.now()
+      this.node.problem(
+        'flows',
+        `${live} of ${config.limits.flows} IPv${family} flows are in use: raise limits.flows, or look for a pod that opens too many (hostroute snat top)`
+      )
     }
   }
 

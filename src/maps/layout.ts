@@ -10,6 +10,7 @@ export const POD_SLOTS = 16384
 export const MAX_NEXTHOPS = 16384
 export const GROUP_LEGS = 64
 export const CLASS_ROUTES = 65536
+export const FLOW_BATCH = 512
 
 export interface Struct {
   size: number
@@ -149,8 +150,26 @@ export const STRUCTS = {
     }
   },
   expire_args: {
-    size: 40,
-    offset: { family: 0, pressure: 4, jiffies: 8, time: 16, live: 24, live_snat: 28, dying: 32, deleted: 36 }
+    size: 48,
+    offset: { family: 0, pressure: 4, jiffies: 8, time: 16, live: 24, live_snat: 28, dying: 32, deleted: 36, count: 40 }
+  },
+  delete_args: {
+    size: 88,
+    offset: {
+      pod: 0,
+      remote: 16,
+      remote_mask: 32,
+      family: 48,
+      count: 52,
+      filters: 56,
+      pod_id: 60,
+      age: 64,
+      idle: 68,
+      started: 72,
+      remote_port: 76,
+      chosen: 80,
+      deleted: 84
+    }
   }
 } as const satisfies Record<string, Struct>
 
@@ -212,6 +231,13 @@ export const CODES = {
   TRACE_ICMP_ERROR: 0x2000,
   TRACE_ASKED_OWNER: 0x4000,
   TRACE_CONNTRACK: 0x8000,
+  DELETE_POD_ADDRESS: 0x1,
+  DELETE_POD_ID: 0x2,
+  DELETE_REMOTE: 0x4,
+  DELETE_REMOTE_PORT: 0x8,
+  DELETE_OLDER: 0x10,
+  DELETE_IDLE: 0x20,
+  DELETE_DRY_RUN: 0x40,
   EVENT_PACKET: 1,
   EVENT_FLOW_NEW: 2
 } as const
