@@ -44,6 +44,8 @@ static __always_inline bool is_chosen(const struct address *local, const struct 
 		return false;
 	if ((args->filters & DELETE_REMOTE_PORT) && remote_port != args->remote_port)
 		return false;
+	if ((args->filters & DELETE_VERDICT) && flow->verdict != args->verdict)
+		return false;
 	if ((args->filters & DELETE_OLDER) && args->started - flow->created < args->age)
 		return false;
 	return true;

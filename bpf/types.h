@@ -494,7 +494,8 @@ struct expire_args {
 #define DELETE_REMOTE_PORT (1U << 3)
 #define DELETE_OLDER (1U << 4)
 #define DELETE_IDLE (1U << 5)
-#define DELETE_DRY_RUN (1U << 6) /* only counts */
+#define DELETE_VERDICT (1U << 6)
+#define DELETE_DRY_RUN (1U << 7) /* only counts */
 
 /* Context of the `delete_flows` program (SEC("syscall")). Addresses and mask: v4-mapped or IPv6. */
 struct delete_args {
@@ -509,7 +510,8 @@ struct delete_args {
 	__u32 idle;    /* jiffies at least */
 	__u32 started; /* jiffies (low 32 bits): younger flows stay */
 	__be16 remote_port;
-	__u16 pad;
+	__u8 verdict;  /* enum flow_verdict */
+	__u8 pad;
 	__u32 chosen;  /* added to: flows that every filter fits */
 	__u32 deleted; /* added to */
 }; /* 88 */

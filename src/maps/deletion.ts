@@ -14,6 +14,8 @@ export interface Deletion {
   podId?: number
   remote?: { address: Address; length: number }
   remotePort?: number
+  /** CODES.FLOW_*. */
+  verdict?: number
   /** Jiffies since the flow's first packet, at least. */
   age?: number
   /** Jiffies since its last, at least. */
@@ -48,6 +50,7 @@ export function encodeDeletion(deletion: Deletion, family: Family): Buffer {
     bytes.write(mask, offset.remote_mask, 'hex')
   })
   filter(deletion.remotePort, CODES.DELETE_REMOTE_PORT, (port) => void bytes.writeUInt16BE(port, offset.remote_port))
+  filter(deletion.verdict, CODES.DELETE_VERDICT, (verdict) => void bytes.writeUInt8(verdict, offset.verdict))
   filter(deletion.age, CODES.DELETE_OLDER, number(offset.age))
   filter(deletion.idle, CODES.DELETE_IDLE, number(offset.idle))
   if (deletion.dryRun) filters |= CODES.DELETE_DRY_RUN

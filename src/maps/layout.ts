@@ -167,6 +167,7 @@ export const STRUCTS = {
       idle: 68,
       started: 72,
       remote_port: 76,
+      verdict: 78,
       chosen: 80,
       deleted: 84
     }
@@ -237,7 +238,8 @@ export const CODES = {
   DELETE_REMOTE_PORT: 0x8,
   DELETE_OLDER: 0x10,
   DELETE_IDLE: 0x20,
-  DELETE_DRY_RUN: 0x40,
+  DELETE_VERDICT: 0x40,
+  DELETE_DRY_RUN: 0x80,
   EVENT_PACKET: 1,
   EVENT_FLOW_NEW: 2
 } as const

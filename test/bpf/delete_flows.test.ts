@@ -64,6 +64,8 @@ for (const family of [4, 6] as const) {
       ['a port', { remotePort: 443 }, [1, 3, 4]],
       ['remote and port', { remote: { address: remote, length }, remotePort: 53 }, [2, 3]],
       ['pod and remote', { podAddress: pod, remote: { address: remote, length } }, [3, 4]],
+      ['a verdict that none has', { verdict: 3 }, [1, 2, 3, 4]],
+      ['the verdict of all', { verdict: 2 }, []],
       ['too young', { age: 1_000_000 }, [1, 2, 3, 4]],
       ['not idle for so long', { idle: 1_000_000 }, [1, 2, 3, 4]],
       ['the other family', { podAddress: hex(devices.a[family === 4 ? 'v6' : 'v4']) }, [1, 2, 3, 4]],
