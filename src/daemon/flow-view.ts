@@ -41,8 +41,8 @@ export interface Now {
 
 /**
  * Matching flows in parts. With a limit the most recently used first, and only
- * so many are held; without, as they come. `now` is asked again for each part,
- * since a reader may take its time.
+ * so many are held; without, as they come: then `now` is asked for each part, since
+ * a reader may take its time.
  */
 export async function* listFlows(maps: Maps, now: () => Now, filter: FlowFilter, limit: number | null): FlowStream {
   if (limit === null) {
@@ -54,8 +54,9 @@ export async function* listFlows(maps: Maps, now: () => Now, filter: FlowFilter,
     return { total }
   }
   const best = new Best<FlowRow>(limit, (a, b) => a.idle - b.idle || (a.age ?? 0) - (b.age ?? 0))
+  const moment = now()
   let total = 0
-  for await (const rows of matchingFlows(maps, now, filter)) {
+  for await (const rows of matchingFlows(maps, () => moment, filter)) {
     total += rows.length
     for (const row of rows) best.add(row)
   }
