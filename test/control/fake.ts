@@ -1,6 +1,6 @@
 // A node that exists only as answers, for the control server and the command.
 
-import type { DropRow, EventRow, NodeControl, PacketCounts, Status } from '../../src/control/api.js'
+import type { DropRow, EventRow, FlowRow, NodeControl, PacketCounts, Status } from '../../src/control/api.js'
 import type { Explanation } from '../../src/control/explain-api.js'
 import type { FlowTop } from '../../src/control/flow-api.js'
 import { renderMetrics } from '../../src/control/metrics.js'
@@ -215,6 +215,21 @@ export const fakeExplanation: Explanation = {
   ]
 }
 
+export const fakeRow: FlowRow = {
+  family: 4,
+  protocol: 'tcp',
+  pod: '10.1.0.2',
+  podPort: 40000,
+  remote: '203.0.113.7',
+  remotePort: 443,
+  verdict: 'snat',
+  natAddress: '192.0.2.10',
+  natPort: 1024,
+  state: 'established',
+  idle: 0.25,
+  age: 3700
+}
+
 export const fakeTop: FlowTop = {
   flows: 31_000,
   ports: 33_512,
@@ -333,20 +348,7 @@ export function fakeNode(change: Partial<NodeControl> = {}, status: () => Status
     neighbours: () => [],
     async *flows(filter, limit) {
       yield note(`flows ${JSON.stringify(filter)} ${limit}`, [
-        {
-          family: 4,
-          protocol: 'tcp',
-          pod: '10.1.0.2',
-          podPort: 40000,
-          remote: '203.0.113.7',
-          remotePort: 443,
-          verdict: 'snat',
-          natAddress: '192.0.2.10',
-          natPort: 1024,
-          state: 'established',
-          idle: 0.25,
-          age: 3700
-        },
+        fakeRow,
         {
           family: 6,
           protocol: 'udp',

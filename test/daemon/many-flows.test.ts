@@ -15,6 +15,8 @@ import { STRUCTS } from '../../src/maps/layout.js'
 import { native } from '../../src/native.js'
 import { fillTables, manyFlows } from './flow-table.js'
 
+t.setTimeout(300_000)
+
 const million = 1_000_000
 /** Milliseconds: of 10, and the rest for other work of this machine. */
 const patience = 100
