@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Ends old flows: a program that the daemon runs now and then. It works inside
- * the kernel because only there "idle, so delete" can be made exact: a flow is
- * first marked DYING and deleted by a later run unless a packet has revived it.
+ * Ends old flows: a program that the daemon runs now and then on all flows, a
+ * batch at a time (flow_batch.h). It works inside the kernel because only there
+ * "idle, so delete" can be made exact: a flow is first marked DYING and deleted
+ * by a later round unless a packet has revived it.
  * Clock: jiffies, which never jump (low 32 bits; differences wrap rightly).
  */
 #ifndef HOSTROUTE_EXPIRE_H
 #define HOSTROUTE_EXPIRE_H
-
-struct bpf_map;
 
 /* What loses nothing by its end stays for so long at most: connections that are over, of all kinds but SNATed ones
  * (those only if room is short); and flows that are decided again. */
@@ -91,6 +90,11 @@ static __always_inline long judge_flow(const union tuple *tuple, struct flow *fl
 			reverse->life = FLOW_LIVE;
 		goto keep;
 	}
+	/* its memory may be another flow's since it was looked up */
+	if (flow_of(tuple, six) != flow) {
+		flow->life = FLOW_LIVE;
+		return 0;
+	}
 	if (reverse)
 		delete_reverse(&key, six);
 	delete_flow(tuple, flow->pod_id, six);
@@ -103,20 +107,43 @@ keep:
 	return 0;
 }
 
-static long judge_flow4(struct bpf_map *map, struct tuple4 *key, struct flow *flow, struct expire_args *args)
+static long judge_next4(__u32 index, struct expire_args *args)
 {
-	union tuple tuple = {};
+	union tuple tuple;
+	struct flow *flow = flow_of_batch(index, &tuple, false);
 
-	tuple.four = *key;
-	return judge_flow(&tuple, flow, key->protocol, args, false);
+	return flow ? judge_flow(&tuple, flow, tuple.four.protocol, args, false) : 0;
 }
 
-static long judge_flow6(struct bpf_map *map, struct tuple6 *key, struct flow *flow, struct expire_args *args)
+static long judge_next6(__u32 index, struct expire_args *args)
 {
-	union tuple tuple = {};
+	union tuple tuple;
+	struct flow *flow = flow_of_batch(index, &tuple, true);
 
-	tuple.six = *key;
-	return judge_flow(&tuple, flow, key->protocol, args, true);
+	return flow ? judge_flow(&tuple, flow, tuple.six.protocol, args, true) : 0;
+}
+
+SEC("syscall")
+int expire(struct expire_args *context)
+{
+	struct expire_args args = {
+		.family = context->family,
+		.pressure = context->pressure,
+		.count = context->count,
+		.live = context->live,
+		.live_snat = context->live_snat,
+		.dying = context->dying,
+		.deleted = context->deleted,
+	};
+
+	args.jiffies = bpf_jiffies64();
+	args.time = bpf_ktime_get_ns();
+	if (args.family == 4)
+		bpf_loop(args.count, judge_next4, &args, 0);
+	else if (args.family == 6)
+		bpf_loop(args.count, judge_next6, &args, 0);
+	*context = args;
+	return 0;
 }
 
 /* See struct shared_pod. */
@@ -129,27 +156,11 @@ static long count_down(__u32 row, void *nothing)
 	return 0;
 }
 
+/* Once a round of expiry. */
 SEC("syscall")
-int expire(struct expire_args *context)
+int count_down_openings(void *context)
 {
-	struct expire_args args = { .family = context->family, .pressure = context->pressure };
-
-	args.jiffies = bpf_jiffies64();
-	args.time = bpf_ktime_get_ns();
-	if (args.family == 4)
-		bpf_loop(DEVICE_SLOTS, count_down, NULL, 0);
-	/*
-	 * The empty asm statements differ, so the compiler cannot merge the two
-	 * calls into one: Linux 6.1 refuses a call that sees two maps.
-	 */
-	if (args.family == 4) {
-		bpf_for_each_map_elem(&flows4, judge_flow4, &args, 0);
-		asm volatile("" : : "i"(4));
-	} else if (args.family == 6) {
-		bpf_for_each_map_elem(&flows6, judge_flow6, &args, 0);
-		asm volatile("" : : "i"(6));
-	}
-	*context = args;
+	bpf_loop(DEVICE_SLOTS, count_down, NULL, 0);
 	return 0;
 }
 

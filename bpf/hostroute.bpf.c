@@ -11,7 +11,8 @@
  * owner.h and snat.h -> route.h -> send.h. A stage returns a reason or GO_ON; verdict.h
  * turns the reason into an action and counts it. fragment.h and icmp_error.h
  * do the same for what carries no ports of its own. expire.h ends old flows,
- * lease.h the straight path when the daemon is gone for long.
+ * delete_flows.h those that an operator has chosen, lease.h the straight path
+ * when the daemon is gone for long.
  * Before the stages a straight path (straight.h) takes what is most plain.
  * trace.h: what a stage finds out about a packet that the daemon asks about.
  *
@@ -59,7 +60,9 @@
 #include "to_pod.h"
 #include "undeliverable.h"
 #include "uplink_filter.h"
+#include "flow_batch.h"
 #include "expire.h"
+#include "delete_flows.h"
 #include "lease.h"
 
 /* GPL: bpf_redirect_neigh, bpf_skc_lookup_tcp and others ask for it. */

@@ -110,7 +110,7 @@ struct {
 } snat_ports SEC(".maps");
 
 /*
- * The programs write, `expire` deletes. Hash, not LRU: what must not vanish
+ * The programs write, `expire` and `delete_flows` delete. Hash, not LRU: what must not vanish
  * does not. Not preallocated: a full-size table costs memory only when used.
  */
 struct {
@@ -216,6 +216,21 @@ struct {
 	__type(key, __u32);
 	__type(value, struct trace);
 } traces SEC(".maps");
+
+/* daemon writes keys of flows*, then runs `expire` or `delete_flows` on them */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tuple4[FLOW_BATCH]);
+} flow_keys4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tuple6[FLOW_BATCH]);
+} flow_keys6 SEC(".maps");
 
 /* The programs write, the daemon reads */
 struct {

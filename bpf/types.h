@@ -28,6 +28,7 @@
 #define MAX_PORTS 65536
 #define ACCOUNT_SLOTS 16384 /* accounts: pod id & (ACCOUNT_SLOTS - 1) */
 #define CLASS_ROUTES 65536  /* of all classes of a family */
+#define FLOW_BATCH 512      /* flows that a program looks at in one run */
 
 /*
  * Why a packet went where it went. Each packet counts under exactly one.
@@ -526,10 +527,41 @@ struct expire_args {
 	__u32 pressure;  /* in: 1: little room is left, what is over or never answered ends sooner */
 	__u64 jiffies;   /* out: jiffies64 now */
 	__u64 time;      /* out: CLOCK_MONOTONIC, ns, at the same moment */
-	__u32 live;      /* out: flows kept, of all verdicts */
-	__u32 live_snat; /* out: of them with FLOW_SNAT */
-	__u32 dying;     /* out: newly marked */
-	__u32 deleted;   /* out */
-}; /* 40 */
+	__u32 live;      /* added to: flows kept, of all verdicts */
+	__u32 live_snat; /* added to: of them with FLOW_SNAT */
+	__u32 dying;     /* added to: newly marked */
+	__u32 deleted;   /* added to */
+	__u32 count;     /* in: keys in flow_keys* */
+	__u32 pad;
+}; /* 48 */
+
+/* delete_args.filters: all that are set have to hold. */
+#define DELETE_POD_ADDRESS (1U << 0)
+#define DELETE_POD_ID (1U << 1)
+#define DELETE_REMOTE (1U << 2)
+#define DELETE_REMOTE_PORT (1U << 3)
+#define DELETE_OLDER (1U << 4)
+#define DELETE_IDLE (1U << 5)
+#define DELETE_VERDICT (1U << 6)
+#define DELETE_DRY_RUN (1U << 7) /* only counts */
+
+/* Context of the `delete_flows` program (SEC("syscall")). Addresses and mask: v4-mapped or IPv6. */
+struct delete_args {
+	__u8 pod[16];
+	__u8 remote[16];
+	__u8 remote_mask[16];
+	__u32 family;  /* 4 or 6 */
+	__u32 count;   /* keys in flow_keys* */
+	__u32 filters; /* DELETE_* */
+	__u32 pod_id;
+	__u32 age;     /* jiffies at least */
+	__u32 idle;    /* jiffies at least */
+	__u32 started; /* jiffies (low 32 bits): younger flows stay */
+	__be16 remote_port;
+	__u8 verdict;  /* enum flow_verdict */
+	__u8 pad;
+	__u32 chosen;  /* added to: flows that every filter fits */
+	__u32 deleted; /* added to */
+}; /* 88 */
 
 #endif

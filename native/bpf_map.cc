@@ -15,6 +15,8 @@ namespace hostroute {
 
 namespace {
 
+constexpr uint32_t kMostOfBatch = 1 << 20;
+
 constexpr napi_type_tag kTag = {0x5d0f7f0b3c2e4a11, 0x9a6c1e8824b70f35};
 
 bool isPerCpu(uint32_t type) {
@@ -51,7 +53,8 @@ Napi::Function BpfMap::define(Napi::Env env) {
                       InstanceMethod<&BpfMap::update>("update"), InstanceMethod<&BpfMap::remove>("delete"),
                       InstanceMethod<&BpfMap::updateBatch>("updateBatch"),
                       InstanceMethod<&BpfMap::deleteBatch>("deleteBatch"),
-                      InstanceMethod<&BpfMap::dump>("dump"), InstanceMethod<&BpfMap::close>("close")});
+                      InstanceMethod<&BpfMap::readBatch>("readBatch"), InstanceMethod<&BpfMap::dump>("dump"),
+                      InstanceMethod<&BpfMap::close>("close")});
 }
 
 // An object made by JavaScript itself is a closed map.
@@ -178,6 +181,35 @@ Napi::Value BpfMap::deleteBatch(const Napi::CallbackInfo &info) {
     return {};
   }
   return Napi::Number::New(env, deleted);
+}
+
+Napi::Value BpfMap::readBatch(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  Arguments arguments(info, "readBatch");
+  uint32_t most = 0;
+  std::vector<uint8_t> position;
+  if (!isOpen(env) || !arguments.number(1, "most", 1, kMostOfBatch, most)) return {};
+  if (!info[0].IsNull()) {
+    Bytes bytes;
+    if (!arguments.bytes(0, "position", sizeof(uint32_t), bytes)) return {};
+    position.assign(bytes.data, bytes.data + bytes.size);
+  }
+  std::vector<uint8_t> keys;
+  std::vector<uint8_t> values;
+  int error =
+      isHash(shape_.type) ? readNextEntries(map_.get(), shape_, position, most, keys, values) : EINVAL;
+  if (error) {
+    throwFailure(env, failure("read", error, "bpf(BPF_MAP_LOOKUP_BATCH)"));
+    return {};
+  }
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("keys", Napi::Buffer<uint8_t>::Copy(env, keys.data(), keys.size()));
+  result.Set("values", Napi::Buffer<uint8_t>::Copy(env, values.data(), values.size()));
+  result.Set("count", static_cast<uint32_t>(keys.size() / shape_.keySize));
+  result.Set("next", position.empty()
+                         ? env.Null()
+                         : Napi::Value(Napi::Buffer<uint8_t>::Copy(env, position.data(), position.size())));
+  return result;
 }
 
 Napi::Value BpfMap::dump(const Napi::CallbackInfo &info) {

@@ -47,6 +47,7 @@ private:
   Napi::Value remove(const Napi::CallbackInfo &info);
   Napi::Value updateBatch(const Napi::CallbackInfo &info);
   Napi::Value deleteBatch(const Napi::CallbackInfo &info);
+  Napi::Value readBatch(const Napi::CallbackInfo &info);
   Napi::Value dump(const Napi::CallbackInfo &info);
   Napi::Value close(const Napi::CallbackInfo &info);
 

@@ -11,6 +11,8 @@ namespace hostroute {
 namespace {
 
 constexpr uint32_t kChunk = 8192;
+// The position in a hash map: a bucket number.
+constexpr size_t kBucketBytes = 4;
 // A key deleted under the walk sends it back to the start of the map.
 constexpr uint64_t kMostWalks = 8;
 
@@ -133,12 +135,12 @@ bool isArray(uint32_t type) {
   return type == BPF_MAP_TYPE_ARRAY || type == BPF_MAP_TYPE_PERCPU_ARRAY;
 }
 
+} // namespace
+
 bool isHash(uint32_t type) {
   return type == BPF_MAP_TYPE_HASH || type == BPF_MAP_TYPE_PERCPU_HASH || type == BPF_MAP_TYPE_LRU_HASH ||
          type == BPF_MAP_TYPE_LRU_PERCPU_HASH;
 }
-
-} // namespace
 
 int updateEntries(int map, const MapShape &shape, const uint8_t *keys, const uint8_t *values, uint32_t count,
                   uint32_t &written) {
@@ -193,6 +195,29 @@ int deleteEntries(int map, const MapShape &shape, const uint8_t *keys, uint32_t 
     done++;
   }
   return 0;
+}
+
+int readNextEntries(int map, const MapShape &shape, std::vector<uint8_t> &position, uint32_t most,
+                    std::vector<uint8_t> &keys, std::vector<uint8_t> &values) {
+  std::vector<uint8_t> next(kBucketBytes);
+  for (;;) {
+    keys.resize(size_t{most} * shape.keySize);
+    values.resize(most * shape.valueBytes);
+    uint32_t count = most;
+    int failed = bpf_map_lookup_batch(map, position.empty() ? nullptr : position.data(), next.data(),
+                                      keys.data(), values.data(), &count, nullptr);
+    if (failed == -EINTR) continue;
+    if (failed == -ENOSPC && most <= shape.maxEntries) { // one hash bucket holds more
+      most *= 2;
+      continue;
+    }
+    if (failed && failed != -ENOENT) return -failed;
+    keys.resize(size_t{count} * shape.keySize);
+    values.resize(count * shape.valueBytes);
+    if (failed) next.clear();
+    position = next;
+    return 0;
+  }
 }
 
 int readEntries(int map, const MapShape &shape, std::vector<uint8_t> &keys, std::vector<uint8_t> &values) {

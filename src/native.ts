@@ -36,9 +36,22 @@ export interface BpfMap {
   updateBatch(keys: Buffer, values: Buffer, count: number): number
   /** Absent keys are no error. Returns how many were deleted. */
   deleteBatch(keys: Buffer, count: number): number
+  /**
+   * The next entries of a hash map, `most` of them or a few less, in one call: for tables that are
+   * not to be held as a whole. `position`: what `next` was, null at the beginning; `next` null: the
+   * end. Each entry present throughout comes once.
+   */
+  readBatch(position: Buffer | null, most: number): MapBatch
   /** All entries, joined. A map that changes meanwhile: each entry present throughout is there once. */
   dump(): { keys: Buffer; values: Buffer; count: number }
   close(): void
+}
+
+export interface MapBatch {
+  keys: Buffer
+  values: Buffer
+  count: number
+  next: Buffer | null
 }
 
 export interface TestRunResult {

@@ -5,8 +5,6 @@ import type {
   DropRow,
   EnableResult,
   EventRow,
-  FlowList,
-  FlowVerdict,
   MasqueradeAnswer,
   MasqueradeStatus,
   NeighbourRow,
@@ -26,7 +24,6 @@ import { refusedWhenDisabled } from './explain.js'
 import { renderCheck } from './render-check.js'
 import { renderDrops, renderEvent } from './render-drops.js'
 import {
-  renderFlows,
   renderNeighbours,
   renderNexthops,
   renderPods,
@@ -85,24 +82,6 @@ export async function nexthops(session: Session): Promise<Exit> {
 export async function neighbours(session: Session): Promise<Exit> {
   session.show(await session.client.get<NeighbourRow[]>('/v1/neighbours'), (value) =>
     renderNeighbours(value, session.paint)
-  )
-  return exitStatus.fine
-}
-
-export interface FlowOptions {
-  all: boolean
-  family?: number | undefined
-  verdict?: FlowVerdict | undefined
-  protocol?: string | undefined
-  pod?: string | undefined
-  remote?: string | undefined
-  limit?: number | undefined
-}
-
-export async function snat(session: Session, { all, ...filter }: FlowOptions): Promise<Exit> {
-  const verdict = filter.verdict ?? (all ? undefined : 'snat')
-  session.show(await session.client.get<FlowList>('/v1/flows', { ...filter, verdict }), (value) =>
-    renderFlows(value, session.paint)
   )
   return exitStatus.fine
 }

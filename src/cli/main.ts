@@ -13,6 +13,7 @@ import * as commands from './commands.js'
 import { explainCommand } from './explain.js'
 import { guardCommand } from './guard.js'
 import { exitStatus, type GlobalOptions, openSession, print, type Session, UsageError } from './session.js'
+import { snatCommand } from './snat.js'
 
 type Globals = Argv<GlobalOptions>
 
@@ -110,41 +111,7 @@ function readingCommands(cli: Globals, run: Run): void {
   cli.command(['neighbors', 'neighbours'], 'Neighbours in the maps', {}, (o) =>
     run(commands.neighbours)(o as unknown as GlobalOptions)
   )
-  cli.command(
-    'snat',
-    'Flows that are masqueraded, or the policy',
-    (y) =>
-      y
-        .command(
-          'policy',
-          'Which destinations are masqueraded, and which file says so',
-          (z) =>
-            z.command(
-              'test <address>',
-              'What the policy says about one address, and the entry that decides',
-              (w) => w.positional('address', { type: 'string', demandOption: true, describe: 'IPv4 or IPv6 address' }),
-              (o) => run((session) => commands.policyTest(session, addressOf(o.address)))(o)
-            ),
-          (o) => run(commands.policy)(o as unknown as GlobalOptions)
-        )
-        .option('all', { type: 'boolean', default: false, describe: 'Flows of all verdicts' })
-        .option('family', family)
-        .option('protocol', { type: 'string', requiresArg: true, describe: 'tcp, udp, icmp, ...' })
-        .option('pod', { type: 'string', requiresArg: true, describe: "A pod's address" })
-        .option('remote', { type: 'string', requiresArg: true, describe: 'Address of the other side' })
-        .option('limit', limit),
-    (o) =>
-      run((session) =>
-        commands.snat(session, {
-          all: o.all,
-          family: o.family,
-          protocol: o.protocol?.toLowerCase(),
-          pod: o.pod && addressOf(o.pod),
-          remote: o.remote && addressOf(o.remote),
-          limit: limitOf(o.limit)
-        })
-      )(o)
-  )
+  snatCommand(cli, run)
   cli.command(
     'drops',
     'What was dropped or left to the kernel, why, and what to do',

@@ -1,7 +1,6 @@
-// Lists for people: pods, routes, next hops, neighbours, flows.
+// Lists for people: pods, routes, next hops, neighbours.
 
 import type {
-  FlowList,
   NeighbourRow,
   NexthopRow,
   PodRow,
@@ -11,7 +10,7 @@ import type {
   RouteRow,
   VerifyReport
 } from '../control/api.js'
-import { count, endpoint, type Paint, plural, span, table } from './text.js'
+import { count, type Paint, plural, span, table } from './text.js'
 
 export function renderPods(pods: PodRow[], paint: Paint): string {
   if (pods.length === 0) return 'No pod is known: no host route points to a device whose peer is in another namespace.'
@@ -106,31 +105,6 @@ export function renderNeighbours(neighbours: NeighbourRow[], paint: Paint): stri
   )
 }
 
-export function renderFlows({ flows, total }: FlowList, paint: Paint): string {
-  if (flows.length === 0) return 'No flow matches.'
-  const rows = flows.map((flow) => [
-    flow.protocol,
-    endpoint(flow.pod, flow.podPort),
-    flow.natAddress === null || flow.natPort === null
-      ? paint.dim(flow.verdict)
-      : endpoint(flow.natAddress, flow.natPort),
-    endpoint(flow.remote, flow.remotePort),
-    flow.state,
-    span(flow.idle),
-    flow.age === null ? '-' : span(flow.age)
-  ])
-  const columns = [
-    { title: 'PROTO' },
-    { title: 'POD' },
-    { title: 'SOURCE OUTSIDE' },
-    { title: 'REMOTE' },
-    { title: 'STATE' },
-    { title: 'IDLE', right: true },
-    { title: 'AGE', right: true }
-  ]
-  return table(paint, columns, rows) + more(flows.length, total, paint)
-}
-
 export function renderVerify(report: VerifyReport, paint: Paint): string {
   const took = `${plural(report.checked, 'entry', 'entries')} compared in ${span(report.duration)}`
   if (report.total === 0) return `${paint.good('The maps hold what they should')}: ${took}.`
@@ -158,6 +132,6 @@ function legText(leg: RouteLeg, several: boolean): string {
   return several ? `${where} weight ${leg.weight}` : where
 }
 
-function more(shown: number, total: number, paint: Paint, remedy = '; raise --limit or filter'): string {
+export function more(shown: number, total: number, paint: Paint, remedy = '; raise --limit or filter'): string {
   return total > shown ? `\n${paint.dim(`… and ${count(total - shown)} more${remedy}`)}` : ''
 }

@@ -23,6 +23,8 @@ export interface Session {
   /** Prints the answer: with --json the daemon's very text, else what `render` makes of it. */
   show<T>(answer: Answer<T>, render: (value: T) => string): void
   print(text: string): void
+  /** A part of a long output; resolves when the next may come. */
+  write(text: string): Promise<void>
 }
 
 export function openSession(options: GlobalOptions): Session {
@@ -32,12 +34,17 @@ export function openSession(options: GlobalOptions): Session {
     json: options.json,
     paint,
     show: (answer, render) => print(options.json ? answer.text : render(answer.value)),
-    print
+    print,
+    write
   }
 }
 
 export function print(text: string): void {
   process.stdout.write(text.endsWith('\n') ? text : `${text}\n`)
+}
+
+async function write(text: string): Promise<void> {
+  if (!process.stdout.write(text)) await new Promise((resolve) => process.stdout.once('drain', resolve))
 }
 
 function isColourTerminal(): boolean {

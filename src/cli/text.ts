@@ -34,15 +34,45 @@ export interface Column {
 
 /** Aligned columns with two blanks between, titles dim. Lines have no trailing blanks. */
 export function table(paint: Paint, columns: Column[], rows: string[][], indent = ''): string {
-  const widths = columns.map(({ title }, index) =>
-    Math.max(title.length, ...rows.map((row) => width(row[index] ?? '')))
-  )
-  const line = (cells: string[]) =>
-    (
-      indent + cells.map((cell, index) => pad(cell, widths[index] ?? 0, columns[index]?.right ?? false)).join('  ')
-    ).trimEnd()
-  const titles = columns.map(({ title, right }, index) => paint.dim(pad(title, widths[index] ?? 0, right ?? false)))
-  return [line(titles), ...rows.map(line)].join('\n')
+  return new TableWriter(paint, columns, indent).write(rows)
+}
+
+/** A table that is written in parts: a column that has to be wider in a later one is so from there on. */
+export class TableWriter {
+  private readonly widths: number[]
+  private begun = false
+
+  constructor(
+    private readonly paint: Paint,
+    private readonly columns: Column[],
+    private readonly indent = ''
+  ) {
+    this.widths = columns.map(({ title }) => title.length)
+  }
+
+  /** The titles, once, and these rows; without a line break at the end. */
+  write(rows: string[][]): string {
+    for (const row of rows) row.forEach((cell, index) => this.widen(index, width(cell)))
+    const lines = rows.map((row) => this.line(row))
+    if (!this.begun) lines.unshift(this.titles())
+    this.begun = true
+    return lines.join('\n')
+  }
+
+  private widen(index: number, to: number): void {
+    this.widths[index] = Math.max(this.widths[index] ?? 0, to)
+  }
+
+  private titles(): string {
+    return this.line(
+      this.columns.map(({ title, right }, index) => this.paint.dim(pad(title, this.widths[index] ?? 0, right ?? false)))
+    )
+  }
+
+  private line(cells: string[]): string {
+    const padded = cells.map((cell, index) => pad(cell, this.widths[index] ?? 0, this.columns[index]?.right ?? false))
+    return (this.indent + padded.join('  ')).trimEnd()
+  }
 }
 
 /** "Title" over indented lines. */

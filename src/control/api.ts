@@ -8,6 +8,7 @@
 
 import type { Family } from '../state/types.js'
 import type { ExplainRequest, Explanation } from './explain-api.js'
+import type { Caller, FlowDeletion, FlowSelection, FlowStream, FlowTop } from './flow-api.js'
 import type { GuardBackendName, GuardControl, GuardMode, GuardRefuses } from './guard-api.js'
 
 /** Raised when an answer's meaning changes; keys may be added without. */
@@ -481,7 +482,11 @@ export interface NodeControl {
   explain(request: ExplainRequest): Explanation | Promise<Explanation>
   nexthops(): NexthopRow[] | Promise<NexthopRow[]>
   neighbours(): NeighbourRow[] | Promise<NeighbourRow[]>
-  flows(filter: FlowFilter, limit: number): FlowList | Promise<FlowList>
+  /** limit: the most recently used first; null: all, as they come. */
+  flows(filter: FlowFilter, limit: number | null): FlowStream
+  flowTop(count: number): Promise<FlowTop>
+  /** Throws BadRequest for a pod that is not there, NotInForce while hostroute is disabled. */
+  deleteFlows(selection: FlowSelection, dryRun: boolean, caller: Caller | null): Promise<FlowDeletion>
   /** Rows with packets > 0; forwarded and stack reasons too, the reader filters by class. */
   drops(): DropRow[] | Promise<DropRow[]>
   masquerade(): MasqueradeStatus | Promise<MasqueradeStatus>

@@ -23,6 +23,8 @@ export interface ControlClient {
   /** The answer and its very text. Throws ControlError. */
   get<T>(path: string, query?: Record<string, string | number | undefined>): Promise<Answer<T>>
   post<T>(path: string, body?: object): Promise<Answer<T>>
+  /** The text of a long answer as it comes; what is not taken yet is not sent either. Throws ControlError. */
+  parts(path: string, query?: Record<string, string | number | undefined>): AsyncGenerator<string>
   /** Text that is not JSON. */
   text(path: string): Promise<string>
   /** Resolves when the daemon ends the stream or the signal says so. */
@@ -47,6 +49,19 @@ export function controlClient(socketPath: string, timeout = 60_000): ControlClie
     get: async (path, query = {}) => parsed(await ask('GET', path + queryText(query))),
     post: async (path, body = {}) => parsed(await ask('POST', path, body)),
     text: (path) => ask('GET', path),
+    async *parts(path, query = {}) {
+      const response = await open(socketPath, 'GET', path + queryText(query), undefined, timeout)
+      if (response.statusCode !== 200)
+        throw new ControlError(errorText(await readAll(response), response.statusCode), response.statusCode ?? null)
+      // whoever reads what we print may take all the time there is
+      response.socket.setTimeout(0)
+      response.setEncoding('utf8')
+      try {
+        for await (const part of response) yield part as string
+      } catch (error) {
+        throw brokenOff(error)
+      }
+    },
     events: async (onEvent, signal) => {
       const response = await open(socketPath, 'GET', eventsPath, undefined, 0, signal)
       if (response.statusCode !== 200)
@@ -130,11 +145,15 @@ async function readAll(response: IncomingMessage): Promise<string> {
   try {
     for await (const chunk of response) chunks.push(chunk as Buffer)
   } catch (error) {
-    throw new ControlError('hostrouted ended in the middle of its answer; look at: journalctl -u hostrouted', null, {
-      cause: error
-    })
+    throw brokenOff(error)
   }
   return Buffer.concat(chunks).toString('utf8')
+}
+
+function brokenOff(cause: unknown): ControlError {
+  return new ControlError('hostrouted ended in the middle of its answer; look at: journalctl -u hostrouted', null, {
+    cause
+  })
 }
 
 async function readLines(

@@ -6,12 +6,14 @@ import * as v from 'valibot'
 import { formatAddress, parseAddress, parsePrefix } from '../address.js'
 import type { NodeControl } from './api.js'
 import { BadRequest } from './failure.js'
+import type { Caller } from './flow-api.js'
 import type { GuardAllowRequest, GuardControl } from './guard-api.js'
+import { RowStream } from './row-stream.js'
 
 export interface Endpoint {
   method: 'GET' | 'POST'
   /** What it answers; POST: from the JSON body. */
-  answer(control: NodeControl, parameters: Record<string, unknown>): unknown
+  answer(control: NodeControl, parameters: Record<string, unknown>, caller: Caller | null): unknown
 }
 
 const whole = (least: number, most: number) =>
@@ -48,9 +50,23 @@ const flowFilter = v.strictObject({
   protocol: v.optional(name),
   pod: v.optional(address),
   remote: v.optional(address),
-  limit: v.optional(whole(1, 100_000), 1000)
+  limit: v.optional(v.union([v.literal('all'), whole(1, 100_000)]), 1000)
 })
 const place = v.pipe(v.string(), v.minLength(1), v.maxLength(64))
+const seconds = v.pipe(v.number(), v.minValue(0), v.maxValue(31_536_000))
+const flowSelection = {
+  pod: v.optional(place),
+  remote: v.optional(prefix),
+  remotePort: v.optional(whole(0, 65_535)),
+  verdict: v.optional(v.picklist(['snat', 'direct', 'inbound'])),
+  olderThan: v.optional(seconds),
+  idle: v.optional(seconds)
+}
+const flowDeletion = v.strictObject({
+  ...flowSelection,
+  all: v.optional(v.boolean(), false),
+  dryRun: v.optional(v.boolean(), false)
+})
 const routeQuestion = v.strictObject({ address, from: v.optional(place) })
 const packet = v.strictObject({
   from: place,
@@ -82,7 +98,25 @@ export const endpoints: Record<string, Endpoint[]> = {
   '/v1/explain': [get(packet, (control, request) => control.explain(defined(request)))],
   '/v1/nexthops': [get(nothing, (control) => control.nexthops())],
   '/v1/neighbours': [get(nothing, (control) => control.neighbours())],
-  '/v1/flows': [get(flowFilter, (control, { limit, ...filter }) => control.flows(defined(filter), limit))],
+  '/v1/flows': [
+    get(
+      flowFilter,
+      (control, { limit, ...filter }) =>
+        new RowStream('flows', control.flows(defined(filter), limit === 'all' ? null : limit))
+    )
+  ],
+  '/v1/flows/top': [
+    get(v.strictObject({ count: v.optional(whole(1, 1000), 10) }), (control, { count }) => control.flowTop(count))
+  ],
+  '/v1/flows/delete': [
+    post(flowDeletion, (control, { all, dryRun, ...given }, caller) => {
+      const selection = defined(given)
+      const { verdict, ...filters } = selection
+      if (all === Object.keys(filters).length > 0)
+        throw new BadRequest('say which flows: pod, remote, remotePort, olderThan, idle; or all')
+      return control.deleteFlows(selection, dryRun, caller)
+    })
+  ],
   '/v1/masquerade': [get(nothing, (control) => control.masquerade())],
   '/v1/masquerade/test': [
     get(v.strictObject({ address }), (control, request) => control.masqueradeTest(request.address))
@@ -139,9 +173,12 @@ function get<T>(schema: v.GenericSchema<unknown, T>, call: (control: NodeControl
 
 function post<T>(
   schema: v.GenericSchema<unknown, T>,
-  call: (control: NodeControl, parameters: T) => unknown
+  call: (control: NodeControl, parameters: T, caller: Caller | null) => unknown
 ): Endpoint {
-  return { method: 'POST', answer: (control, parameters) => call(control, checked(schema, parameters)) }
+  return {
+    method: 'POST',
+    answer: (control, parameters, caller) => call(control, checked(schema, parameters), caller)
+  }
 }
 
 function checked<T>(schema: v.GenericSchema<unknown, T>, parameters: unknown): T {

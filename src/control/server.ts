@@ -12,7 +12,9 @@ import type { Socket } from 'node:net'
 import { native } from '../native.js'
 import { type ErrorAnswer, type EventRow, eventsPath, metricsPath, type NodeControl } from './api.js'
 import { BadRequest, NotInForce } from './failure.js'
+import type { Caller } from './flow-api.js'
 import { endpoints } from './requests.js'
+import { RowStream, sendRows } from './row-stream.js'
 import { listenOnSocket } from './socket.js'
 
 export interface ControlServerOptions {
@@ -31,6 +33,7 @@ export interface ControlServer {
 
 const largestBody = 64 * 1024
 const mostMonitors = 16
+const mostStreams = 16
 const mostBuffered = 1024 * 1024
 
 /** Listens; rejects when another daemon answers there. */
@@ -44,8 +47,9 @@ export async function startControlServer(options: ControlServerOptions): Promise
   })
   server.maxConnections = 512
   const monitors = new Set<ServerResponse>()
+  const streams = new Set<ServerResponse>()
   server.on('request', (request, response) => {
-    void handle(request, response, options, monitors)
+    void handle(request, response, options, monitors, streams)
   })
   server.on('clientError', (error: NodeJS.ErrnoException, socket) => refuseGarbage(error, socket as Socket))
   // whatever goes wrong with one connection is the end of that connection only
@@ -59,7 +63,8 @@ async function handle(
   request: IncomingMessage,
   response: ServerResponse,
   options: ControlServerOptions,
-  monitors: Set<ServerResponse>
+  monitors: Set<ServerResponse>,
+  streams: Set<ServerResponse>
 ): Promise<void> {
   const respond = (status: number, body: unknown) => sendJson(response, status, body)
   response.on('error', () => response.destroy())
@@ -82,13 +87,18 @@ async function handle(
         error: `${url.pathname} takes ${known.map(({ method }) => method).join(' or ')}, not ${request.method}`
       })
     }
-    if (endpoint.method === 'POST' && !isRoot(request.socket)) {
+    const caller = callerOf(request.socket)
+    if (endpoint.method === 'POST' && caller?.uid !== 0) {
       return respond(403, { error: 'changing the node needs root: run the command with sudo' })
     }
     const body = await readBody(request)
     if (body === null) return respond(413, { error: `the body is longer than ${largestBody} bytes` })
     const parameters = endpoint.method === 'POST' ? parseBody(body) : Object.fromEntries(url.searchParams)
-    respond(200, await endpoint.answer(options.control, parameters))
+    const answer = await endpoint.answer(options.control, parameters, caller)
+    if (!(answer instanceof RowStream)) return respond(200, answer)
+    if (streams.size >= mostStreams) return respond(503, { error: `${mostStreams} lists are being sent already` })
+    streams.add(response)
+    await sendRows(response, answer).finally(() => streams.delete(response))
   } catch (error) {
     if (error instanceof BadRequest) return respond(400, { error: error.message })
     if (error instanceof NotInForce) return respond(409, { error: error.message })
@@ -194,14 +204,14 @@ function isRead(request: IncomingMessage): boolean {
   return request.method === 'GET' || request.method === 'HEAD'
 }
 
-/** node:net has no public descriptor; without one nobody is root. */
-function isRoot(socket: Socket): boolean {
+/** node:net has no public descriptor; without one nobody is known. */
+function callerOf(socket: Socket): Caller | null {
   const fd = (socket as Socket & { _handle?: { fd?: number } })._handle?.fd
-  if (fd === undefined || fd < 0) return false
+  if (fd === undefined || fd < 0) return null
   try {
-    return native().peerCredentials(fd).uid === 0
+    return native().peerCredentials(fd)
   } catch {
-    return false
+    return null
   }
 }
 

@@ -10,7 +10,6 @@ import {
   type EnableResult,
   type EventRow,
   type FlowFilter,
-  type FlowList,
   type HookRow,
   type MasqueradeAnswer,
   type MasqueradeStatus,
@@ -27,15 +26,21 @@ import {
   type VerifyReport
 } from '../control/api.js'
 import type { ExplainRequest, Explanation } from '../control/explain-api.js'
+import { NotInForce } from '../control/failure.js'
+import type { Caller, FlowDeletion, FlowSelection, FlowStream, FlowTop } from '../control/flow-api.js'
 import type { GuardControl } from '../control/guard-api.js'
 import { renderMetrics } from '../control/metrics.js'
 import { CLASS_ROUTES, MAX_NEXTHOPS, POD_SLOTS } from '../maps/layout.js'
 import { native } from '../native.js'
+import type { Address } from '../state/types.js'
 import { packageVersion } from '../version.js'
 import { largest, readUsage } from './accounts.js'
 import { Counters, total } from './counters.js'
+import type { Datapath } from './datapath.js'
+import { deleteSelected } from './deletion.js'
 import { explain, explainRoute } from './explain.js'
-import { listFlows } from './flow-view.js'
+import { topFlows } from './flow-top.js'
+import { listFlows, type Now } from './flow-view.js'
 import { leftRows } from './left-view.js'
 import { masqueradeAnswer, masqueradeStatus } from './masquerade-view.js'
 import { releaseMemory } from './memory.js'
@@ -217,11 +222,21 @@ export class Answers implements NodeControl {
     return neighbourRows(this.node.planner.plan, (ifindex) => this.node.deviceName(ifindex))
   }
 
-  flows(filter: FlowFilter, limit: number): FlowList {
+  async *flows(filter: FlowFilter, limit: number | null): FlowStream {
     const { datapath } = this.node
-    if (!datapath) return { flows: [], total: 0 }
-    const { control } = datapath
-    return listFlows(datapath.object, { jiffies: control.now(), perSecond: control.jiffiesPerSecond }, filter, limit)
+    if (!datapath) return { total: 0 }
+    return yield* listFlows(datapath.object, clockOf(datapath), filter, limit)
+  }
+
+  async flowTop(count: number): Promise<FlowTop> {
+    const { datapath, planner } = this.node
+    if (!datapath) throw new NotInForce('hostroute is disabled: it has no flows; see: hostroute enable')
+    const deviceOf = (pod: Address) => planner.plan.pods.get(pod)?.device ?? null
+    return topFlows({ maps: datapath.object, now: clockOf(datapath), ports: datapath.ports, deviceOf }, count)
+  }
+
+  deleteFlows(selection: FlowSelection, dryRun: boolean, caller: Caller | null): Promise<FlowDeletion> {
+    return deleteSelected(this.node, selection, dryRun, caller)
   }
 
   async drops(): Promise<DropRow[]> {
@@ -274,6 +289,10 @@ export class Answers implements NodeControl {
   reload(): Promise<ReloadResult> {
     return this.node.reload()
   }
+}
+
+function clockOf({ control }: Datapath): () => Now {
+  return () => ({ jiffies: control.now(), perSecond: control.jiffiesPerSecond })
 }
 
 function isoTime(milliseconds: number | null): string | null {

@@ -9,30 +9,17 @@ import type { BpfObject } from '../native.js'
 const rates = [100, 200, 250, 300, 500, 1000]
 const measureFor = 250
 
-export interface ExpireResult {
+const { size, offset } = STRUCTS.expire_args
+
+export interface Clock {
   jiffies: bigint
   /** CLOCK_MONOTONIC, ns, at the same moment. */
   time: bigint
-  live: number
-  liveSnat: number
-  dying: number
-  deleted: number
 }
 
-/** Runs the `expire` program once. family 0 only reads the clock. */
-export function runExpire(object: Pick<BpfObject, 'testRun'>, family: 0 | 4 | 6, pressure = false): ExpireResult {
-  const context = Buffer.alloc(40)
-  context.writeUInt32LE(family, 0)
-  context.writeUInt32LE(pressure ? 1 : 0, 4)
-  const answer = object.testRun('expire', { context }).context
-  return {
-    jiffies: answer.readBigUInt64LE(8),
-    time: answer.readBigUInt64LE(16),
-    live: answer.readUInt32LE(24),
-    liveSnat: answer.readUInt32LE(28),
-    dying: answer.readUInt32LE(32),
-    deleted: answer.readUInt32LE(36)
-  }
+export function readClock(object: Pick<BpfObject, 'testRun'>): Clock {
+  const { context } = object.testRun('expire', { context: Buffer.alloc(size) })
+  return { jiffies: context.readBigUInt64LE(offset.jiffies), time: context.readBigUInt64LE(offset.time) }
 }
 
 /** Writes entries that were put into flows* from here into their pod's account. */
@@ -47,9 +34,9 @@ export function chargeFlows(object: Pick<BpfObject, 'testRun'>, family: 4 | 6, p
 
 /** Jiffies a second. Takes a quarter of a second. */
 export async function measureJiffies(object: BpfObject): Promise<number> {
-  const first = runExpire(object, 0)
+  const first = readClock(object)
   await new Promise((resolve) => setTimeout(resolve, measureFor))
-  const second = runExpire(object, 0)
+  const second = readClock(object)
   const measured = (Number(second.jiffies - first.jiffies) * 1e9) / Number(second.time - first.time)
   return rates.reduce((best, rate) => (Math.abs(rate - measured) < Math.abs(best - measured) ? rate : best))
 }

@@ -7,7 +7,7 @@ import type { Config } from '../config/config.js'
 import { decodeControl } from '../maps/codec.js'
 import { CODES, DEVICE_SLOTS, LAYOUT, STRUCTS } from '../maps/layout.js'
 import type { BpfObject } from '../native.js'
-import { runExpire } from './clock.js'
+import { readClock } from './clock.js'
 
 const { offset } = STRUCTS.control
 const sharedPod = STRUCTS.shared_pod.offset
@@ -134,12 +134,17 @@ export class ControlBlock {
     this.object.writeControl(sharedRow(ifindex), Buffer.alloc(STRUCTS.shared_pod.size))
   }
 
+  /** Once a round of expiry: for how much longer ACKs of openers are looked out for (bpf/types.h, struct shared_pod). */
+  countDownOpenings(): void {
+    this.object.testRun('count_down_openings', {})
+  }
+
   read(): ReturnType<typeof decodeControl> {
     return decodeControl(this.object.readControl())
   }
 
   now(): bigint {
-    return runExpire(this.object, 0).jiffies
+    return readClock(this.object).jiffies
   }
 
   private jiffies(milliseconds: number): number {

@@ -1,9 +1,10 @@
-// Flows as rows for `hostroute snat`. Reads the whole table: for people, not
-// for a loop.
+// Flows as rows for `hostroute snat`, a part at a time: a million of them take
+// no more memory than a few, and the event loop turns in between.
 
-import { formatAddress } from '../address.js'
+import { formatAddress, parseAddress } from '../address.js'
 import { isEcho } from '../conntrack/entry.js'
-import type { FlowFilter, FlowList, FlowRow, FlowVerdict } from '../control/api.js'
+import type { FlowFilter, FlowRow, FlowVerdict } from '../control/api.js'
+import type { FlowStream } from '../control/flow-api.js'
 import {
   decodeFlow,
   decodeOwner,
@@ -13,10 +14,12 @@ import {
   type FlowKey,
   type ReverseRow
 } from '../maps/codec.js'
-import { CODES, STRUCTS } from '../maps/layout.js'
-import type { BpfObject } from '../native.js'
+import { CODES } from '../maps/layout.js'
+import { Slice } from '../netlink/slice.js'
 import type { Family } from '../state/types.js'
-import { isClosed, reverseKey } from './live-flows.js'
+import { Best } from './best.js'
+import { entriesOf } from './flow-reader.js'
+import { isClosed, type Maps, reverseKey } from './live-flows.js'
 import { protocolName } from './protocols.js'
 
 const verdicts: Record<number, FlowVerdict> = {
@@ -26,6 +29,10 @@ const verdicts: Record<number, FlowVerdict> = {
 }
 const tcp = 6
 const udp = 17
+const sliceMilliseconds = 4
+const rowsAtOnce = 256
+/** Jiffies: more than a part takes. */
+const future = 65_536
 
 /** jiffies now and a second's worth of them. */
 export interface Now {
@@ -33,54 +40,117 @@ export interface Now {
   perSecond: number
 }
 
-/** Matching flows, the most recently used first, at most `limit`. */
-export function listFlows(object: BpfObject, now: Now, filter: FlowFilter, limit: number): FlowList {
-  const families: Family[] = filter.family ? [filter.family] : [4, 6]
-  const rows = families.flatMap((family) => rowsOf(object, family, now)).filter((row) => matches(row, filter))
-  rows.sort((a, b) => a.idle - b.idle || (a.age ?? 0) - (b.age ?? 0))
-  return { flows: rows.slice(0, limit), total: rows.length }
+/**
+ * Matching flows in parts. With a limit the most recently used first, and only
+ * so many are held; without, as they come: then `now` is asked for each part, since
+ * a reader may take its time.
+ */
+export async function* listFlows(maps: Maps, now: () => Now, filter: FlowFilter, limit: number | null): FlowStream {
+  if (limit === null) {
+    let total = 0
+    for await (const rows of matchingFlows(maps, now, filter)) {
+      total += rows.length
+      if (rows.length > 0) yield rows
+    }
+    return { total }
+  }
+  const best = new Best<FlowRow>(limit, (a, b) => a.idle - b.idle || (a.age ?? 0) - (b.age ?? 0))
+  const moment = now()
+  let total = 0
+  for await (const rows of matchingFlows(maps, () => moment, filter)) {
+    total += rows.length
+    for (const row of rows) best.add(row)
+  }
+  yield* inParts(await sorted(best))
+  return { total }
 }
 
-function rowsOf(object: BpfObject, family: Family, now: Now): FlowRow[] {
-  const reverses = object.map(`reverse${family}`)
-  const { keys, values, count } = object.map(`flows${family}`).dump()
-  const keySize = STRUCTS[`tuple${family}`].size
+async function sorted(best: Best<FlowRow>): Promise<FlowRow[]> {
+  const slice = new Slice(sliceMilliseconds)
   const rows: FlowRow[] = []
-  for (let i = 0; i < count; i++) {
-    const keyBytes = keys.subarray(i * keySize, (i + 1) * keySize)
-    const key = decodeTuple(keyBytes)
-    const flow = decodeFlow(values.subarray(i * STRUCTS.flow.size, (i + 1) * STRUCTS.flow.size))
-    const reverseBytes = flow.verdict === CODES.FLOW_SNAT ? reverses.lookup(reverseKey(keyBytes, flow, family)) : null
-    rows.push(flowRow(key, flow, reverseBytes ? decodeReverse(reverseBytes) : null, family, now))
+  for (let row = best.takeWorst(); row !== undefined; row = best.takeWorst()) {
+    rows.push(row)
+    if (slice.due()) await slice.rest()
   }
-  return [...rows, ...stackRows(object, family, now)]
+  return rows.reverse()
+}
+
+function* inParts(rows: FlowRow[]): Generator<FlowRow[]> {
+  for (let at = 0; at < rows.length; at += rowsAtOnce) yield rows.slice(at, at + rowsAtOnce)
+}
+
+async function* matchingFlows(maps: Maps, now: () => Now, filter: FlowFilter): AsyncGenerator<FlowRow[]> {
+  const slice = new Slice(sliceMilliseconds)
+  const wanted = selectionOf(filter)
+  for (const family of filter.family ? [filter.family] : ([4, 6] as const)) {
+    const parts = filter.verdict === 'stack' ? [] : flowRows(maps, family, now, wanted)
+    for (const rows of parts) {
+      yield rows
+      if (slice.due(true)) await slice.rest()
+    }
+    if (filter.verdict !== undefined && filter.verdict !== 'stack') continue
+    for (const rows of stackRows(maps, family, now, wanted)) {
+      yield rows
+      if (slice.due(true)) await slice.rest()
+    }
+  }
+}
+
+type Wanted = (key: FlowKey, verdict: FlowVerdict) => boolean
+
+/** Decided by the key, before anything else of a flow is looked at. */
+function selectionOf(filter: FlowFilter): Wanted {
+  const pod = filter.pod === undefined ? null : parseAddress(filter.pod)
+  const remote = filter.remote === undefined ? null : parseAddress(filter.remote)
+  return (key, verdict) =>
+    (filter.verdict === undefined || filter.verdict === verdict) &&
+    (filter.protocol === undefined || filter.protocol === protocolName(key.protocol)) &&
+    (pod === null || pod === key.local) &&
+    (remote === null || remote === key.remote)
+}
+
+function* flowRows(maps: Maps, family: Family, now: () => Now, wanted: Wanted): Generator<FlowRow[]> {
+  const reverses = maps.map(`reverse${family}`)
+  for (const entries of entriesOf(maps.map(`flows${family}`))) {
+    const moment = now()
+    const rows: FlowRow[] = []
+    for (const { key: keyBytes, value } of entries) {
+      const key = decodeTuple(keyBytes)
+      const flow = decodeFlow(value)
+      if (!wanted(key, verdicts[flow.verdict] ?? 'stack')) continue
+      const reverse = flow.verdict === CODES.FLOW_SNAT ? reverses.lookup(reverseKey(keyBytes, flow, family)) : null
+      rows.push(flowRow(key, flow, reverse ? decodeReverse(reverse) : null, family, moment))
+    }
+    yield rows
+  }
 }
 
 /** Flows that are remembered as the stack's. */
-function stackRows(object: BpfObject, family: Family, now: Now): FlowRow[] {
-  const { keys, values, count } = object.map(`owners${family}`).dump()
-  const keySize = STRUCTS[`tuple${family}`].size
-  const rows: FlowRow[] = []
-  for (let i = 0; i < count; i++) {
-    const { seen, reason } = decodeOwner(values.subarray(i * STRUCTS.owner.size, (i + 1) * STRUCTS.owner.size))
-    if (reason === null) continue
-    const key = decodeTuple(keys.subarray(i * keySize, (i + 1) * keySize))
-    rows.push({
-      family,
-      protocol: protocolName(key.protocol),
-      pod: formatAddress(key.local),
-      podPort: key.localPort,
-      remote: formatAddress(key.remote),
-      remotePort: remotePort(key),
-      verdict: 'stack',
-      natAddress: null,
-      natPort: null,
-      state: reason,
-      idle: round(secondsSince(seen, now)),
-      age: null
-    })
+function* stackRows(maps: Maps, family: Family, now: () => Now, wanted: Wanted): Generator<FlowRow[]> {
+  for (const entries of entriesOf(maps.map(`owners${family}`))) {
+    const moment = now()
+    const rows: FlowRow[] = []
+    for (const { key: keyBytes, value } of entries) {
+      const { seen, reason } = decodeOwner(value)
+      const key = decodeTuple(keyBytes)
+      if (reason === null || !wanted(key, 'stack')) continue
+      rows.push({
+        family,
+        protocol: protocolName(key.protocol),
+        pod: formatAddress(key.local),
+        podPort: key.localPort,
+        remote: formatAddress(key.remote),
+        remotePort: remotePort(key),
+        verdict: 'stack',
+        natAddress: null,
+        natPort: null,
+        state: reason,
+        idle: round(secondsSince(seen, moment)),
+        age: null
+      })
+    }
+    yield rows
   }
-  return rows
 }
 
 /** 0 of an echo, which has none: the key says there who asks. */
@@ -88,8 +158,10 @@ function remotePort(key: FlowKey): number {
   return isEcho(key.protocol) ? 0 : key.remotePort
 }
 
-function secondsSince(then: number, now: Now): number {
-  return ((Number(now.jiffies & 0xffffffffn) - then) >>> 0) / now.perSecond
+export function secondsSince(then: number, now: Now): number {
+  const jiffies = (Number(now.jiffies & 0xffffffffn) - then) >>> 0
+  // a packet that came after `now` was read
+  return jiffies > 0xffff_ffff - future ? 0 : jiffies / now.perSecond
 }
 
 function flowRow(key: FlowKey, flow: Flow, reverse: ReverseRow | null, family: Family, now: Now): FlowRow {
@@ -121,15 +193,6 @@ function stateOf(protocol: number, flow: Flow, reverse: ReverseRow | null): stri
   }
   if (protocol === udp || flow.verdict === CODES.FLOW_SNAT) return answered ? 'replied' : 'one-way'
   return 'established'
-}
-
-function matches(row: FlowRow, filter: FlowFilter): boolean {
-  return (
-    (filter.verdict === undefined || row.verdict === filter.verdict) &&
-    (filter.protocol === undefined || row.protocol === filter.protocol) &&
-    (filter.pod === undefined || row.pod === filter.pod) &&
-    (filter.remote === undefined || row.remote === filter.remote)
-  )
 }
 
 function round(value: number): number {

@@ -17,6 +17,7 @@ import { CODES, STRUCTS } from '../maps/layout.js'
 import type { BpfMap } from '../native.js'
 import { Slice } from '../netlink/slice.js'
 import type { Address, Family } from '../state/types.js'
+import { entriesOf } from './flow-reader.js'
 
 /** Maps of the loaded object, or pinned ones. */
 export interface Maps {
@@ -30,9 +31,11 @@ export interface LocalPod {
 
 export function podsIn(maps: Maps): Map<Address, LocalPod> {
   const pods = new Map<Address, LocalPod>()
-  for (const { key, value } of rowsOf(maps.map('pods'))) {
-    const { ifindex, id } = decodePod(value)
-    pods.set(decodeAddress(key), { ifindex, id })
+  for (const entries of entriesOf(maps.map('pods'))) {
+    for (const { key, value } of entries) {
+      const { ifindex, id } = decodePod(value)
+      pods.set(decodeAddress(key), { ifindex, id })
+    }
   }
   return pods
 }
@@ -47,30 +50,21 @@ export async function liveFlows(maps: Maps, plain: boolean): Promise<LiveFlow[]>
   const flows: LiveFlow[] = []
   for (const family of [4, 6] as const) {
     const reverses = maps.map(`reverse${family}`)
-    for (const { key, value } of rowsOf(maps.map(`flows${family}`))) {
-      if (slice.due()) await slice.rest()
-      const row = decodeFlow(value)
-      if (row.life === CODES.FLOW_DEAD) continue
-      if (row.verdict === CODES.FLOW_SNAT) {
-        const bytes = reverses.lookup(reverseKey(key, row, family))
-        flows.push(liveFlow(family, key, row, bytes ? decodeReverse(bytes) : null))
-      } else if (row.verdict === CODES.FLOW_INBOUND || (plain && decodeTuple(key).protocol === protocols.tcp)) {
-        flows.push(liveFlow(family, key, row, null))
+    for (const entries of entriesOf(maps.map(`flows${family}`))) {
+      if (slice.due(true)) await slice.rest()
+      for (const { key, value } of entries) {
+        const row = decodeFlow(value)
+        if (row.life === CODES.FLOW_DEAD) continue
+        if (row.verdict === CODES.FLOW_SNAT) {
+          const bytes = reverses.lookup(reverseKey(key, row, family))
+          flows.push(liveFlow(family, key, row, bytes ? decodeReverse(bytes) : null))
+        } else if (row.verdict === CODES.FLOW_INBOUND || (plain && decodeTuple(key).protocol === protocols.tcp)) {
+          flows.push(liveFlow(family, key, row, null))
+        }
       }
     }
   }
   return flows
-}
-
-function* rowsOf(map: BpfMap): Generator<{ key: Buffer; value: Buffer }> {
-  const { keySize, valueSize } = map.info
-  const { keys, values, count } = map.dump()
-  for (let row = 0; row < count; row++) {
-    yield {
-      key: keys.subarray(row * keySize, (row + 1) * keySize),
-      value: values.subarray(row * valueSize, (row + 1) * valueSize)
-    }
-  }
 }
 
 /** The key in reverse* that belongs to a SNATed flow: its SNAT address and port instead of the pod's. */

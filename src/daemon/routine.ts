@@ -4,8 +4,10 @@
 // read again, a timer goes on unless its period has changed.
 
 import { native } from '../native.js'
+import type { Family } from '../state/types.js'
 import { largest, readUsage } from './accounts.js'
-import { runExpire } from './clock.js'
+import type { Datapath } from './datapath.js'
+import { expireFlows } from './expiry.js'
 import type { Maps } from './live-flows.js'
 import type { Node } from './node.js'
 
@@ -21,6 +23,9 @@ const forgetEvery = 300_000
 const pressureAt = 0.25
 /** Above this share it is a problem that is told. */
 const fullAt = 0.75
+/** A round of expiry may take a tenth of the time. */
+const pausesPerRound = 9
+const families = [4, 6] as const
 
 export interface FlowTotals {
   live: number
@@ -35,6 +40,10 @@ export class Routine {
   private fullTold = 0
   /** What was told of; null: nothing yet. */
   private moved: number | null = null
+  private expiring = false
+  /** Of the last round, performance.now(). */
+  private expiryEnded = 0
+  private expiryPause = 0
 
   constructor(private readonly node: Node) {}
 
@@ -42,7 +51,7 @@ export class Routine {
   start(): void {
     const { config } = this.node
     this.every('lease', leasePeriod(config.lease), () => this.renewLease())
-    this.every('expire', config.expireInterval, () => this.expire())
+    this.every('expire', config.expireInterval, () => void this.expire())
     this.every('moved', movedEvery, () => this.tellMoved())
     this.every('verify', config.verifyInterval, () => this.verify())
     this.every('ports', portsEvery, () => this.node.datapath?.writePorts(this.node.config))
@@ -108,20 +117,41 @@ export class Routine {
     }
   }
 
-  private expire(): void {
+  /** With a million flows a round takes a second: then it comes less often, unless room is getting short. */
+  private async expire(): Promise<void> {
     const { datapath } = this.node
     if (!datapath) return
-    for (const family of [4, 6] as const) {
-      const full = this.flows[family].live / datapath.flowLimit
-      const { live, liveSnat } = runExpire(datapath.object, family, full > pressureAt)
-      this.flows[family] = { live, snat: liveSnat }
-      if (full > fullAt && Date.now() - this.fullTold > 60_000) {
-        this.fullTold = Date.now()
-        this.node.problem(
-          'flows',
-          `${live} of ${datapath.flowLimit} IPv${family} flows are in use, most by ${this.largest(datapath.object)}; no pod can take the rest from the others; raise limits.flows if they are needed (in force at once)`
-        )
+    const full = fills(datapath)
+    const pause = Math.max(full[4], full[6]) > pressureAt ? 0 : this.expiryPause
+    if (this.expiring || performance.now() < this.expiryEnded + pause) return
+    this.expiring = true
+    const began = performance.now()
+    try {
+      datapath.control.countDownOpenings()
+      for (const family of families) {
+        const { live, liveSnat } = await expireFlows(datapath.object, family, full[family] > pressureAt)
+        this.flows[family] = { live, snat: liveSnat }
       }
+    } catch (error) {
+      // the datapath may have ended meanwhile
+      if ((error as { code?: string }).code !== 'ERR_CLOSED') this.node.problem('routine', (error as Error).message)
+    }
+    this.expiring = false
+    this.expiryEnded = performance.now()
+    this.expiryPause = (this.expiryEnded - began) * pausesPerRound
+    if (this.node.datapath) this.tellFull(this.node.datapath)
+  }
+
+  private tellFull(datapath: Datapath): void {
+    const full = fills(datapath)
+    for (const family of families) {
+      if (full[family] <= fullAt || Date.now() - this.fullTold < 60_000) continue
+      this.fullTold = Date.now()
+      const used = readUsage(datapath.object).flows[family]
+      this.node.problem(
+        'flows',
+        `${used} of ${datapath.flowLimit} IPv${family} flows are in use, most by ${this.largest(datapath.object)} (hostroute snat top); no pod can take the rest from the others; raise limits.flows if they are needed (in force at once)`
+      )
     }
   }
 
@@ -159,4 +189,10 @@ export class Routine {
 /** Three renewals may fail before a lease ends. */
 function leasePeriod(lease: number | null): number {
   return lease === null ? 60_000 : Math.min(60_000, lease / 4)
+}
+
+/** Shares of the flow tables in use. */
+function fills({ object, flowLimit }: Datapath): Record<Family, number> {
+  const { flows } = readUsage(object)
+  return { 4: flows[4] / flowLimit, 6: flows[6] / flowLimit }
 }

@@ -13,6 +13,7 @@ export const GROUP_LEGS = 64
 export const CLASS_ROUTES = 65536
 export const ACCOUNT_SLOTS = 16384
 export const ECHO_ASKED = 1
+export const FLOW_BATCH = 512
 
 export interface Struct {
   size: number
@@ -159,8 +160,27 @@ export const STRUCTS = {
   },
   charge_args: { size: 12, offset: { family: 0, pod_id: 4, entries: 8 } },
   expire_args: {
-    size: 40,
-    offset: { family: 0, pressure: 4, jiffies: 8, time: 16, live: 24, live_snat: 28, dying: 32, deleted: 36 }
+    size: 48,
+    offset: { family: 0, pressure: 4, jiffies: 8, time: 16, live: 24, live_snat: 28, dying: 32, deleted: 36, count: 40 }
+  },
+  delete_args: {
+    size: 88,
+    offset: {
+      pod: 0,
+      remote: 16,
+      remote_mask: 32,
+      family: 48,
+      count: 52,
+      filters: 56,
+      pod_id: 60,
+      age: 64,
+      idle: 68,
+      started: 72,
+      remote_port: 76,
+      verdict: 78,
+      chosen: 80,
+      deleted: 84
+    }
   }
 } as const satisfies Record<string, Struct>
 
@@ -226,6 +246,14 @@ export const CODES = {
   TRACE_ICMP_ERROR: 0x2000,
   TRACE_ASKED_OWNER: 0x4000,
   TRACE_CONNTRACK: 0x8000,
+  DELETE_POD_ADDRESS: 0x1,
+  DELETE_POD_ID: 0x2,
+  DELETE_REMOTE: 0x4,
+  DELETE_REMOTE_PORT: 0x8,
+  DELETE_OLDER: 0x10,
+  DELETE_IDLE: 0x20,
+  DELETE_VERDICT: 0x40,
+  DELETE_DRY_RUN: 0x80,
   EVENT_PACKET: 1,
   EVENT_FLOW_NEW: 2
 } as const

@@ -10,6 +10,11 @@
 // it was; a forwarded one has TTL one less and checksums as good as before.
 
 import assert from 'node:assert/strict'
+import { type Clock, readClock } from '../../src/daemon/clock.js'
+import { DeletionRun } from '../../src/daemon/deletion.js'
+import { Expiry, type ExpiryResult } from '../../src/daemon/expiry.js'
+import { flowBatches } from '../../src/daemon/flow-walk.js'
+import type { Deletion, DeletionResult } from '../../src/maps/deletion.js'
 import { type BpfMap, type BpfObject, native } from '../../src/native.js'
 import { addressBytes, checksum } from '../packets/bytes.js'
 import { ethernet, type Network, type ParsedPacket, parsePacket } from '../packets/packet.js'
@@ -335,21 +340,19 @@ export function testNode(options: NodeOptions = {}) {
     }
   }
 
-  /** One run of the expiry program. */
-  function expire(family: 0 | 4 | 6, pressure = false) {
-    const context = Buffer.alloc(40)
-    context.writeUInt32LE(family, 0)
-    context.writeUInt32LE(pressure ? 1 : 0, 4)
-    const { retval, context: out } = object.testRun('expire', { context })
-    assert.equal(retval, 0)
-    return {
-      jiffies: out.readBigUInt64LE(8),
-      time: out.readBigUInt64LE(16),
-      live: out.readUInt32LE(24),
-      liveSnat: out.readUInt32LE(28),
-      dying: out.readUInt32LE(32),
-      deleted: out.readUInt32LE(36)
-    }
+  /** One round of the expiry program. family 0 only reads the clock. */
+  function expire(family: 0 | 4 | 6, pressure = false): Clock & ExpiryResult {
+    const expiry = new Expiry(object, family || 4, pressure)
+    if (family) for (const count of flowBatches(object, family)) expiry.run(count)
+    return { ...readClock(object), ...expiry.result }
+  }
+
+  /** Deletes flows, those of this very moment included. */
+  function deleteFlows(family: 4 | 6, deletion: Partial<Deletion> = {}): DeletionResult {
+    const started = Number(readClock(object).jiffies & 0xffffffffn)
+    const deleting = new DeletionRun(object, family, { started, dryRun: false, ...deletion })
+    for (const count of flowBatches(object, family)) deleting.run(count)
+    return deleting.result
   }
 
   fill()
@@ -388,6 +391,7 @@ export function testNode(options: NodeOptions = {}) {
     reverses,
     owners,
     expire,
+    deleteFlows,
     close
   }
 }

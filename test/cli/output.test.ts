@@ -1,8 +1,8 @@
 import { get as httpGet } from 'node:http'
 import t from 'tap'
-import type { Status } from '../../src/control/api.js'
+import type { FlowRow, Status } from '../../src/control/api.js'
 import { NotInForce } from '../../src/control/failure.js'
-import { ago, fakeStatus } from '../control/fake.js'
+import { ago, fakeNode, fakeStatus, fakeTop } from '../control/fake.js'
 import { start } from './run.js'
 
 function body(socketPath: string, path: string): Promise<string> {
@@ -223,6 +223,10 @@ udp    [fd00::2]:5353  direct           [2001:db8::1]:53  one-way         2 s   
   t.equal(node.calls.at(-1), 'flows {"verdict":"snat"} 1000')
   await ask('snat', '--all', '--pod', 'FD00::2', '--protocol', 'UDP', '--limit', '7')
   t.equal(node.calls.at(-1), 'flows {"protocol":"udp","pod":"fd00::2"} 7')
+  await ask('snat', '--limit', 'all')
+  t.equal(node.calls.at(-1), 'flows {"verdict":"snat"} null')
+  await ask('snat', '--json')
+  t.equal(node.calls.at(-1), 'flows {"verdict":"snat"} null')
   t.equal(
     (await ask('snat', 'policy')).out,
     `The longest prefix that covers the destination decides.
@@ -242,6 +246,51 @@ DESTINATION  SOURCE                  FROM
     code: 64,
     err: /10\.1\.2\.0\/24 is not an IPv4 or IPv6 address/
   })
+})
+
+t.test('snat top: remotes near their limit, and the pods that use most', async (t) => {
+  const { ask, node } = await start(t)
+  t.equal(
+    (await ask('snat', 'top', '--count', '3')).out,
+    `Remotes by flows through SNAT, of 33,512 ports towards each
+  PROTO  REMOTE             SOURCE OUTSIDE   FLOWS  OF PORTS
+  udp    10.0.0.10:53       192.0.2.10      30,500    91.0 %
+  tcp    [2001:db8::1]:443  2001:db8::10        12     0.0 %
+
+Pods by flows
+  POD       DEVICE   FLOWS    SNAT    NEW
+  10.1.0.2  vetha   30,900  30,600  250/s
+
+Pods by new flows per second, over the last 10 s
+  POD       DEVICE   FLOWS    SNAT    NEW
+  fd00::2   -          100      12  300/s
+  10.1.0.2  vetha   30,900  30,600  250/s
+`
+  )
+  t.equal(node.calls.at(-1), 'flowTop 3')
+  const idle = { ...fakeTop, podsByNewFlows: [], remotes: [], uncertainty: 61 }
+  const { out } = await (await start(t, { flowTop: async () => idle })).ask('snat', 'top')
+  t.match(out, /^None of 31,000 flows goes through SNAT\./)
+  t.match(out, /No pod has opened a flow in the last 10 s\./)
+  t.match(out, /up to 61 flows are missing in a row/)
+  const none = await start(t, { flowTop: async () => ({ ...idle, flows: 0 }) })
+  t.equal((await none.ask('snat', 'top')).out, 'There are no flows.\n')
+})
+
+t.test('a list longer than what is shown says so, in columns that grow', async (t) => {
+  const { ask } = await start(t, {
+    async *flows() {
+      const [row] = (await fakeNode().flows({}, null).next()).value as FlowRow[]
+      for (let part = 0; part < 6; part++)
+        yield Array.from({ length: 256 }, () => ({ ...row!, pod: part < 5 ? row!.pod : 'fd00:1111:2222::3333' }))
+      return { total: 2000 }
+    }
+  })
+  const lines = (await ask('snat', '--limit', '5000')).out.trimEnd().split('\n')
+  t.equal(lines.length, 1 + 6 * 256 + 1)
+  t.equal(lines.at(-1), '… and 464 more; raise --limit or filter')
+  t.match(lines[1], /^tcp {4}10\.1\.0\.2:40000 {2}192/)
+  t.match(lines.at(-2), /^tcp {4}\[fd00:1111:2222::3333\]:40000 {2}192/)
 })
 
 t.test('the policy: a refused one, defaults beside an agent, pods, and what the policy does not decide', async (t) => {
@@ -321,7 +370,9 @@ t.test('--json prints exactly what the API answers', async (t) => {
     [['explain', '--from', 'vetha', '--to', '192.0.2.7:80'], '/v1/explain?from=vetha&to=192.0.2.7&toPort=80'],
     [['nexthops'], '/v1/nexthops'],
     [['neighbors'], '/v1/neighbours'],
-    [['snat'], '/v1/flows?verdict=snat'],
+    [['snat'], '/v1/flows?verdict=snat&limit=all'],
+    [['snat', '--limit', '7'], '/v1/flows?verdict=snat&limit=7'],
+    [['snat', 'top'], '/v1/flows/top?count=10'],
     [['snat', 'policy'], '/v1/masquerade'],
     [['snat', 'policy', 'test', '10.1.0.9'], '/v1/masquerade/test?address=10.1.0.9'],
     [['drops'], '/v1/drops'],

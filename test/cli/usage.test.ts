@@ -35,6 +35,36 @@ routes4  10.7.0.0/16  missing  -      nexthop 1
   t.match(await invalid.ask('reload'), { code: 2, out: /Refused[\s\S]*config\.yaml:1:1/ })
 })
 
+t.test('snat delete says how many flows it has deleted', async (t) => {
+  const { ask, node } = await start(t)
+  t.match(await ask('snat', 'delete', '--pod', 'FD00::2', '--older-than', '10m'), {
+    code: 0,
+    out: '1,200 flows deleted in 12 ms.\n'
+  })
+  t.equal(node.calls.at(-1), 'deleteFlows {"pod":"fd00::2","verdict":"snat","olderThan":600} false 0')
+  t.match(await ask('snat', 'delete', '--remote', '203.0.113.0/24:443', '--dry-run'), {
+    code: 0,
+    out: '1,200 flows would be deleted.\n'
+  })
+  t.equal(node.calls.at(-1), 'deleteFlows {"remote":"203.0.113.0/24","remotePort":443,"verdict":"snat"} true 0')
+  const remotes: [string, object][] = [
+    ['203.0.113.7', { remote: '203.0.113.7/32' }],
+    ['203.0.113.7:53', { remote: '203.0.113.7/32', remotePort: 53 }],
+    ['2001:db8::1', { remote: '2001:db8::1/128' }],
+    ['2001:db8::/32', { remote: '2001:db8::/32' }],
+    ['[2001:db8::1]:443', { remote: '2001:db8::1/128', remotePort: 443 }],
+    ['[2001:db8::]/32:443', { remote: '2001:db8::/32', remotePort: 443 }]
+  ]
+  for (const [text, filter] of remotes) {
+    await ask('snat', 'delete', '--remote', text, '--verdict', 'any')
+    t.equal(node.calls.at(-1), `deleteFlows ${JSON.stringify(filter)} false 0`, text)
+  }
+  await ask('snat', 'delete', '--all', '--verdict', 'any')
+  t.equal(node.calls.at(-1), 'deleteFlows {} false 0')
+  t.equal(JSON.parse((await ask('snat', 'delete', '--idle', '90s', '--json')).out).deleted, 1200)
+  t.equal(node.calls.at(-1), 'deleteFlows {"verdict":"snat","idle":90} false 0')
+})
+
 t.test('a daemon that fails or is not there is exit status 1 with a remedy', async (t) => {
   const missing = await run(['status'], { HOSTROUTE_SOCKET: '/run/nowhere/control.sock' })
   t.match(missing, {
@@ -55,6 +85,16 @@ t.test('wrong usage is exit status 64', async (t) => {
     [[], /Which command/],
     [['statu'], /Did you mean status/],
     [['status', '--bogus'], /Unknown argument: bogus/],
+    [['snat', 'delete'], /Which flows\? --pod/],
+    [['snat', 'delete', '--verdict', 'direct'], /Which flows\?/],
+    [['snat', 'delete', '--all', '--pod', '10.1.0.2'], /--all is for every flow/],
+    [['snat', 'delete', '--all', '--protocol', 'udp'], /Unknown argument: protocol/],
+    [['snat', 'delete', '--remote', 'example'], /--remote takes ADDRESS/],
+    [['snat', 'delete', '--remote', '10.0.0.1:70000'], /there is no port 70000/],
+    [['snat', 'delete', '--remote', '10.0.0.1/33'], /--remote takes ADDRESS/],
+    [['snat', 'delete', '--idle', '10'], /--idle takes a duration/],
+    [['snat', 'top', '--count', '0'], /--count takes a whole number/],
+    [['snat', '--limit', '0'], /--limit takes a whole number/],
     [['routes', 'bogus'], /Unknown argument: bogus/],
     [['routes', 'get', '1.2.3'], /1\.2\.3 is not an IPv4 or IPv6 address/],
     [['routes', 'get'], /Not enough/],

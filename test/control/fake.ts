@@ -1,7 +1,8 @@
 // A node that exists only as answers, for the control server and the command.
 
-import type { DropRow, EventRow, NodeControl, PacketCounts, Status } from '../../src/control/api.js'
+import type { DropRow, EventRow, FlowRow, NodeControl, PacketCounts, Status } from '../../src/control/api.js'
 import type { Explanation } from '../../src/control/explain-api.js'
+import type { FlowTop } from '../../src/control/flow-api.js'
 import { renderMetrics } from '../../src/control/metrics.js'
 
 const fill = (used: number, capacity: number) => ({ used, capacity })
@@ -219,6 +220,37 @@ export const fakeExplanation: Explanation = {
   ]
 }
 
+export const fakeRow: FlowRow = {
+  family: 4,
+  protocol: 'tcp',
+  pod: '10.1.0.2',
+  podPort: 40000,
+  remote: '203.0.113.7',
+  remotePort: 443,
+  verdict: 'snat',
+  natAddress: '192.0.2.10',
+  natPort: 1024,
+  state: 'established',
+  idle: 0.25,
+  age: 3700
+}
+
+export const fakeTop: FlowTop = {
+  flows: 31_000,
+  ports: 33_512,
+  window: 10,
+  remotes: [
+    { protocol: 'udp', remote: '10.0.0.10', remotePort: 53, source: '192.0.2.10', flows: 30_500, share: 0.9101 },
+    { protocol: 'tcp', remote: '2001:db8::1', remotePort: 443, source: '2001:db8::10', flows: 12, share: 0.0004 }
+  ],
+  podsByFlows: [{ pod: '10.1.0.2', device: 'vetha', flows: 30_900, snat: 30_600, newPerSecond: 250.4 }],
+  podsByNewFlows: [
+    { pod: 'fd00::2', device: null, flows: 100, snat: 12, newPerSecond: 300 },
+    { pod: '10.1.0.2', device: 'vetha', flows: 30_900, snat: 30_600, newPerSecond: 250.4 }
+  ],
+  uncertainty: 0
+}
+
 export interface FakeNode extends NodeControl {
   calls: string[]
   emit(event: EventRow): void
@@ -319,39 +351,32 @@ export function fakeNode(change: Partial<NodeControl> = {}, status: () => Status
       }
     ],
     neighbours: () => [],
-    flows: (filter, limit) =>
-      note(`flows ${JSON.stringify(filter)} ${limit}`, {
-        flows: [
-          {
-            family: 4,
-            protocol: 'tcp',
-            pod: '10.1.0.2',
-            podPort: 40000,
-            remote: '203.0.113.7',
-            remotePort: 443,
-            verdict: 'snat',
-            natAddress: '192.0.2.10',
-            natPort: 1024,
-            state: 'established',
-            idle: 0.25,
-            age: 3700
-          },
-          {
-            family: 6,
-            protocol: 'udp',
-            pod: 'fd00::2',
-            podPort: 5353,
-            remote: '2001:db8::1',
-            remotePort: 53,
-            verdict: 'direct',
-            natAddress: null,
-            natPort: null,
-            state: 'one-way',
-            idle: 2,
-            age: 2
-          }
-        ],
-        total: 2
+    async *flows(filter, limit) {
+      yield note(`flows ${JSON.stringify(filter)} ${limit}`, [
+        fakeRow,
+        {
+          family: 6,
+          protocol: 'udp',
+          pod: 'fd00::2',
+          podPort: 5353,
+          remote: '2001:db8::1',
+          remotePort: 53,
+          verdict: 'direct',
+          natAddress: null,
+          natPort: null,
+          state: 'one-way',
+          idle: 2,
+          age: 2
+        }
+      ])
+      return { total: 2 }
+    },
+    flowTop: async (count) => note(`flowTop ${count}`, fakeTop),
+    deleteFlows: async (selection, dryRun, caller) =>
+      note(`deleteFlows ${JSON.stringify(selection)} ${dryRun} ${caller?.uid}`, {
+        deleted: dryRun ? 0 : 1200,
+        matching: 1200,
+        duration: 0.012
       }),
     drops: () => fakeDrops,
     verify: async (repair) =>

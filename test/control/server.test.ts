@@ -10,7 +10,7 @@ import t, { type Test } from 'tap'
 import type { EventRow, NodeControl, Status } from '../../src/control/api.js'
 import { controlClient } from '../../src/control/client.js'
 import { type ControlServer, startControlServer } from '../../src/control/server.js'
-import { fakeDrops, fakeEvent, fakeNode, fakeStatus } from './fake.js'
+import { fakeDrops, fakeEvent, fakeNode, fakeRow, fakeStatus } from './fake.js'
 
 async function start(t: Test, change: Partial<NodeControl> = {}) {
   const directory = mkdtempSync(join(tmpdir(), 'hr-control-'))
@@ -258,4 +258,91 @@ t.test('closing ends streams and idle connections', async (t) => {
   await server.close()
   await stream
   t.ok(performance.now() - begun < 2000)
+})
+
+const row = (at: number) => ({ ...fakeRow, podPort: at % 65_536 })
+
+t.test('a long list is sent as it comes, at the pace of the reader', async (t) => {
+  let made = 0
+  let over = false
+  const { client } = await start(t, {
+    async *flows() {
+      try {
+        for (; made < 400_000; made += 200) yield Array.from({ length: 200 }, (_, at) => row(made + at))
+        return { total: made }
+      } finally {
+        over = true
+      }
+    }
+  })
+  const parts = client.parts('/v1/flows', { limit: 'all' })
+  t.match((await parts.next()).value, /^\{"flows":\[\n/)
+  await sleep(300)
+  t.ok(made < 20_000, `${made} rows were made for a reader that has taken one part`)
+  t.same((await client.get('/v1/pods')).value, fakeNode().pods(), 'others are answered meanwhile')
+  let last = ''
+  let bytes = 0
+  for await (const part of parts) {
+    bytes += part.length
+    last = (last + part).slice(-200)
+  }
+  t.ok(bytes > 400_000 * 100)
+  t.match(last, /\n\],"total":400000\}\n$/)
+  t.ok(over)
+})
+
+t.test('whoever goes away in the middle of a list ends it, and only so many are sent at once', async (t) => {
+  const running = new Set<object>()
+  const { client } = await start(t, {
+    async *flows() {
+      const one = {}
+      running.add(one)
+      try {
+        for (;;) yield Array.from({ length: 200 }, (_, at) => row(at))
+      } finally {
+        running.delete(one)
+      }
+    }
+  })
+  const readers = Array.from({ length: 16 }, () => client.parts('/v1/flows'))
+  for (const reader of readers) await reader.next()
+  t.equal(running.size, 16)
+  await t.rejects(client.get('/v1/flows'), { status: 503, message: /16 lists are being sent already/ })
+  for (const reader of readers) await reader.return(undefined)
+  for (let i = 0; i < 100 && running.size > 0; i++) await sleep(20)
+  t.equal(running.size, 0)
+})
+
+t.test('a list that fails is an error, or breaks off', async (t) => {
+  let after = 0
+  const { client, errors } = await start(t, {
+    async *flows() {
+      for (let part = 0; part < after; part++) yield Array.from({ length: 200 }, (_, at) => row(at))
+      throw new Error('the map is gone')
+    }
+  })
+  await t.rejects(client.get('/v1/flows'), { status: 500, message: /the map is gone/ })
+  after = 3
+  await t.rejects(client.get('/v1/flows'), { status: null, message: /in the middle of its answer/ })
+  t.equal(errors.length, 2)
+  t.same((await client.get('/v1/pods')).value, fakeNode().pods())
+})
+
+t.test('flows are deleted by filters, by root only, and never by mistake', async (t) => {
+  const { client, path, node } = await start(t)
+  const refused = (body: object, message: RegExp) =>
+    t.rejects(client.post('/v1/flows/delete', body), { status: 400, message })
+  await refused({}, /say which flows/)
+  await refused({ verdict: 'snat' }, /say which flows/)
+  await refused({ all: true, pod: '10.1.0.2' }, /say which flows/)
+  await refused({ pod: '10.1.0.2', protocol: 'udp' }, /protocol is not known here/)
+  await refused({ remote: '10.0.0.1' }, /remote: is not a prefix/)
+  await refused({ idle: -1 }, /idle/)
+  await refused({ olderThan: '10m' }, /olderThan/)
+  await client.post('/v1/flows/delete', { all: true, dryRun: true })
+  t.equal(node.calls.at(-1), 'deleteFlows {} true 0')
+  chmodSync(path, 0o666)
+  const url = 'http://localhost/v1/flows/delete'
+  t.match(await curlAs(65534, ['--unix-socket', path, '-d', '{"all":true}', url]), /needs root/)
+  t.equal(node.calls.length, 1)
 })

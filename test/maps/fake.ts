@@ -127,6 +127,9 @@ function fakeMap(info: MapInfo, rows: Map<string, Buffer>, note: (write: Write) 
       for (let i = 0; i < count; i++) if (map.delete(keys.subarray(i * info.keySize, (i + 1) * info.keySize))) deleted++
       return deleted
     },
+    readBatch() {
+      throw new Error('readBatch is not needed here')
+    },
     dump() {
       if (!isArray)
         return {

@@ -7,6 +7,7 @@ import {
   CLASS_ROUTES,
   CODES,
   DEVICE_SLOTS,
+  FLOW_BATCH,
   GROUP_LEGS,
   LAYOUT,
   MAX_NEXTHOPS,
@@ -34,10 +35,11 @@ const defines = {
   POD_SLOTS: 'POD_SLOTS',
   MAX_NEXTHOPS: 'MAX_NEXTHOPS',
   GROUP_LEGS: 'GROUP_LEGS',
-  CLASS_ROUTES: 'CLASS_ROUTES'
+  CLASS_ROUTES: 'CLASS_ROUTES',
+  FLOW_BATCH: 'FLOW_BATCH'
 }
 const flags = Object.keys(CODES).filter((name) =>
-  /^(DEVICE_(STACK|CLASS)|POD_|NEXTHOP_|SEEN_|CONTROL_|TRACE_)/.test(name)
+  /^(DEVICE_(STACK|CLASS)|POD_|NEXTHOP_|SEEN_|CONTROL_|TRACE_|DELETE_)/.test(name)
 )
 const root = join(import.meta.dirname, '../../../..')
 
@@ -106,7 +108,7 @@ t.test('every struct of the header has the compiler’s size and offsets, and no
 t.test('codes, flags and sizes are those of the header', async (t) => {
   for (const [name, code] of Object.entries(CODES)) t.equal(code, values.get(name) ?? values.get(`VALUE_${name}`), name)
   t.strictSame(
-    { LAYOUT, DEVICE_SLOTS, POD_SLOTS, MAX_NEXTHOPS, GROUP_LEGS, CLASS_ROUTES },
+    { LAYOUT, DEVICE_SLOTS, POD_SLOTS, MAX_NEXTHOPS, GROUP_LEGS, CLASS_ROUTES, FLOW_BATCH },
     Object.fromEntries(Object.entries(defines).map(([ours, theirs]) => [ours, values.get(`VALUE_${theirs}`)]))
   )
 })

@@ -27,6 +27,7 @@ function load(sizes: Record<string, number> = {}): { access: MapAccess; writes: 
     },
     updateBatch: (keys, values, count) => map.updateBatch(keys, values, count),
     deleteBatch: (keys, count) => map.deleteBatch(keys, count),
+    readBatch: (position, most) => map.readBatch(position, most),
     dump: () => map.dump(),
     close: () => map.close()
   })

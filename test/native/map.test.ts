@@ -50,6 +50,39 @@ t.test('a batch is written, dumped completely and deleted, absent keys passed ov
   t.equal(map.dump().count, 0)
 })
 
+t.test('a hash map is read in parts, each entry once, while others come and go', async (t) => {
+  const map = object.map('table')
+  const count = 50_000
+  const keys = uint32(...Array.from({ length: count }, (_, i) => i))
+  map.updateBatch(keys, Buffer.concat(Array.from({ length: count }, (_, i) => value(i))), count)
+  const seen = new Set<number>()
+  let entries = 0
+  let position: Buffer | null = null
+  let parts = 0
+  do {
+    const part = map.readBatch(position, 1000)
+    t.ok(part.count <= 1000)
+    for (let at = 0; at < part.count; at++) {
+      const key = part.keys.readUInt32LE(4 * at)
+      if (part.values.readUInt32LE(8 * at) !== key) t.fail(`the value of ${key}`)
+      if (key < count) entries++
+      seen.add(key)
+    }
+    map.delete(uint32(part.keys.readUInt32LE(0)))
+    map.update(uint32(1_000_000 + parts), value(1_000_000 + parts))
+    parts++
+    position = part.next
+  } while (position)
+  t.equal(entries, seen.size - [...seen].filter((key) => key >= count).length, 'none twice')
+  for (let key = 0; key < count; key++) if (!seen.has(key)) t.fail(`${key} was not read`)
+  map.deleteBatch(uint32(...seen), seen.size)
+  for (let at = 0; at < parts; at++) map.delete(uint32(1_000_000 + at))
+  t.match(map.readBatch(null, 1), { count: 0, next: null })
+  t.throws(() => map.readBatch(Buffer.alloc(3), 1), TypeError)
+  t.throws(() => map.readBatch(null, 0), TypeError)
+  t.throws(() => object.map('counts').readBatch(null, 1), { code: 'EINVAL' })
+})
+
 t.test('a batch that fails on the way says how many entries it wrote', async (t) => {
   const map = object.map('table')
   const small = native().loadObject({ objectFile, sizes: { table: 100 } })
