@@ -28,9 +28,12 @@ export class DeletionRun {
     this.context = encodeDeletion(deletion, family)
   }
 
-  run(count: number): void {
+  /** Returns how many flows it has deleted. */
+  run(count: number): number {
+    const before = this.result.deleted
     this.context.writeUInt32LE(count, countOffset)
     this.context = this.object.testRun('delete_flows', { context: this.context }).context
+    return this.result.deleted - before
   }
 
   get result(): DeletionResult {

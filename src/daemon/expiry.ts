@@ -32,9 +32,12 @@ export class Expiry {
     this.context.writeUInt32LE(pressure ? 1 : 0, offset.pressure)
   }
 
-  run(count: number): void {
+  /** Returns how many flows it has deleted. */
+  run(count: number): number {
+    const before = this.result.deleted
     this.context.writeUInt32LE(count, offset.count)
     this.context = this.object.testRun('expire', { context: this.context }).context
+    return this.result.deleted - before
   }
 
   get result(): ExpiryResult {
