@@ -166,6 +166,7 @@ static __always_inline int take_port(struct packet *p, const union tuple *tuple,
 	__builtin_memcpy(new->reverse.pod, &p->source, 16);
 	new->reverse.pod_port = p->source_port;
 	new->reverse.pod_id = p->device->pod_id;
+	new->reverse.ifindex = p->origin ? p->skb->ifindex : 0;
 	new->reverse.seen = new->flow.seen;
 	new->next = hash % ports;
 	/* in the middle of a connection that nobody knows: the kernel has most likely left its port as it was */
@@ -265,7 +266,9 @@ static __always_inline int new_flow(struct packet *p, const union tuple *tuple, 
 	flow->pod_id = p->device->pod_id;
 	flow->tcp = p->tcp;
 	flow->verdict = FLOW_DIRECT;
-	if (trace_masquerade(p, masquerade_due(&p->destination))) {
+	if (answers_others(p)) {
+		flow->verdict = FLOW_INBOUND;
+	} else if (p->origin != SOURCE_STAYS && trace_masquerade(p, masquerade_due(&p->destination))) {
 		struct address nat;
 
 		if (!(nexthop->flags & (six ? NEXTHOP_SNAT6 : NEXTHOP_SNAT4)))

@@ -134,6 +134,24 @@ struct pod_slot {
 	__be32 address4;  /* plain; 0: empty, or an IPv6 address */
 }; /* 52 */
 
+/* Addresses that the pod on a device may send with besides its own, by configuration. */
+struct pod_source_key {
+	__u32 prefix_length; /* 32 bits of device + bits of address */
+	__u32 ifindex;
+	__u8 address[16];    /* v4-mapped */
+}; /* 24 */
+
+struct pod_source {
+	__u32 source; /* enum source */
+};
+
+/* Also what is known of a packet's source. */
+enum source {
+	SOURCE_OWN = 0,   /* the pod's: never in the map */
+	SOURCE_OTHER = 1, /* masqueraded like the pod's own */
+	SOURCE_STAYS = 2, /* never masqueraded */
+};
+
 enum route_action {
 	ROUTE_STACK = 0,   /* route.reason says why */
 	ROUTE_NEXTHOP = 1, /* route.nexthop indexes nexthops */
@@ -292,7 +310,8 @@ struct reverse {
 	__u32 pod_id;
 	__u32 life;                        /* enum flow_life */
 	struct snat_difference difference; /* IPv4 */
-}; /* 36 */
+	__u32 ifindex;                     /* the pod's device if `pod` is not its own address (pod_sources), else 0 */
+}; /* 40 */
 
 /* A row of stack_pairs. */
 enum pair {
@@ -327,7 +346,7 @@ struct fragment {
 	__u32 seen;       /* jiffies of the first fragment */
 	__u32 pod_id;
 	__u32 verdict;    /* enum flow_verdict */
-	__u32 pad;
+	__u32 ifindex;    /* to a pod: its device */
 }; /* 40 */
 
 struct counter {

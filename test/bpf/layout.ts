@@ -161,6 +161,11 @@ export function encodeMasquerade(epoch: number, prefix: string): Buffer {
   return Buffer.concat([u32(bits, epoch), mapped(address!)])
 }
 
+/** Key of pod_sources. */
+export function encodePodSource(ifindex: number, prefix: string): Buffer {
+  return encodeMasquerade(ifindex, prefix)
+}
+
 export interface ControlValues {
   flags: number
   lease: bigint

@@ -58,7 +58,16 @@ function readBtf(): BtfType[] {
     const object = join(directory, 'layout.o')
     const lines = ['#include "types.h"']
     for (const name of Object.keys(STRUCTS)) lines.push(`struct ${name} a_${name};`)
-    for (const name of ['reason', 'device_kind', 'route_action', 'flow_verdict', 'flow_life', 'timeout', 'event_type'])
+    for (const name of [
+      'reason',
+      'device_kind',
+      'source',
+      'route_action',
+      'flow_verdict',
+      'flow_life',
+      'timeout',
+      'event_type'
+    ])
       lines.push(`enum ${name} an_${name};`)
     for (const name of [...flags, ...Object.values(defines), 'REASON_FIRST_STACK', 'REASON_FIRST_DROP'])
       lines.push(`enum e_${name} { VALUE_${name} = ${name} }; enum e_${name} v_${name};`)
