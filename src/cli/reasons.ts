@@ -87,9 +87,9 @@ const reasons: Record<string, ReasonWords> = {
   },
 
   'drop-spoof': {
-    words: "the source address is not the pod's own",
+    words: "the source address is not the pod's own, nor allowed for its device by pods.sources",
     remedy:
-      'find the pod with hostroute monitor --drops; it forges sources or forwards for others (VPN, nested containers)'
+      'find the pod with hostroute monitor --drops; it forges sources, or forwards or answers for others (VPN, nested containers, DSR): then allow these in pods.sources'
   },
   'drop-ports': {
     words: 'no free SNAT port towards this remote',

@@ -32,6 +32,11 @@ export const reference = {
       kind.devices(),
       'auto',
       'Host-side devices of pods. auto: veth and netkit devices whose peer is in another network namespace and to which host routes point.'
+    ),
+    sources: key(
+      kind.podSources(),
+      '[]',
+      'Addresses that pods may send with besides their own, by device and prefix: answers with the address of a Service (DSR), a pod that is a gateway for others. All other sources are dropped (drop-spoof). What is sent with them is routed and masqueraded like the rest, unless the entry has masquerade: false; a TCP connection whose first packet here is a SYN-ACK keeps its source in any case. Where the route to such an address leads back to the pod, what is not masqueraded is left to the kernel, so that conntrack sees both directions; strict rp_filter of the device counts there only.'
     )
   },
   uplink: {

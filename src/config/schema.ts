@@ -108,6 +108,23 @@ export function prefixes(): Kind<string[]> {
   }
 }
 
+/** By device and prefix; `prefix` is a key like "0a600000/12". */
+export function podSources(): Kind<{ device: string; prefix: string; masquerade: boolean }[]> {
+  const entry = v.strictObject({
+    device: devicePattern,
+    prefix: transformed(prefix),
+    masquerade: v.optional(
+      transformed((value) => truth(value)),
+      true
+    )
+  })
+  return {
+    schema: v.array(entry),
+    allowed:
+      'a list like [{device: "lxc*", prefix: 10.96.0.0/12}]: device is a name with * ? [], prefix has no host bits, and masquerade may be false'
+  }
+}
+
 export function portsOrAuto(): Kind<'auto' | PortRange[]> {
   return {
     schema: transformed((value) => (value === 'auto' ? 'auto' : portRanges(value))),

@@ -233,6 +233,7 @@ export class Node {
     const { pods, uplink, ipv4, ipv6, snat, stackPrefixes } = this.config
     return {
       podDevices: pods.devices,
+      podSources: pods.sources,
       uplinkDevices: uplink.devices,
       ipv4,
       ipv6,

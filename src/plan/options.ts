@@ -1,12 +1,15 @@
 // What the configuration says to the planner. src/config maps its file to this.
 
 import type { Address, Family } from '../state/types.js'
+import type { PodSource } from './types.js'
 
 export interface PlanOptions {
   /** 'auto': every device that is a pod's by its facts; patterns narrow that to the names they match. */
   podDevices: 'auto' | string[]
   /** 'auto': every device that next hops use; patterns narrow that, and name devices that no route uses. */
   uplinkDevices: 'auto' | string[]
+  /** What pods may send with besides their own addresses; device: a name or pattern. Of two for one prefix the first counts. */
+  podSources: (PodSource & { device: string })[]
   ipv4: boolean
   ipv6: boolean
   /** SNAT is ours: next hops get a source address. */
@@ -27,6 +30,7 @@ export interface PlanOptions {
 export const defaultPlanOptions: PlanOptions = {
   podDevices: 'auto',
   uplinkDevices: 'auto',
+  podSources: [],
   ipv4: true,
   ipv6: true,
   snat: true,

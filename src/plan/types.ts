@@ -18,6 +18,14 @@ export interface WantedPod {
   l3: boolean
 }
 
+/** Addresses that a pod may send with besides its own. */
+export interface PodSource {
+  /** Prefix key. */
+  prefix: string
+  /** false: they stay, whatever the masquerade policy says. */
+  masquerade: boolean
+}
+
 export interface WantedDevice {
   ifindex: number
   name: string
@@ -27,6 +35,8 @@ export interface WantedDevice {
   mac: Mac
   /** role pod: its addresses, sorted; the first of each family is checked fastest. */
   addresses: Address[]
+  /** role pod: each prefix once. */
+  sources: PodSource[]
   /** Families whose traffic from and to here is left to the kernel, and why. */
   stack: LeftToKernel[]
   /** Key of the class that routes the pod's packets; null: the node's own routes. */

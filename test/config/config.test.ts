@@ -200,3 +200,27 @@ t.test('[S8] auto takes no port that the kernel, a NodePort or a listener uses',
   t.equal(parsePortRanges('1-2-3'), null)
   t.ok(readKernelPorts().local.length > 0)
 })
+
+t.test('[D7] what pods may send with is named by device and prefix, and what is wrong by line', async (t) => {
+  const config = parseConfig(
+    'pods:\n  sources:\n    - {device: "lxc*", prefix: 10.96.0.0/12}\n    - device: eth7\n      prefix: fd00:96::/32\n      masquerade: false\n',
+    'config.yaml'
+  )
+  t.strictSame(config.pods.sources, [
+    { device: 'lxc*', prefix: '0a600000/12', masquerade: true },
+    { device: 'eth7', prefix: `fd000096${'0'.repeat(24)}/32`, masquerade: false }
+  ])
+  const allowed =
+    'allowed: a list like [{device: "lxc*", prefix: 10.96.0.0/12}]: device is a name with * ? [], prefix has no host bits, and masquerade may be false'
+  for (const [item, line] of [
+    ['{device: lxc1, prefix: 10.96.0.1/12}', 4],
+    ['{prefix: 10.96.0.0/12}', 4],
+    ['{device: lxc1, prefix: 10.96.0.0/12, snat: false}', 4],
+    ['lxc1', 4]
+  ] as const) {
+    const text = `pods:\n  sources:\n    - {device: "lxc*", prefix: 10.0.0.0/8}\n    - ${item}\n`
+    const [problem = ''] = problemsOf(text)
+    t.ok(problem.startsWith(`config.yaml:${line}:7: pods.sources: found `), problem)
+    t.ok(problem.endsWith(allowed), problem)
+  }
+})

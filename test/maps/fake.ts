@@ -15,6 +15,7 @@ const cpus = 2
 const shapes: Record<string, [type: number, keySize: number, valueSize: number, maxEntries: number]> = {
   devices: [ARRAY, 4, STRUCTS.device.size, 16384],
   pod_slots: [ARRAY, 4, STRUCTS.pod_slot.size, 16384],
+  pod_sources: [LPM, STRUCTS.pod_source_key.size, STRUCTS.pod_source.size, 65536],
   pods: [HASH, 16, STRUCTS.pod.size, 16384],
   routes4: [LPM, STRUCTS.route4_key.size, STRUCTS.route.size, 1048576],
   routes6: [LPM, STRUCTS.route6_key.size, STRUCTS.route.size, 1048576],
