@@ -84,6 +84,14 @@ struct {
 	__type(value, struct nexthop);
 } nexthops SEC(".maps");
 
+/* daemon writes; read for new SNAT flows. Row 0 is never used */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__type(value, struct snat_sources);
+} snat_sources SEC(".maps");
+
 /* daemon writes; read where nexthops is chosen */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -149,6 +149,43 @@ static __always_inline __u32 socket_hash(const struct packet *p)
 	return hash ^ hash >> 32;
 }
 
+/*
+ * Of several addresses a pod has always the same (RFC 4787, REQ-2), and keeps
+ * it when one of the others goes: which stands where is the daemon's to say.
+ */
+static __always_inline __u32 source_place(const struct address *pod)
+{
+	__u64 word = pod->high ^ pod->low;
+
+	return bpf_ntohl(word ^ word >> 32) * 0x9e3779b1U >> 26;
+}
+
+/* GO_ON: `address` is what SNAT gives to the pod's new flow; or why there is none. */
+static __always_inline int choose_source(const struct packet *p, const struct nexthop *nexthop, __u8 *address, bool six)
+{
+	__u32 row = nexthop->sources;
+
+	if (row) {
+		struct snat_sources *shared = bpf_map_lookup_elem(&snat_sources, &row);
+
+		if (!shared)
+			return REASON_DROP_SOURCE;
+		__builtin_memcpy(address, shared->address[source_place(&p->source)], 16);
+		/* zero: taken away a moment ago */
+		return *(const __u32 *)(address + 12) | *(const __u32 *)address ? GO_ON : REASON_DROP_SOURCE;
+	}
+	if (!(nexthop->flags & (six ? NEXTHOP_SNAT6 : NEXTHOP_SNAT4)))
+		return nexthop->flags & NEXTHOP_NO_SOURCE ? REASON_DROP_SOURCE : REASON_NO_SOURCE;
+	if (six) {
+		__builtin_memcpy(address, nexthop->snat6, 16);
+	} else {
+		struct address nat = { .low = MAPPED(nexthop->snat4) };
+
+		__builtin_memcpy(address, &nat, 16);
+	}
+	return GO_ON;
+}
+
 /* Takes a port towards the remote in `tuple`; after GO_ON new->tuple is the reverse entry's. */
 static __always_inline int take_port(struct packet *p, const union tuple *tuple, struct new_entries *new,
 				     struct port_search *search, bool six)
@@ -269,17 +306,9 @@ static __always_inline int new_flow(struct packet *p, const union tuple *tuple, 
 	if (answers_others(p)) {
 		flow->verdict = FLOW_INBOUND;
 	} else if (p->origin != SOURCE_STAYS && trace_masquerade(p, masquerade_due(&p->destination))) {
-		struct address nat;
-
-		if (!(nexthop->flags & (six ? NEXTHOP_SNAT6 : NEXTHOP_SNAT4)))
-			return REASON_NO_SOURCE;
-		if (six) {
-			__builtin_memcpy(&nat, nexthop->snat6, 16);
-		} else {
-			nat.high = 0;
-			nat.low = MAPPED(nexthop->snat4);
-		}
-		__builtin_memcpy(flow->nat_address, &nat, 16);
+		reason = choose_source(p, nexthop, flow->nat_address, six);
+		if (reason != GO_ON)
+			return reason;
 		flow->verdict = FLOW_SNAT;
 		reason = take_port(p, tuple, new, &search, six);
 		if (reason != GO_ON)

@@ -73,6 +73,7 @@ enum reason {
 	REASON_DROP_FRAGMENT,  /* SNAT is due, the datagram's first fragment was not seen */
 	REASON_DROP_TTL,       /* TTL of an answer to a SNATed flow; its sender is told */
 	REASON_DROP_MTU,       /* such an answer is larger than the pod takes; its sender is told */
+	REASON_DROP_SOURCE,    /* SNAT is due, the node has none of the addresses configured for it */
 	REASON_MAX = 64,       /* room to grow; fixes the counters' row length */
 };
 #define REASON_FIRST_STACK REASON_OFF
@@ -189,9 +190,10 @@ struct route {
 }; /* 16 */
 
 /* nexthop.flags */
-#define NEXTHOP_GATEWAY (1U << 0) /* send to `gateway`; else the destination is on-link */
-#define NEXTHOP_SNAT4 (1U << 1)   /* snat4 is set */
-#define NEXTHOP_SNAT6 (1U << 2)   /* snat6 is set */
+#define NEXTHOP_GATEWAY (1U << 0)   /* send to `gateway`; else the destination is on-link */
+#define NEXTHOP_SNAT4 (1U << 1)     /* snat4 is set */
+#define NEXTHOP_SNAT6 (1U << 2)     /* snat6 is set */
+#define NEXTHOP_NO_SOURCE (1U << 3) /* neither is, nor may the stack choose: what is due for SNAT is dropped */
 
 struct nexthop {
 	__u32 ifindex; /* 0: free row */
@@ -201,12 +203,18 @@ struct nexthop {
 	__u8 mac_known;     /* 1: mac may be used without asking the kernel; never without a gateway */
 	__u8 pad0;
 	__u8 source_mac[6]; /* the device's */
-	__u8 pad1[2];
+	__u16 sources;      /* row of snat_sources: several addresses, of which snat4 or snat6 is one; 0: none */
 	__u8 gateway[16];   /* v4-mapped or IPv6, whatever the route's family */
 	__u32 mtu;          /* bytes of L3: route's own, else the device's */
 	__be32 snat4;       /* plain */
 	__u8 snat6[16];
 }; /* 64 */
+
+#define SOURCE_PLACES 64
+/* Addresses that share the pods: each pod has its place, by source_place(). */
+struct snat_sources {
+	__u8 address[SOURCE_PLACES][16]; /* v4-mapped or IPv6 */
+}; /* 1024 */
 
 #define GROUP_LEGS 64
 /* ECMP: leg = leg[hash % GROUP_LEGS]; weights are how often a leg stands here. */

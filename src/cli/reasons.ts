@@ -123,6 +123,10 @@ const reasons: Record<string, ReasonWords> = {
   'drop-mtu': {
     words: 'answer for a pod, larger than its device takes and not to be fragmented; its sender is told',
     remedy: "if many: compare the pods' MTU with the uplink's"
+  },
+  'drop-source': {
+    words: 'SNAT is due, and the node has none of the addresses in snat.addresses',
+    remedy: 'give the node one of them (ip address add), or change snat.addresses and run hostroute reload'
   }
 }
 

@@ -20,6 +20,7 @@ import {
 import { CODES } from './layout.js'
 import { decodePodSource, decodePodSourceKey } from './pod-sources.js'
 import { reasonName } from './reasons.js'
+import { decodeSources } from './snat-sources.js'
 
 /** A map's key as people write it: an address, a prefix, a row's number. */
 export function describeKey(map: string, key: Buffer): string {
@@ -76,6 +77,8 @@ function decode(map: string, value: Buffer): object {
       return decodePodSource(value)
     case 'devices':
       return decodeDevice(value)
+    case 'snat_sources':
+      return { addresses: [...new Set(decodeSources(value))] }
     case 'nexthops':
       return decodeNexthop(value)
     case 'groups':

@@ -8,6 +8,7 @@ export const LAYOUT = 4
 export const DEVICE_SLOTS = 16384
 export const POD_SLOTS = 16384
 export const MAX_NEXTHOPS = 16384
+export const SOURCE_PLACES = 64
 export const GROUP_LEGS = 64
 export const CLASS_ROUTES = 65536
 
@@ -46,8 +47,20 @@ export const STRUCTS = {
   route: { size: 16, offset: { action: 0, nexthop: 4, reason: 8 } },
   nexthop: {
     size: 64,
-    offset: { ifindex: 0, flags: 4, mac: 8, mac_known: 14, source_mac: 16, gateway: 24, mtu: 40, snat4: 44, snat6: 48 }
+    offset: {
+      ifindex: 0,
+      flags: 4,
+      mac: 8,
+      mac_known: 14,
+      source_mac: 16,
+      sources: 22,
+      gateway: 24,
+      mtu: 40,
+      snat4: 44,
+      snat6: 48
+    }
   },
+  snat_sources: { size: 1024, offset: { address: 0 } },
   group: { size: 256, offset: { leg: 0 } },
   neighbour_key: { size: 20, offset: { ifindex: 0, address: 4 } },
   neighbour: { size: 8, offset: { mac: 0, known: 6 } },
@@ -177,6 +190,7 @@ export const CODES = {
   NEXTHOP_GATEWAY: 1,
   NEXTHOP_SNAT4: 2,
   NEXTHOP_SNAT6: 4,
+  NEXTHOP_NO_SOURCE: 8,
   FLOW_DIRECT: 1,
   FLOW_SNAT: 2,
   FLOW_INBOUND: 3,

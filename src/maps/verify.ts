@@ -53,6 +53,7 @@ export function compareMaps(tables: Tables): { difference: MapDifference; repair
     }
   }
   add('neighbours', tables.neighbours.differences())
+  add('snat_sources', tables.nexthops.sources.differences())
   add('nexthops', tables.nexthops.mirror.differences())
   add('groups', tables.groups.mirror.differences())
   for (const family of [4, 6] satisfies Family[]) add(`routes${family}`, tables.routes.differences(family))

@@ -3,6 +3,9 @@
 import type { Address, Family } from '../state/types.js'
 import type { PodSource } from './types.js'
 
+/** Prefix key (one address: of a host), or a name or pattern of devices. */
+export type SnatAddress = { prefix: string } | { device: string }
+
 export interface PlanOptions {
   /** 'auto': every device that is a pod's by its facts; patterns narrow that to the names they match. */
   podDevices: 'auto' | string[]
@@ -14,6 +17,8 @@ export interface PlanOptions {
   ipv6: boolean
   /** SNAT is ours: next hops get a source address. */
   snat: boolean
+  /** 'auto': as the kernel's MASQUERADE chooses; else these, as far as the node has them. */
+  snatAddresses: 'auto' | SnatAddress[]
   /**
    * Prefix keys ("0a000000/16") always left to the kernel, e.g. a Service range.
    * Such a prefix and every more specific route inside it stay on the stack,
@@ -34,6 +39,7 @@ export const defaultPlanOptions: PlanOptions = {
   ipv4: true,
   ipv6: true,
   snat: true,
+  snatAddresses: 'auto',
   stackPrefixes: [],
   bridgeNetfilter: false,
   multipathUseNeigh: false

@@ -58,7 +58,8 @@ export function createWorld(state: NodeState, options: PlanOptions, destinations
   const policy = createPolicy(state)
   plan.marks = policy.rules[4].marks || policy.rules[6].marks
   const uses = createUseIndex({ 4: policy.rules[4].tables, 6: policy.rules[6].tables })
-  const sources = createSourceChooser(state)
+  const sources = createSourceChooser(state, options.snat ? options.snatAddresses : 'auto')
+  plan.lackingSources = sources.lacking
   const cover = createCover()
   const localCover = new Set<string>()
   for (const prefix of options.stackPrefixes)
