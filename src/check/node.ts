@@ -37,6 +37,7 @@ function planOptions(config: Config): PlanOptions {
     ipv4: config.ipv4,
     ipv6: config.ipv6,
     snat: config.snat.enabled,
+    snatAddresses: config.snat.addresses,
     stackPrefixes: config.stackPrefixes,
     ...readKernelSettings()
   }

@@ -86,6 +86,11 @@ export const reference = {
       'auto',
       "Masquerade IPv6. auto: if a file names an IPv6 prefix, which ip-masq-agent accepts only with --enable-ipv6. true: also without; then fc00::/7 keeps the pod's address like the default ranges of IPv4, unless a file names an IPv6 prefix or excludes nothing at all. false: never."
     ),
+    addresses: key(
+      kind.snatAddresses(),
+      'auto',
+      "Source addresses for SNAT. auto: the route's preferred source, else the primary address of the next hop's device, as the kernel's MASQUERADE chooses. A list: those of the node's addresses that it names, by address, by prefix, or by device (all of its addresses of both families), and no others. Of several each pod has one and keeps it; where some are on the next hop's own device only these are used. What the node does not have is told by status; while it has none of a family that the list names, what is due for SNAT over that family is dropped (drop-source). A change is for new flows."
+    ),
     ports: key(
       kind.portsOrAuto(),
       'auto',

@@ -37,6 +37,7 @@ const stageOf: Readonly<Record<string, string>> = {
   'translated-destination': 'route',
   'drop-flows': 'flow',
   'no-source': 'SNAT',
+  'drop-source': 'SNAT',
   'drop-ports': 'SNAT',
   node: 'node',
   policy: 'policy',
