@@ -160,28 +160,32 @@ static __always_inline __u32 source_place(const struct address *pod)
 	return bpf_ntohl(word ^ word >> 32) * 0x9e3779b1U >> 26;
 }
 
-/* GO_ON: `address` is what SNAT gives to the pod's new flow; or why there is none. */
-static __always_inline int choose_source(const struct packet *p, const struct nexthop *nexthop, __u8 *address, bool six)
+/* GO_ON: `chosen` is what SNAT gives to the pod's new flow; or why there is none. All stand where words may. */
+static __always_inline int choose_source(const struct packet *p, const struct nexthop *nexthop, struct address *chosen,
+					 bool six)
 {
 	__u32 row = nexthop->sources;
 
 	if (row) {
 		struct snat_sources *shared = bpf_map_lookup_elem(&snat_sources, &row);
+		const struct address *place;
 
 		if (!shared)
 			return REASON_DROP_SOURCE;
-		__builtin_memcpy(address, shared->address[source_place(&p->source)], 16);
+		place = (const void *)shared->address[source_place(&p->source)];
+		chosen->high = place->high;
+		chosen->low = place->low;
 		/* zero: taken away a moment ago */
-		return *(const __u32 *)(address + 12) | *(const __u32 *)address ? GO_ON : REASON_DROP_SOURCE;
+		return chosen->low | chosen->high ? GO_ON : REASON_DROP_SOURCE;
 	}
 	if (!(nexthop->flags & (six ? NEXTHOP_SNAT6 : NEXTHOP_SNAT4)))
 		return nexthop->flags & NEXTHOP_NO_SOURCE ? REASON_DROP_SOURCE : REASON_NO_SOURCE;
 	if (six) {
-		__builtin_memcpy(address, nexthop->snat6, 16);
+		chosen->high = ((const struct address *)nexthop->snat6)->high;
+		chosen->low = ((const struct address *)nexthop->snat6)->low;
 	} else {
-		struct address nat = { .low = MAPPED(nexthop->snat4) };
-
-		__builtin_memcpy(address, &nat, 16);
+		chosen->high = 0;
+		chosen->low = MAPPED(nexthop->snat4);
 	}
 	return GO_ON;
 }
@@ -306,7 +310,7 @@ static __always_inline int new_flow(struct packet *p, const union tuple *tuple, 
 	if (answers_others(p)) {
 		flow->verdict = FLOW_INBOUND;
 	} else if (p->origin != SOURCE_STAYS && trace_masquerade(p, masquerade_due(&p->destination))) {
-		reason = choose_source(p, nexthop, flow->nat_address, six);
+		reason = choose_source(p, nexthop, (struct address *)flow->nat_address, six);
 		if (reason != GO_ON)
 			return reason;
 		flow->verdict = FLOW_SNAT;
