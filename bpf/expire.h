@@ -21,7 +21,8 @@ static __always_inline bool is_established(const struct flow *flow, const struct
 	if (flow->verdict == FLOW_INBOUND)
 		/* the opener's ACK may have taken another way; no half-open connection is that old */
 		return (flow->tcp & SEEN_REMOTE_ACK) ||
-		       ((flow->tcp & SEEN_ACK) && flow->seen - flow->created > control.timeout[TIMEOUT_TCP_OPENING]);
+		       ((flow->tcp & SEEN_ACK) &&
+			(flow->ifindex || flow->seen - flow->created > control.timeout[TIMEOUT_TCP_OPENING]));
 	return flow->tcp & SEEN_ACK;
 }
 

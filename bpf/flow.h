@@ -357,6 +357,16 @@ static __always_inline bool is_mid_flow(const struct packet *p)
 	return p->protocol == IPPROTO_TCP && (p->tcp & (SEEN_SYN | SEEN_ACK)) != SEEN_SYN;
 }
 
+/*
+ * The first that is seen of a connection is its answer, with a source that is
+ * not the pod's own: it was opened from outside and came another way, as with
+ * direct server return. Who opened it knows no other address.
+ */
+static __always_inline bool answers_others(const struct packet *p)
+{
+	return p->origin && p->protocol == IPPROTO_TCP && (p->tcp & (SEEN_SYN | SEEN_ACK)) == (SEEN_SYN | SEEN_ACK);
+}
+
 static __always_inline bool opens(const struct packet *p)
 {
 	return p->protocol == IPPROTO_TCP && (p->tcp & (SEEN_SYN | SEEN_ACK | SEEN_RST | SEEN_FIN)) == SEEN_SYN;

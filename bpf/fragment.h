@@ -149,7 +149,7 @@ static __always_inline int note_owner(struct __sk_buff *skb, const struct facts 
 	struct fragment_scratch *scratch;
 
 	if (reason != REASON_TRANSLATED_FLOW && reason != REASON_UNKNOWN_OWNER &&
-	    reason != REASON_TRANSLATED_DESTINATION && reason != REASON_POLICY)
+	    reason != REASON_TRANSLATED_DESTINATION && reason != REASON_POLICY && reason != REASON_UNKNOWN_DEVICE)
 		return reason;
 	scratch = begin_note(p, six);
 	if (scratch) {
@@ -216,9 +216,11 @@ static __always_inline int leave_later(struct packet *p, struct rewrite *new, bo
 	if (scratch->note.verdict && scratch->note.pod_id == p->device->pod_id) {
 		index = scratch->note.route;
 		current = scratch->note.route >> 32 == control.route_generation;
-	} else if (!trace_masquerade(p, masquerade_due(&p->destination))) {
+	} else if (p->origin == SOURCE_STAYS || !trace_masquerade(p, masquerade_due(&p->destination))) {
 		if (owner_is_unknown(p, six))
 			return REASON_UNKNOWN_OWNER;
+		if (returns_by_stack(p, six))
+			return REASON_UNKNOWN_DEVICE;
 		scratch->note.verdict = FLOW_DIRECT;
 	} else if (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP || is_echo(p, six)) {
 		reason = choose_nexthop(p, six, 0, false, &index);
@@ -261,14 +263,15 @@ static __always_inline int find_fragments_pod(struct packet *p, struct pod **fou
 			return reason;
 		scratch->note.verdict = FLOW_SNAT;
 		scratch->note.pod_id = pod->id;
+		scratch->note.ifindex = pod->ifindex;
 		__builtin_memcpy(scratch->note.address, &new->address, 16);
 		leave_note(p->skb, scratch);
 	} else {
 		if (!read_note(facts_of(p), scratch))
 			return REASON_FRAGMENT;
 		__builtin_memcpy(&new->address, scratch->note.address, 16);
-		pod = pod_of(&new->address, six);
-		if (!pod || pod->id != scratch->note.pod_id)
+		pod = sender_of(&new->address, scratch->note.ifindex, scratch->note.pod_id, six);
+		if (!pod)
 			return REASON_FRAGMENT;
 	}
 	*found = pod;

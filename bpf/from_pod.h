@@ -3,6 +3,9 @@
 #ifndef HOSTROUTE_FROM_POD_H
 #define HOSTROUTE_FROM_POD_H
 
+/* from_uplink.h */
+int way_back4(const struct address *remote, __u32 ifindex);
+int way_back6(const struct address *remote, __u32 ifindex);
 /* fragment.h */
 int parse_fragment4(struct __sk_buff *skb, struct facts *p);
 int parse_fragment6(struct __sk_buff *skb, struct facts *p);
@@ -40,10 +43,12 @@ static __always_inline int leave_untracked(struct packet *p, struct rewrite *new
 	if (reason != GO_ON)
 		return reason;
 	/* an error about a flow without SNAT has none either */
-	if (!p->related && trace_masquerade(p, masquerade_due(&p->destination)))
+	if (!p->related && p->origin != SOURCE_STAYS && trace_masquerade(p, masquerade_due(&p->destination)))
 		return control.flags & CONTROL_DROP_PROTOCOLS ? REASON_DROP_PROTOCOL : REASON_PROTOCOL;
 	if (owner_is_unknown(p, six))
 		return REASON_UNKNOWN_OWNER;
+	if (returns_by_stack(p, six))
+		return REASON_UNKNOWN_DEVICE;
 	nexthop = nexthop_at(index);
 	if (!nexthop)
 		return REASON_ROUTE;
@@ -86,7 +91,7 @@ static __always_inline bool has_moved(const struct flow *flow, __u32 index, bool
 	if (nexthop->ifindex != flow->ifindex)
 		return true;
 	__builtin_memcpy(&nat, flow->nat_address, 16);
-	if (six ? same_address(&nat, nexthop->snat6) : PLAIN(nat) == nexthop->snat4)
+	if (!nexthop->sources && (six ? same_address(&nat, nexthop->snat6) : PLAIN(nat) == nexthop->snat4))
 		return false;
 	route = route_to(&nat, &key, six);
 	return !route || route->action != ROUTE_STACK || route->reason != REASON_LOCAL;
@@ -207,6 +212,36 @@ static __attribute__((noinline)) int judge_unknown4(struct packet *p, const unio
 static __attribute__((noinline)) int judge_unknown6(struct packet *p, const union tuple *tuple, __u32 *index)
 {
 	int reason = tuple && index ? judge_unknown(p, tuple, index, true) : REASON_ROUTE;
+
+	return p->fragment ? note_owner6(p->skb, facts_of(p), reason) : reason;
+}
+
+/*
+ * The same for a source that is not the pod's own, after the rest: conntrack may
+ * have the other direction, which comes another way, and is right about both.
+ */
+static __always_inline int judge_origin(struct packet *p, const union tuple *tuple, bool six)
+{
+	if (ask_about(p->skb, tuple, true, six) != CONNTRACK_NONE) {
+		if (!p->trace)
+			remember_owner(tuple, p->device->pod_id, REASON_UNKNOWN_OWNER, six);
+		return REASON_UNKNOWN_OWNER;
+	}
+	if (p->origin == SOURCE_OTHER && !answers_others(p) && masquerade_due(&p->destination))
+		return GO_ON;
+	return returns_by_stack(p, six) ? REASON_UNKNOWN_DEVICE : GO_ON;
+}
+
+static __attribute__((noinline)) int judge_origin4(struct packet *p, const union tuple *tuple)
+{
+	int reason = p && tuple ? judge_origin(p, tuple, false) : REASON_ROUTE;
+
+	return p->fragment ? note_owner4(p->skb, facts_of(p), reason) : reason;
+}
+
+static __attribute__((noinline)) int judge_origin6(struct packet *p, const union tuple *tuple)
+{
+	int reason = p && tuple ? judge_origin(p, tuple, true) : REASON_ROUTE;
 
 	return p->fragment ? note_owner6(p->skb, facts_of(p), reason) : reason;
 }
@@ -348,6 +383,8 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 	}
 	if (!flow) {
 		reason = six ? judge_unknown6(p, &tuple, &index) : judge_unknown4(p, &tuple, &index);
+		if (reason == GO_ON && p->origin)
+			reason = six ? judge_origin6(p, &tuple) : judge_origin4(p, &tuple);
 		if (reason == GO_ON)
 			reason = six ? new_flow6(p, &tuple, index) : new_flow4(p, &tuple, index);
 		if (reason != GO_ON)
@@ -416,6 +453,11 @@ static __always_inline int route_from_pod(struct packet *p, bool six)
 		return leave_node(p, &new, six);
 	if (pod->ifindex == p->device->ifindex)
 		return trace_pod(p, pod, REASON_SAME_POD);
+	if (p->origin) {
+		reason = six ? way_back6(&p->source, pod->ifindex) : way_back4(&p->source, pod->ifindex);
+		if (reason != GO_ON)
+			return trace_pod(p, pod, reason);
+	}
 	if (is_translating() && (is_shared(p->skb->ifindex) || is_shared(pod->ifindex))) {
 		reason = six ? owner_of_local6(p, pod) : owner_of_local4(p, pod);
 		if (reason != GO_ON)

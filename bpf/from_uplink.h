@@ -259,8 +259,8 @@ static __always_inline int find_answered(struct packet *p, struct pod **found, s
 		return trace(p, TRACE_ASKED_REVERSE, REASON_NODE);
 	}
 	__builtin_memcpy(&new->address, reverse->pod, 16);
-	pod = pod_of(&new->address, six);
-	if (!pod || pod->id != reverse->pod_id)
+	pod = sender_of(&new->address, reverse->ifindex, reverse->pod_id, six);
+	if (!pod)
 		return REASON_NODE;
 	if (p->trace) {
 		p->trace->stages |= TRACE_ASKED_REVERSE | TRACE_REVERSE;

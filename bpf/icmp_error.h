@@ -340,8 +340,8 @@ static __always_inline int error_to_pod(struct packet *p, bool six)
 	if (!reverse || !usable(p, &reverse->life))
 		return REASON_NODE;
 	__builtin_memcpy(&address, reverse->pod, 16);
-	pod = pod_of(&address, six);
-	if (!pod || pod->id != reverse->pod_id)
+	pod = sender_of(&address, reverse->ifindex, reverse->pod_id, six);
+	if (!pod)
 		return REASON_NODE;
 	trace(p, TRACE_REVERSE, trace_pod(p, pod, 0));
 	if (p->ttl <= 1)

@@ -33,6 +33,15 @@ struct {
 	__type(value, struct pod);
 } pods SEC(".maps");
 
+/* daemon writes, from_pod reads for packets whose source is not the pod's own */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct pod_source_key);
+	__type(value, struct pod_source);
+} pod_sources SEC(".maps");
+
 /* daemon writes; read for the first packet of a flow and after route changes */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
@@ -74,6 +83,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct nexthop);
 } nexthops SEC(".maps");
+
+/* daemon writes; read for new SNAT flows. Row 0 is never used */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__type(value, struct snat_sources);
+} snat_sources SEC(".maps");
 
 /* daemon writes; read where nexthops is chosen */
 struct {

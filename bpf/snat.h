@@ -228,6 +228,47 @@ static __always_inline bool may_keep_port(__be16 own)
 	return port && port->may_be_taken;
 }
 
+/*
+ * Of several addresses a pod has always the same (RFC 4787, REQ-2), and keeps
+ * it when one of the others goes: which stands where is the daemon's to say.
+ */
+static __always_inline __u32 source_place(const struct address *pod)
+{
+	__u64 word = pod->high ^ pod->low;
+
+	return bpf_ntohl(word ^ word >> 32) * 0x9e3779b1U >> 26;
+}
+
+/* GO_ON: `chosen` is what SNAT gives to the pod's new flow; or why there is none. All stand where words may. */
+static __always_inline int choose_source(const struct packet *p, const struct nexthop *nexthop, struct address *chosen,
+					 bool six)
+{
+	__u32 row = nexthop->sources;
+
+	if (row) {
+		struct snat_sources *shared = bpf_map_lookup_elem(&snat_sources, &row);
+		const struct address *place;
+
+		if (!shared)
+			return REASON_DROP_SOURCE;
+		place = (const void *)shared->address[source_place(&p->source)];
+		chosen->high = place->high;
+		chosen->low = place->low;
+		/* zero: taken away a moment ago */
+		return chosen->low | chosen->high ? GO_ON : REASON_DROP_SOURCE;
+	}
+	if (!(nexthop->flags & (six ? NEXTHOP_SNAT6 : NEXTHOP_SNAT4)))
+		return nexthop->flags & NEXTHOP_NO_SOURCE ? REASON_DROP_SOURCE : REASON_NO_SOURCE;
+	if (six) {
+		chosen->high = ((const struct address *)nexthop->snat6)->high;
+		chosen->low = ((const struct address *)nexthop->snat6)->low;
+	} else {
+		chosen->high = 0;
+		chosen->low = MAPPED(nexthop->snat4);
+	}
+	return GO_ON;
+}
+
 /* Takes a port towards the remote in `tuple`; after GO_ON new->tuple is the reverse entry's. */
 static __always_inline int take_port(struct packet *p, const union tuple *tuple, struct new_entries *new,
 				     struct port_search *search, bool six)
@@ -247,6 +288,7 @@ static __always_inline int take_port(struct packet *p, const union tuple *tuple,
 	__builtin_memcpy(new->reverse.pod, &p->source, 16);
 	new->reverse.pod_port = p->source_port;
 	new->reverse.pod_id = p->device->pod_id;
+	new->reverse.ifindex = p->origin ? p->skb->ifindex : 0;
 	new->reverse.seen = new->flow.seen;
 	new->next = hash % ports;
 	/* in the middle of a connection that nobody knows, too: the kernel has most likely left its port as it was */
@@ -330,18 +372,15 @@ static __always_inline int new_flow(struct packet *p, const union tuple *tuple, 
 	flow->pod_id = p->device->pod_id;
 	flow->tcp = seen_of(p->tcp);
 	flow->verdict = FLOW_DIRECT;
-	if (trace_masquerade(p, masquerade_due(&p->destination))) {
-		struct address nat;
-
-		if (!(nexthop->flags & (six ? NEXTHOP_SNAT6 : NEXTHOP_SNAT4)))
-			return REASON_NO_SOURCE;
-		if (six) {
-			__builtin_memcpy(&nat, nexthop->snat6, 16);
-		} else {
-			nat.high = 0;
-			nat.low = MAPPED(nexthop->snat4);
-		}
-		__builtin_memcpy(flow->nat_address, &nat, 16);
+	if (answers_others(p)) {
+		flow->verdict = FLOW_INBOUND;
+		flow->ifindex = nexthop->ifindex;
+		if (!has_room(flow->pod_id, FLOW_INBOUND, six))
+			return REASON_DROP_FLOWS;
+	} else if (p->origin != SOURCE_STAYS && trace_masquerade(p, masquerade_due(&p->destination))) {
+		reason = choose_source(p, nexthop, (struct address *)flow->nat_address, six);
+		if (reason != GO_ON)
+			return reason;
 		flow->verdict = FLOW_SNAT;
 		flow->ifindex = nexthop->ifindex;
 		if (!has_room(flow->pod_id, FLOW_SNAT, six))

@@ -75,6 +75,7 @@ enum reason {
 	REASON_DROP_FRAGMENT,  /* SNAT is due, the datagram's first fragment was not seen */
 	REASON_DROP_TTL,       /* TTL of an answer to a SNATed flow; its sender is told */
 	REASON_DROP_MTU,       /* such an answer is larger than the pod takes; its sender is told */
+	REASON_DROP_SOURCE,    /* SNAT is due, the node has none of the addresses configured for it */
 	REASON_MAX = 64,       /* room to grow; fixes the counters' row length */
 };
 #define REASON_FIRST_STACK REASON_OFF
@@ -136,6 +137,24 @@ struct pod_slot {
 	__be32 address4;  /* plain; 0: empty, or an IPv6 address */
 }; /* 52 */
 
+/* Addresses that the pod on a device may send with besides its own, by configuration. */
+struct pod_source_key {
+	__u32 prefix_length; /* 32 bits of device + bits of address */
+	__u32 ifindex;
+	__u8 address[16];    /* v4-mapped */
+}; /* 24 */
+
+struct pod_source {
+	__u32 source; /* enum source */
+};
+
+/* Also what is known of a packet's source. */
+enum source {
+	SOURCE_OWN = 0,   /* the pod's: never in the map */
+	SOURCE_OTHER = 1, /* masqueraded like the pod's own */
+	SOURCE_STAYS = 2, /* never masqueraded */
+};
+
 enum route_action {
 	ROUTE_STACK = 0,   /* route.reason says why */
 	ROUTE_NEXTHOP = 1, /* route.nexthop indexes nexthops */
@@ -173,9 +192,10 @@ struct route {
 }; /* 16 */
 
 /* nexthop.flags */
-#define NEXTHOP_GATEWAY (1U << 0) /* send to `gateway`; else the destination is on-link */
-#define NEXTHOP_SNAT4 (1U << 1)   /* snat4 is set */
-#define NEXTHOP_SNAT6 (1U << 2)   /* snat6 is set */
+#define NEXTHOP_GATEWAY (1U << 0)   /* send to `gateway`; else the destination is on-link */
+#define NEXTHOP_SNAT4 (1U << 1)     /* snat4 is set */
+#define NEXTHOP_SNAT6 (1U << 2)     /* snat6 is set */
+#define NEXTHOP_NO_SOURCE (1U << 3) /* neither is, nor may the stack choose: what is due for SNAT is dropped */
 
 struct nexthop {
 	__u32 ifindex; /* 0: free row */
@@ -185,12 +205,18 @@ struct nexthop {
 	__u8 mac_known;     /* 1: mac may be used without asking the kernel; never without a gateway */
 	__u8 pad0;
 	__u8 source_mac[6]; /* the device's */
-	__u8 pad1[2];
+	__u16 sources;      /* row of snat_sources: several addresses, of which snat4 or snat6 is one; 0: none */
 	__u8 gateway[16];   /* v4-mapped or IPv6, whatever the route's family */
 	__u32 mtu;          /* bytes of L3: route's own, else the device's */
 	__be32 snat4;       /* plain */
 	__u8 snat6[16];
 }; /* 64 */
+
+#define SOURCE_PLACES 64
+/* Addresses that share the pods: each pod has its place, by source_place(). */
+struct snat_sources {
+	__u8 address[SOURCE_PLACES][16]; /* v4-mapped or IPv6 */
+}; /* 1024 */
 
 #define GROUP_LEGS 64
 /* ECMP: leg = leg[hash % GROUP_LEGS]; weights are how often a leg stands here. */
@@ -291,7 +317,8 @@ struct flow {
 	__u8 nat_address[16];              /* v4-mapped or IPv6 */
 	__u32 created;                     /* jiffies, low 32 bits */
 	struct snat_difference difference; /* FLOW_SNAT */
-	__u32 ifindex;                     /* FLOW_SNAT: the uplink for which nat_address was chosen */
+	__u32 ifindex; /* FLOW_SNAT: the uplink for which nat_address was chosen; FLOW_INBOUND: 0, or the opener's
+			  packets come another way (pod_sources) */
 	/*
 	 * TCP, network order. After SEEN_ACK the sequence number of which the pod has
 	 * asked for the next byte; before it the acknowledgement that its SYN, or
@@ -301,15 +328,16 @@ struct flow {
 }; /* 56 */
 
 struct reverse {
-	__u8 pod[16]; /* v4-mapped or IPv6 */
+	__u8 pod[16];  /* v4-mapped or IPv6 */
 	__be16 pod_port;
-	__u8 tcp;     /* SEEN_SYN, SEEN_ACK from the remote */
-	__u8 replied; /* 1: the remote has answered */
-	__u32 seen;   /* jiffies of the remote's last packet, valid if replied */
+	__u8 tcp;      /* SEEN_SYN, SEEN_ACK from the remote */
+	__u8 replied;  /* 1: the remote has answered */
+	__u32 seen;    /* jiffies of the remote's last packet, valid if replied */
 	__u32 pod_id;
-	__u32 life;   /* enum flow_life */
+	__u32 life;    /* enum flow_life */
 	struct snat_difference difference;
-}; /* 36 */
+	__u32 ifindex; /* the pod's device if `pod` is not its own address (pod_sources), else 0 */
+}; /* 40 */
 
 /* A row of stack_pairs. */
 enum pair {
@@ -344,7 +372,7 @@ struct fragment {
 	__u32 seen;       /* jiffies of the first fragment */
 	__u32 pod_id;
 	__u32 verdict;    /* enum flow_verdict */
-	__u32 pad;
+	__u32 ifindex;    /* to a pod: its device */
 }; /* 40 */
 
 /* A port that SNAT may take (row of snat_ports), and whether it may take the one whose number is the row's. */

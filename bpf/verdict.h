@@ -42,6 +42,7 @@ struct facts {
 	__be16 destination_port;
 	__be16 nat_port;
 	__u8 related; /* 1: ICMP error of a pod about a flow that leaves as it is */
+	__u8 origin;  /* enum source */
 	__u32 out;    /* ifindex, 0 unknown */
 	int action;   /* TC_ACT_* if the reason is a forwarding one, or the dropped packet became an ICMP error */
 };

@@ -52,7 +52,7 @@ export async function runChecks(options: CheckOptions): Promise<CheckReport> {
     ...judgeSandbox(),
     ...judgeDevices(node),
     ...rules.findings,
-    ...judgeMasquerade(masquerade, config),
+    ...judgeMasquerade(masquerade, config, node.plan.lackingSources),
     ...programs.findings,
     ...judgeRouting(node),
     ...judgeSysctls(node, config)

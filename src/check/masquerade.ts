@@ -4,6 +4,7 @@ import type { Config } from '../config/config.js'
 import type { DefaultsOnly } from '../config/defaults-only.js'
 import type { MasqueradePolicy } from '../config/masquerade.js'
 import { watchMasquerade } from '../config/watch.js'
+import type { LackingSources } from '../plan/types.js'
 import { type Finding, finding } from './report.js'
 
 export interface MasqueradeFacts {
@@ -29,9 +30,14 @@ export function readMasquerade({ snat }: Config): MasqueradeFacts {
 }
 
 /** Never refuses: what is masqueraded is for the administrator to say. */
-export function judgeMasquerade({ policy, defaultsOnly, problems }: MasqueradeFacts, config: Config): Finding[] {
+export function judgeMasquerade(
+  { policy, defaultsOnly, problems }: MasqueradeFacts,
+  config: Config,
+  lacking: LackingSources
+): Finding[] {
   if (!config.snat.enabled) return []
   const findings = problems.map((text) => finding('warning', 'masquerade', 'masquerade-file', `${text}.`))
+  findings.push(...judgeSources(lacking, policy.ipv6.masqueraded))
   if (defaultsOnly)
     findings.push(
       finding(
@@ -67,6 +73,33 @@ export function judgeMasquerade({ policy, defaultsOnly, problems }: MasqueradeFa
     )
   }
   return findings
+}
+
+function judgeSources({ entries, families }: LackingSources, six: boolean): Finding[] {
+  const remedy = 'Give the node the address (ip address add), or change snat.addresses.'
+  const found: Finding[] = []
+  for (const family of families)
+    if (family === 4 || six)
+      found.push(
+        finding(
+          'warning',
+          'masquerade',
+          'masquerade-no-source',
+          `The node has none of snat.addresses for IPv${family}.`,
+          { why: `what is to be masqueraded over IPv${family} is dropped (drop-source)`, remedy }
+        )
+      )
+  if (entries.length > 0)
+    found.push(
+      finding(
+        'warning',
+        'masquerade',
+        'masquerade-missing-source',
+        `snat.addresses: the node has no address for ${entries.join(', ')}.`,
+        { remedy }
+      )
+    )
+  return found
 }
 
 function sentence(text: string): string {

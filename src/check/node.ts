@@ -32,10 +32,12 @@ function planOptions(config: Config): PlanOptions {
   return {
     ...defaultPlanOptions,
     podDevices: config.pods.devices,
+    podSources: config.pods.sources,
     uplinkDevices: config.uplink.devices,
     ipv4: config.ipv4,
     ipv6: config.ipv6,
     snat: config.snat.enabled,
+    snatAddresses: config.snat.addresses,
     stackPrefixes: config.stackPrefixes,
     ...readKernelSettings()
   }

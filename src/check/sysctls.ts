@@ -31,6 +31,7 @@ export function judgeSysctls(node: NodeFacts, config: Config, read: ReadSysctl =
   const findings = [
     ...forwarding(node, config, read),
     ...reversePath(node, config, read),
+    ...reversePathOfPods(node, config, read),
     ...looseTcp(read),
     ...ports(config)
   ]
@@ -94,9 +95,7 @@ function forwarding({ plan }: NodeFacts, config: Config, read: ReadSysctl): Find
 function reversePath({ plan }: NodeFacts, config: Config, read: ReadSysctl): Finding[] {
   if (!config.ipv4) return []
   const uplinks = [...plan.devices.values()].filter(({ role }) => role === 'uplink').map(({ name }) => name)
-  if (uplinks.length < 2) return []
-  const all = Number(read('ipv4/conf/all/rp_filter') ?? 0)
-  const strict = uplinks.filter((name) => Math.max(all, Number(read(`ipv4/conf/${name}/rp_filter`) ?? 0)) === 1)
+  const strict = uplinks.length < 2 ? [] : uplinks.filter(isStrict(read))
   if (strict.length === 0) return []
   return [
     finding(
@@ -107,6 +106,33 @@ function reversePath({ plan }: NodeFacts, config: Config, read: ReadSysctl): Fin
       {
         why: 'answers may come in by another uplink; hostroute takes them, but those it passes to the stack are dropped there',
         remedy: `sysctl -w net.ipv4.conf.${strict[0]}.rp_filter=2 (loose) for each uplink, and net.ipv4.conf.all.rp_filter no higher than 2.`
+      }
+    )
+  ]
+}
+
+function isStrict(read: ReadSysctl): (device: string) => boolean {
+  const all = Number(read('ipv4/conf/all/rp_filter') ?? 0)
+  return (device) => Math.max(all, Number(read(`ipv4/conf/${device}/rp_filter`) ?? 0)) === 1
+}
+
+/** The same on devices of pods that may send with other addresses. */
+function reversePathOfPods({ plan }: NodeFacts, config: Config, read: ReadSysctl): Finding[] {
+  if (!config.ipv4) return []
+  const strict = [...plan.devices.values()]
+    .filter(({ sources }) => sources.some(({ prefix }) => prefix[8] === '/'))
+    .map(({ name }) => name)
+    .filter(isStrict(read))
+  if (strict.length === 0) return []
+  return [
+    finding(
+      'warning',
+      'sysctl',
+      'sysctl-rp-filter-pods',
+      `Reverse path filtering is strict on ${shorten(strict)}, where pods.sources allows other addresses.`,
+      {
+        why: 'hostroute takes packets from these addresses; those it leaves to the stack are dropped there',
+        remedy: `sysctl -w net.ipv4.conf.${strict[0]}.rp_filter=2 (loose) for each of these, and net.ipv4.conf.all.rp_filter no higher than 2.`
       }
     )
   ]

@@ -87,9 +87,9 @@ const reasons: Record<string, ReasonWords> = {
   },
 
   'drop-spoof': {
-    words: "the source address is not the pod's own",
+    words: "the source address is not the pod's own, nor allowed for its device by pods.sources",
     remedy:
-      'find the pod with hostroute monitor --drops; it forges sources or forwards for others (VPN, nested containers)'
+      'find the pod with hostroute monitor --drops; it forges sources, or forwards or answers for others (VPN, nested containers, DSR): then allow these in pods.sources'
   },
   'drop-ports': {
     words: 'no free SNAT port towards this remote',
@@ -124,6 +124,10 @@ const reasons: Record<string, ReasonWords> = {
   'drop-mtu': {
     words: 'answer for a pod, larger than its device takes and not to be fragmented; its sender is told',
     remedy: "if many: compare the pods' MTU with the uplink's"
+  },
+  'drop-source': {
+    words: 'SNAT is due, and the node has none of the addresses in snat.addresses',
+    remedy: 'give the node one of them (ip address add), or change snat.addresses and run hostroute reload'
   }
 }
 

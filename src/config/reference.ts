@@ -32,6 +32,11 @@ export const reference = {
       kind.devices(),
       'auto',
       'Host-side devices of pods. auto: veth and netkit devices whose peer is in another network namespace and to which host routes point.'
+    ),
+    sources: key(
+      kind.podSources(),
+      '[]',
+      'Addresses that pods may send with besides their own, by device and prefix: answers with the address of a Service (DSR), a pod that is a gateway for others. All other sources are dropped (drop-spoof). What is sent with them is routed and masqueraded like the rest, unless the entry has masquerade: false; a TCP connection whose first packet here is a SYN-ACK keeps its source in any case. Where the route to such an address leads back to the pod, what is not masqueraded is left to the kernel, so that conntrack sees both directions; strict rp_filter of the device counts there only.'
     )
   },
   uplink: {
@@ -80,6 +85,11 @@ export const reference = {
       kind.flagOrAuto(),
       'auto',
       "Masquerade IPv6. auto: if a file names an IPv6 prefix, which ip-masq-agent accepts only with --enable-ipv6. true: also without; then fc00::/7 keeps the pod's address like the default ranges of IPv4, unless a file names an IPv6 prefix or excludes nothing at all. false: never."
+    ),
+    addresses: key(
+      kind.snatAddresses(),
+      'auto',
+      "Source addresses for SNAT. auto: the route's preferred source, else the primary address of the next hop's device, as the kernel's MASQUERADE chooses. A list: those of the node's addresses that it names, by address, by prefix, or by device (all of its addresses of both families), and no others. Of several each pod has one and keeps it; where some are on the next hop's own device only these are used. What the node does not have is told by status; while it has none of a family that the list names, what is due for SNAT over that family is dropped (drop-source). A change is for new flows."
     ),
     ports: key(
       kind.portsOrAuto(),

@@ -3,7 +3,7 @@
 // people what is allowed.
 
 import * as v from 'valibot'
-import { maskAddress, parsePrefix, prefixKey } from '../address.js'
+import { maskAddress, parseAddress, parsePrefix, prefixKey } from '../address.js'
 import { formatDuration, parseDuration } from './duration.js'
 import { type PortRange, parsePortRanges } from './ports.js'
 
@@ -114,6 +114,32 @@ export function prefixes(): Kind<string[]> {
   }
 }
 
+/** Prefix keys (one address: of a host) and device names or patterns. */
+export function snatAddresses(): Kind<'auto' | ({ prefix: string } | { device: string })[]> {
+  return {
+    schema: v.union([v.literal('auto'), v.pipe(v.array(transformed(snatAddress)), v.minLength(1))]),
+    allowed:
+      'auto, or a list of addresses, prefixes without host bits and device names with * ? [], like [192.0.2.10, 192.0.2.32/28, "eth*"]'
+  }
+}
+
+/** By device and prefix; `prefix` is a key like "0a600000/12". */
+export function podSources(): Kind<{ device: string; prefix: string; masquerade: boolean }[]> {
+  const entry = v.strictObject({
+    device: devicePattern,
+    prefix: transformed(prefix),
+    masquerade: v.optional(
+      transformed((value) => truth(value)),
+      true
+    )
+  })
+  return {
+    schema: v.array(entry),
+    allowed:
+      'a list like [{device: "lxc*", prefix: 10.96.0.0/12}]: device is a name with * ? [], prefix has no host bits, and masquerade may be false'
+  }
+}
+
 export function portsOrAuto(): Kind<'auto' | PortRange[]> {
   return {
     schema: transformed((value) => (value === 'auto' ? 'auto' : portRanges(value))),
@@ -158,6 +184,16 @@ function durationWithin(value: unknown, least: number, most: number): number | u
 function portRanges(value: unknown): PortRange[] | undefined {
   const text = Array.isArray(value) ? value.join(',') : value
   return (typeof text === 'string' || typeof text === 'number' ? parsePortRanges(String(text)) : null) ?? undefined
+}
+
+function snatAddress(value: unknown): { prefix: string } | { device: string } | undefined {
+  if (typeof value !== 'string') return undefined
+  const address = parseAddress(value)
+  if (address !== null) return { prefix: prefixKey(address, address.length * 4) }
+  const found = prefix(value)
+  if (found !== undefined) return { prefix: found }
+  // what looks like an address and is none is a mistake
+  return v.is(devicePattern, value) && !/^[\d.]+$|:/.test(value) ? { device: value } : undefined
 }
 
 function prefix(value: unknown): string | undefined {

@@ -148,7 +148,7 @@ export interface MasqueradeStatus {
   refused: string | null
   /** Only the defaults apply, because no file was found, but an agent runs on the node: a sentence. */
   defaultsOnly: string | null
-  /** About where the files are; those of a file stand there. */
+  /** About where the files are, and about snat.addresses; those of a file stand there. */
   warnings: string[]
   /** Prefixes of the policy in force, and those of them that keep the pod's address. */
   prefixes: number
@@ -252,7 +252,7 @@ export interface RouteLeg {
   /** null: on-link. */
   gateway: string | null
   weight: number
-  /** Source that SNAT would use here, of the route's family. */
+  /** Source that SNAT would use here, of the route's family; several, joined with ', ', share the pods. */
   snat: string | null
 }
 
@@ -318,6 +318,7 @@ export interface NexthopRow {
   macKnown: boolean
   sourceMac: string
   mtu: number
+  /** As RouteLeg.snat. */
   snat4: string | null
   snat6: string | null
   /** Routes that lead here. */

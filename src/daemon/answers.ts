@@ -42,7 +42,7 @@ import { explain, explainRoute } from './explain.js'
 import { topFlows } from './flow-top.js'
 import { listFlows, type Now } from './flow-view.js'
 import { leftRows } from './left-view.js'
-import { masqueradeAnswer, masqueradeStatus } from './masquerade-view.js'
+import { masqueradeAnswer, masqueradeStatus, noSourceOf } from './masquerade-view.js'
 import { releaseMemory } from './memory.js'
 import type { Node } from './node.js'
 import { translatedStatus } from './translated-view.js'
@@ -105,6 +105,8 @@ export class Answers implements NodeControl {
     if (node.config.snat.enabled) {
       const { refused, watch } = node.masquerade
       if (refused !== null) return ['degraded', refused]
+      const noSource = noSourceOf(node.planner.plan.lackingSources.families, node.masquerade.policy.ipv6.masqueraded)
+      if (noSource !== null) return ['degraded', noSource]
       if (watch.defaultsOnly?.doubtful) return ['degraded', watch.defaultsOnly.text]
     }
     return ['enabled', null]

@@ -37,6 +37,7 @@ const stageOf: Readonly<Record<string, string>> = {
   'translated-destination': 'route',
   'drop-flows': 'flow',
   'no-source': 'SNAT',
+  'drop-source': 'SNAT',
   'drop-ports': 'SNAT',
   node: 'node',
   policy: 'policy',
@@ -95,7 +96,7 @@ export class Findings {
       ['TRACE_FLOW', 'TRACE_FLOW_OUTDATED', 'TRACE_FLOW_NEW', 'TRACE_ASKED_REVERSE', 'TRACE_ASKED_ROUTE'] as const
     ).some((stage) => trace.has(stage))
     if (this.fromPod && (beyond || this.toPod || trace.has('TRACE_SOURCE')))
-      this.add('source', `${formatAddress(this.probe.source)} is the pod's own address`)
+      this.add('source', sourceWords(this.probe.source, device))
     if (trace.has('TRACE_ASKED_REVERSE') || (beyond && !this.toPod))
       this.add(
         'pod',
@@ -227,7 +228,7 @@ export class Findings {
     const text = reasonText(reason)
     switch (reason) {
       case 'drop-spoof':
-        return `${formatAddress(probe.source)} is not an address of the pod on ${device.name}`
+        return `${formatAddress(probe.source)} is not an address of the pod on ${device.name}, and pods.sources does not allow it there`
       case 'ttl':
         return `TTL ${probe.ttl} ends at this node: the kernel answers time exceeded`
       case 'mtu': {
@@ -391,4 +392,12 @@ function verdictWords(flow: FlowRow): string {
 
 function withPort(address: string, port: number): string {
   return address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`
+}
+
+function sourceWords(source: Address, device: WantedDevice): string {
+  const text = formatAddress(source)
+  if (device.addresses.includes(source)) return `${text} is the pod's own address`
+  const prefix = longestPrefix(source, (candidate) => device.sources.some((allowed) => allowed.prefix === candidate))
+  if (prefix === null) return `${text} is an address of the pod that the maps do not have yet`
+  return `${text} is not the pod's own address: ${formatPrefix(prefix)} is allowed on ${device.name} by pods.sources`
 }

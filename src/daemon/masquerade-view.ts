@@ -3,12 +3,13 @@
 import { formatAddress, formatPrefix, parseAddress } from '../address.js'
 import { masqueradesLinkLocal } from '../config/masquerade.js'
 import type { MasqueradeAnswer, MasqueradeStatus } from '../control/api.js'
-import type { Address } from '../state/types.js'
+import type { Plan } from '../plan/types.js'
+import type { Address, Family } from '../state/types.js'
 import type { Node } from './node.js'
 import { routeAnswer } from './views.js'
 
 /** most: rows of the policy that are listed. */
-export function masqueradeStatus({ masquerade, config }: Node, most: number): MasqueradeStatus {
+export function masqueradeStatus({ masquerade, config, planner }: Node, most: number): MasqueradeStatus {
   const { policy, refused, watch } = masquerade
   return {
     enabled: config.snat.enabled,
@@ -17,7 +18,7 @@ export function masqueradeStatus({ masquerade, config }: Node, most: number): Ma
     files: watch.files.map((file) => ({ ...file, read: file.read?.toISOString() ?? null })),
     refused,
     defaultsOnly: watch.defaultsOnly?.text ?? null,
-    warnings: [...watch.warnings],
+    warnings: [...watch.warnings, ...lackingSources(planner.plan, policy.ipv6.masqueraded)],
     prefixes: policy.wanted.length,
     excluded: policy.wanted.filter((entry) => !entry.masquerade).length,
     policy: policy.wanted.slice(0, most).map(({ prefix, masquerade: due }) => ({
@@ -26,6 +27,20 @@ export function masqueradeStatus({ masquerade, config }: Node, most: number): Ma
       from: [...(policy.from.get(prefix) ?? [])]
     }))
   }
+}
+
+/** Sentences about what the node does not have of snat.addresses. six: IPv6 is masqueraded. */
+export function lackingSources({ lackingSources: { entries, families } }: Plan, six: boolean): string[] {
+  const dropped = noSourceOf(families, six)
+  const missing = entries.length === 0 ? [] : [`snat.addresses: the node has no address for ${entries.join(', ')}`]
+  return dropped === null ? missing : [dropped, ...missing]
+}
+
+/** Of the families that have no source at all; null: each has one. */
+export function noSourceOf(families: readonly Family[], six: boolean): string | null {
+  const names = families.filter((family) => family === 4 || six).map((family) => `IPv${family}`)
+  if (names.length === 0) return null
+  return `snat.addresses: the node has none of them for ${names.join(' and ')}; what is to be masqueraded over it is dropped`
 }
 
 /** text is a valid address. */

@@ -33,6 +33,7 @@ import { giveBack } from './hand-back.js'
 import { isPinned, removeLeftovers } from './leftovers.js'
 import { ManagedNeighbours } from './managed.js'
 import { keptMasquerade, Masquerade } from './masquerade.js'
+import { lackingSources } from './masquerade-view.js'
 import { releaseMemory } from './memory.js'
 import { checkCapabilities, type Lock, lockRunDirectory, preparePinDirectory } from './preflight.js'
 import { RecentErrors } from './recent-errors.js'
@@ -71,6 +72,7 @@ export class Node {
   private translatedLog!: TranslatedLog
   private managed!: ManagedNeighbours
   private settings = readKernelSettings()
+  private sourcesTold: string[] = []
   private server: ControlServer | null = null
   private confirmTimer: NodeJS.Timeout | undefined
   readonly routine: Routine
@@ -196,6 +198,7 @@ export class Node {
     const change = this.planner.update(this.sync.state, changes)
     const first = !this.synced
     this.synced = true
+    this.noteSources()
     if (this.datapath) {
       try {
         this.noteDestinations()
@@ -207,6 +210,14 @@ export class Node {
       this.keepNeighbours()
     }
     if (first) this.haveSynced()
+  }
+
+  /** Tells once what the node lacks of snat.addresses. */
+  private noteSources(): void {
+    const texts = lackingSources(this.planner.plan, this.masquerade.policy.ipv6.masqueraded)
+    for (const text of texts) if (!this.sourcesTold.includes(text)) this.problem('snat', text)
+    if (texts.length === 0 && this.sourcesTold.length > 0) this.log.info('the node has all of snat.addresses again')
+    this.sourcesTold = texts
   }
 
   private mapsFailed(error: Error): void {
@@ -235,10 +246,12 @@ export class Node {
     const { pods, uplink, ipv4, ipv6, snat, stackPrefixes } = this.config
     return {
       podDevices: pods.devices,
+      podSources: pods.sources,
       uplinkDevices: uplink.devices,
       ipv4,
       ipv6,
       snat: snat.enabled,
+      snatAddresses: snat.addresses,
       stackPrefixes,
       ...this.settings
     }

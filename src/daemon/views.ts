@@ -113,8 +113,13 @@ function legOf(nexthop: WantedNexthop | undefined, weight: number, family: Famil
     device: nexthop?.device ?? '?',
     gateway: nexthop?.gateway ? formatAddress(nexthop.gateway) : null,
     weight,
-    snat: snat ? formatAddress(snat) : null
+    snat: snat ? sourceText(snat, nexthop?.sources ?? '') : null
   }
+}
+
+/** All of several: each pod has one of them. */
+function sourceText(first: Address, several: string): string {
+  return several === '' ? formatAddress(first) : several.split('+').map(formatAddress).join(', ')
 }
 
 /** masquerade: what the policy says about an address that is sent out. What the tables hold for an address: pod first, then the longest prefix. `text` is a valid address. */
@@ -190,8 +195,8 @@ export function nexthopRows(plan: Plan, indexOf: (key: string) => number): Nexth
     macKnown: nexthop.macKnown,
     sourceMac: formatMac(nexthop.sourceMac),
     mtu: nexthop.mtu,
-    snat4: nexthop.snat4 ? formatAddress(nexthop.snat4) : null,
-    snat6: nexthop.snat6 ? formatAddress(nexthop.snat6) : null,
+    snat4: nexthop.snat4 ? sourceText(nexthop.snat4, nexthop.sources) : null,
+    snat6: nexthop.snat6 ? sourceText(nexthop.snat6, nexthop.sources) : null,
     routes: uses.get(nexthop.key) ?? 0
   }))
   return rows.sort((a, b) => a.index - b.index)

@@ -217,6 +217,10 @@ export interface NexthopRow {
   mtu: number
   snat4: Address | null
   snat6: Address | null
+  /** Row of snat_sources; 0: none. */
+  sources: number
+  /** What is due for SNAT is dropped. */
+  noSource: boolean
 }
 
 export function encodeNexthop(row: NexthopRow): Buffer {
@@ -227,6 +231,7 @@ export function encodeNexthop(row: NexthopRow): Buffer {
   bytes.write(row.mac, at.mac, 'hex')
   bytes.writeUInt8(row.macKnown ? 1 : 0, at.mac_known)
   bytes.write(row.sourceMac, at.source_mac, 'hex')
+  bytes.writeUInt16LE(row.sources, at.sources)
   bytes.writeUInt32LE(row.mtu, at.mtu)
   if (row.gateway !== null) {
     flags |= CODES.NEXTHOP_GATEWAY
@@ -240,6 +245,7 @@ export function encodeNexthop(row: NexthopRow): Buffer {
     flags |= CODES.NEXTHOP_SNAT6
     bytes.write(row.snat6, at.snat6, 'hex')
   }
+  if (row.noSource) flags |= CODES.NEXTHOP_NO_SOURCE
   bytes.writeUInt32LE(flags, at.flags)
   return bytes
 }
@@ -255,7 +261,9 @@ export function decodeNexthop(bytes: Buffer): NexthopRow {
     sourceMac: hex(bytes, at.source_mac, 6),
     mtu: bytes.readUInt32LE(at.mtu),
     snat4: flags & CODES.NEXTHOP_SNAT4 ? hex(bytes, at.snat4, 4) : null,
-    snat6: flags & CODES.NEXTHOP_SNAT6 ? hex(bytes, at.snat6, 16) : null
+    snat6: flags & CODES.NEXTHOP_SNAT6 ? hex(bytes, at.snat6, 16) : null,
+    sources: bytes.readUInt16LE(at.sources),
+    noSource: (flags & CODES.NEXTHOP_NO_SOURCE) !== 0
   }
 }
 

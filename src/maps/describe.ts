@@ -18,7 +18,9 @@ import {
   readable
 } from './codec.js'
 import { CODES } from './layout.js'
+import { decodePodSource, decodePodSourceKey } from './pod-sources.js'
 import { reasonName } from './reasons.js'
+import { decodeSources } from './snat-sources.js'
 
 /** A map's key as people write it: an address, a prefix, a row's number. */
 export function describeKey(map: string, key: Buffer): string {
@@ -36,6 +38,10 @@ export function describeKey(map: string, key: Buffer): string {
     case 'neighbours': {
       const [ifindex = '', address = ''] = decodeNeighbourKey(key).split('/')
       return `device ${ifindex}, ${formatAddress(address)}`
+    }
+    case 'pod_sources': {
+      const { ifindex, prefix } = decodePodSourceKey(key)
+      return `device ${ifindex}, ${formatPrefix(prefix)}`
     }
     case 'masquerade': {
       const { epoch, prefix } = decodeMasqueradeKey(key)
@@ -67,8 +73,12 @@ function decode(map: string, value: Buffer): object {
       return decodePod(value)
     case 'pod_slots':
       return decodePodSlot(value)
+    case 'pod_sources':
+      return decodePodSource(value)
     case 'devices':
       return decodeDevice(value)
+    case 'snat_sources':
+      return { addresses: [...new Set(decodeSources(value))] }
     case 'nexthops':
       return decodeNexthop(value)
     case 'groups':

@@ -9,6 +9,7 @@ export const DEVICE_SLOTS = 16384
 export const POD_SLOTS = 16384
 export const MAX_NEXTHOPS = 16384
 export const MAX_PORTS = 65536
+export const SOURCE_PLACES = 64
 export const GROUP_LEGS = 64
 export const CLASS_ROUTES = 65536
 export const ACCOUNT_SLOTS = 16384
@@ -41,6 +42,8 @@ export const STRUCTS = {
   },
   pod: { size: 28, offset: { ifindex: 0, id: 4, mtu: 8, flags: 12, mac: 16, host_mac: 22 } },
   pod_slot: { size: 52, offset: { address: 0, pod: 16, more: 44, address4: 48 } },
+  pod_source_key: { size: 24, offset: { prefix_length: 0, ifindex: 4, address: 8 } },
+  pod_source: { size: 4, offset: { source: 0 } },
   route4_key: { size: 8, offset: { prefix_length: 0, address: 4 } },
   route6_key: { size: 20, offset: { prefix_length: 0, address: 4 } },
   class_route4_key: { size: 12, offset: { prefix_length: 0, route_class: 4, address: 8 } },
@@ -48,8 +51,20 @@ export const STRUCTS = {
   route: { size: 16, offset: { action: 0, nexthop: 4, reason: 8 } },
   nexthop: {
     size: 64,
-    offset: { ifindex: 0, flags: 4, mac: 8, mac_known: 14, source_mac: 16, gateway: 24, mtu: 40, snat4: 44, snat6: 48 }
+    offset: {
+      ifindex: 0,
+      flags: 4,
+      mac: 8,
+      mac_known: 14,
+      source_mac: 16,
+      sources: 22,
+      gateway: 24,
+      mtu: 40,
+      snat4: 44,
+      snat6: 48
+    }
   },
+  snat_sources: { size: 1024, offset: { address: 0 } },
   group: { size: 256, offset: { leg: 0 } },
   neighbour_key: { size: 20, offset: { ifindex: 0, address: 4 } },
   neighbour: { size: 8, offset: { mac: 0, known: 6 } },
@@ -76,12 +91,12 @@ export const STRUCTS = {
   },
   snat_difference: { size: 4, offset: { header: 0, transport: 2 } },
   reverse: {
-    size: 36,
-    offset: { pod: 0, pod_port: 16, tcp: 18, replied: 19, seen: 20, pod_id: 24, life: 28, difference: 32 }
+    size: 40,
+    offset: { pod: 0, pod_port: 16, tcp: 18, replied: 19, seen: 20, pod_id: 24, life: 28, difference: 32, ifindex: 36 }
   },
   owner: { size: 12, offset: { seen: 0, pod_id: 4, reason: 8 } },
   fragment_key: { size: 40, offset: { source: 0, destination: 16, id: 32, protocol: 36 } },
-  fragment: { size: 40, offset: { route: 0, address: 8, seen: 24, pod_id: 28, verdict: 32 } },
+  fragment: { size: 40, offset: { route: 0, address: 8, seen: 24, pod_id: 28, verdict: 32, ifindex: 36 } },
   snat_port: { size: 4, offset: { port: 0, may_be_taken: 2 } },
   account: { size: 8, offset: { flows4: 0, flows6: 4 } },
   usage: { size: 16, offset: { flows4: 0, flows6: 4, moved: 8 } },
@@ -195,6 +210,9 @@ export const CODES = {
   DEVICE_CLASS6: 8,
   POD_READY: 1,
   POD_L3: 2,
+  SOURCE_OWN: 0,
+  SOURCE_OTHER: 1,
+  SOURCE_STAYS: 2,
   ROUTE_STACK: 0,
   ROUTE_NEXTHOP: 1,
   ROUTE_GROUP: 2,
@@ -202,6 +220,7 @@ export const CODES = {
   NEXTHOP_GATEWAY: 1,
   NEXTHOP_SNAT4: 2,
   NEXTHOP_SNAT6: 4,
+  NEXTHOP_NO_SOURCE: 8,
   FLOW_DIRECT: 1,
   FLOW_SNAT: 2,
   FLOW_INBOUND: 3,

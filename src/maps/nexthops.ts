@@ -4,18 +4,22 @@
 // groups counts as used while a route refers to it, since all zeros may be
 // anything there.
 
-import { parseKey } from '../plan/nexthops.js'
+import { noneConfigured, parseKey } from '../plan/nexthops.js'
 import type { Plan, WantedNexthop, WantedRoute } from '../plan/types.js'
+import type { Address } from '../state/types.js'
 import { CapacityError, type MapAccess } from './access.js'
 import { decodeGroup, decodeNexthop, encodeGroup, encodeNexthop, type NexthopRow } from './codec.js'
 import { createIndexPool } from './index-pool.js'
 import { GROUP_LEGS } from './layout.js'
 import { createMirror, indexKey, type Mirror } from './mirror.js'
+import { createSnatSourceRows } from './snat-sources.js'
 
 const noMac = '000000000000'
 
 export interface NexthopRows {
   mirror: Mirror
+  /** snat_sources */
+  sources: Mirror
   load(): void
   /** Writes the row, a new one if the key has none. CapacityError: no row is left. */
   write(wanted: WantedNexthop): void
@@ -30,12 +34,27 @@ export interface NexthopRows {
 
 export function createNexthopRows(access: MapAccess): NexthopRows {
   const mirror = createMirror(access.map('nexthops'))
+  const sources = createSnatSourceRows(access)
   const pool = createIndexPool(1, mirror.map.info.maxEntries)
   const indexes = new Map<string, number>()
   const keys = new Map<number, string>()
+  /** Row of snat_sources, by key; of next hops with several source addresses. */
+  const lists = new Map<string, number>()
+
+  /** The plan's key of a row found in the map. */
+  const keyOfRow = (row: NexthopRow): string => {
+    const several = row.sources === 0 ? null : (sources.listAt(row.sources) ?? '?')
+    const source = (own: Address | null) => (own !== null ? (several ?? own) : row.noSource ? noneConfigured : '-')
+    return `${row.ifindex}/${row.gateway ?? 'onlink'}/${row.mtu}/${source(row.snat4)}/${source(row.snat6)}`
+  }
+
   return {
     mirror,
-    settle: pool.settle,
+    sources: sources.mirror,
+    settle() {
+      pool.settle()
+      sources.settle()
+    },
     has: (key) => indexes.has(key),
     keys: () => indexes.keys(),
     keyAt: (index) => keys.get(index),
@@ -49,6 +68,8 @@ export function createNexthopRows(access: MapAccess): NexthopRows {
       pool.clear()
       indexes.clear()
       keys.clear()
+      lists.clear()
+      sources.load()
       for (const [name, bytes] of [...mirror.rows]) {
         const index = Buffer.from(name, 'hex').readUInt32LE()
         const row = decodeNexthop(bytes)
@@ -59,6 +80,9 @@ export function createNexthopRows(access: MapAccess): NexthopRows {
         }
         indexes.set(key, index)
         keys.set(index, key)
+        if (row.sources === 0) continue
+        lists.set(key, row.sources)
+        sources.adopt(row.sources)
       }
     },
     write(wanted) {
@@ -70,7 +94,8 @@ export function createNexthopRows(access: MapAccess): NexthopRows {
         indexes.set(wanted.key, index)
         keys.set(index, wanted.key)
       }
-      mirror.put(indexKey(index), encodeNexthop(rowOf(wanted)))
+      if (wanted.sources !== '' && !lists.has(wanted.key)) lists.set(wanted.key, sources.acquire(wanted.sources))
+      mirror.put(indexKey(index), encodeNexthop(rowOf(wanted, lists.get(wanted.key) ?? 0)))
     },
     prune(plan, among = [...indexes.keys()]) {
       let pruned = false
@@ -81,6 +106,9 @@ export function createNexthopRows(access: MapAccess): NexthopRows {
         indexes.delete(key)
         keys.delete(index)
         pool.giveBack(index)
+        const list = lists.get(key)
+        if (list !== undefined) sources.release(list)
+        lists.delete(key)
         pruned = true
       }
       return pruned
@@ -88,13 +116,8 @@ export function createNexthopRows(access: MapAccess): NexthopRows {
   }
 }
 
-function rowOf(wanted: WantedNexthop): NexthopRow {
-  return { ...wanted, mac: wanted.mac ?? noMac, macKnown: wanted.macKnown && wanted.mac !== null }
-}
-
-/** The plan's key of a row found in the map. */
-function keyOfRow(row: NexthopRow): string {
-  return `${row.ifindex}/${row.gateway ?? 'onlink'}/${row.mtu}/${row.snat4 ?? '-'}/${row.snat6 ?? '-'}`
+function rowOf(wanted: WantedNexthop, sources: number): NexthopRow {
+  return { ...wanted, mac: wanted.mac ?? noMac, macKnown: wanted.macKnown && wanted.mac !== null, sources }
 }
 
 export interface GroupRows {
@@ -167,7 +190,7 @@ export function createGroupRows(access: MapAccess, nexthops: NexthopRows): Group
 
 function familyOfRoute(route: WantedRoute & { action: 'group' }): (4 | 6)[] {
   const { gateway, snat6 } = parseKey(route.legs[0]?.nexthop ?? '')
-  return snat6 !== null || gateway?.length === 32 ? [4, 6] : [4]
+  return snat6.length > 0 || gateway?.length === 32 ? [4, 6] : [4]
 }
 
 /**

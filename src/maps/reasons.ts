@@ -61,7 +61,8 @@ const drop = list('drop', forwarded.length + stack.length, [
   ['drop-martian', 'a source address that cannot be on the wire'],
   ['drop-fragment', 'SNAT is due, and the first fragment of the datagram has not been seen'],
   ['drop-ttl', 'TTL or hop limit of an answer for a pod used up; its sender is told'],
-  ['drop-mtu', 'an answer for a pod is larger than the pod takes; its sender is told']
+  ['drop-mtu', 'an answer for a pod is larger than the pod takes; its sender is told'],
+  ['drop-source', 'SNAT is due, and the node has none of the addresses in snat.addresses']
 ])
 
 /** By code. */

@@ -10,6 +10,7 @@ import { STRUCTS } from './layout.js'
 import type { MasqueradeRows } from './masquerade.js'
 import { type Mirror, type RowDifference, restore } from './mirror.js'
 import type { GroupRows, NexthopRows } from './nexthops.js'
+import type { PodSourceRows } from './pod-sources.js'
 import type { PodRows } from './pods.js'
 import type { RouteRows } from './routes.js'
 
@@ -25,6 +26,7 @@ export interface Tables {
   access: MapAccess
   devices: DeviceRows
   pods: PodRows
+  podSources: PodSourceRows
   nexthops: NexthopRows
   groups: GroupRows
   routes: RouteRows
@@ -51,12 +53,14 @@ export function compareMaps(tables: Tables): { difference: MapDifference; repair
     }
   }
   add('neighbours', tables.neighbours.differences())
+  add('snat_sources', tables.nexthops.sources.differences())
   add('nexthops', tables.nexthops.mirror.differences())
   add('groups', tables.groups.mirror.differences())
   for (const family of [4, 6] satisfies Family[]) add(`routes${family}`, tables.routes.differences(family))
   for (const family of [4, 6] satisfies Family[]) add(`class_routes${family}`, tables.classRoutes.differences(family))
   add('pods', tables.pods.pods.differences())
   add('pod_slots', tables.pods.slots.differences())
+  add('pod_sources', tables.podSources.mirror.differences())
   add('devices', tables.devices.mirror.differences())
   if (!tables.masquerade.loaded()) return found
   add('masquerade', tables.masquerade.mirror.differences())

@@ -2,7 +2,7 @@
 // right for a packet at every moment:
 //
 //   next hops -> groups -> routes, those of classes too, longer prefixes first ->
-//   pods -> devices, then devices away -> pods away -> routes away, shorter
+//   pods -> what they may send with -> devices, then devices away -> pods away -> routes away, shorter
 //   prefixes first -> control.route_generation raised -> freed rows zeroed
 //
 // So a class is whole before a device has it, and gone only when none has it.
@@ -31,6 +31,7 @@ import { STRUCTS } from './layout.js'
 import { createMasqueradeRows, type MasqueradeRows } from './masquerade.js'
 import { createMirror } from './mirror.js'
 import { createGroupRows, createNexthopRows } from './nexthops.js'
+import { createPodSourceRows } from './pod-sources.js'
 import { createPodRows } from './pods.js'
 import { classRoutes, createRouteRows, familyOfKey, nodeRoutes, type RouteRows } from './routes.js'
 import { compareMaps, type MapDifference, repairMaps } from './verify.js'
@@ -87,10 +88,22 @@ export function createWriter(access: MapAccess): Writer {
   const ofClasses = createRouteRows(access, nexthops, groups, classRoutes)
   const classes = createClassNumbers()
   const pods = createPodRows(access)
+  const podSources = createPodSourceRows(access)
   const devices = createDeviceRows(access)
   const masquerade = createMasqueradeRows(access)
   const neighbours = createMirror(access.map('neighbours'))
-  const tables = { nexthops, groups, routes, classRoutes: ofClasses, pods, devices, masquerade, neighbours, access }
+  const tables = {
+    nexthops,
+    groups,
+    routes,
+    classRoutes: ofClasses,
+    pods,
+    podSources,
+    devices,
+    masquerade,
+    neighbours,
+    access
+  }
   let loaded = false
   let generation = 0
   let left = new Map<Family, string>()
@@ -103,6 +116,7 @@ export function createWriter(access: MapAccess): Writer {
     ofClasses.load()
     groups.load([...routes.groupsInUse(), ...ofClasses.groupsInUse()])
     pods.load()
+    podSources.load()
     devices.load(pods.found())
     classes.load([...ofClasses.keys.keys()].map((key) => Number.parseInt(key, 10)))
     classes.adopt(devices.mirror.rows.values(), plan)
@@ -261,6 +275,8 @@ export function createWriter(access: MapAccess): Writer {
     }
     const added = addRoutes(plan, attempt)
     addPods(plan, attempt)
+    const refused = podSources.write(plan, change === 'all' ? undefined : change.devices)
+    if (refused > 0) warnings.push(`${refused} prefixes of pods.sources do not fit: packets from them are dropped`)
     const rerouted = addDevices(plan, change, paused, warnings)
     removeDevices(plan, attempt)
     removePods(plan, attempt)

@@ -27,7 +27,8 @@ export function emptyPlan(): Plan {
     classRoutes: new Map(),
     neighbours: new Map(),
     marks: false,
-    managed: new Map()
+    managed: new Map(),
+    lackingSources: { entries: [], families: [] }
   }
 }
 

@@ -76,10 +76,9 @@ export function createNexthopTable(plan: Plan, context: NexthopContext): Nexthop
     usesNeighbour: (neighbour) => byNeighbour.has(neighbour),
     keyOf(route, leg, link) {
       const mtu = route.mtu === 0 ? link.mtu : Math.min(route.mtu, link.mtu)
-      const source = options.snat ? sourceOf(route, leg, sources) : null
-      const snat4 = route.family === 4 ? source : null
-      const snat6 = route.family === 6 ? source : null
-      return `${leg.ifindex}/${leg.gateway ?? 'onlink'}/${mtu}/${snat4 ?? '-'}/${snat6 ?? '-'}`
+      const source = options.snat ? sourcesOf(route, leg, sources) : '-'
+      const [snat4, snat6] = route.family === 4 ? [source, '-'] : ['-', source]
+      return `${leg.ifindex}/${leg.gateway ?? 'onlink'}/${mtu}/${snat4}/${snat6}`
     },
     acquire(key, change) {
       let row = rows.get(key)
@@ -106,17 +105,22 @@ export function createNexthopTable(plan: Plan, context: NexthopContext): Nexthop
   }
 }
 
-/** The kernel's MASQUERADE asks with the gateway, or on-link with the destination. */
-function sourceOf(route: Route, leg: RouteNexthop, sources: SourceChooser): Address | null {
+/** In a key: addresses are configured, and the node has none of them. */
+export const noneConfigured = 'none'
+
+/** Joined with '+', sorted; '-': the device has none. The kernel's MASQUERADE asks with the gateway, or on-link with the destination. */
+function sourcesOf(route: Route, leg: RouteNexthop, sources: SourceChooser): string {
   const family: Family = route.family
+  const configured = sources.configured(family, leg.ifindex)
+  if (configured !== null) return configured.join('+') || noneConfigured
   let target: Address | null = null
   if (leg.gateway !== null && leg.gateway.length === (family === 4 ? 8 : 32)) target = leg.gateway
   else if (route.prefixLength > 0) target = route.destination
-  return sources.source(family, leg.ifindex, target, route.preferredSource)
+  return sources.source(family, leg.ifindex, target, route.preferredSource) ?? '-'
 }
 
 function build(key: string, state: NodeState): WantedNexthop {
-  const { ifindex, gateway, mtu, snat4, snat6 } = parseKey(key)
+  const { ifindex, gateway, mtu, snat4, snat6, noSource } = parseKey(key)
   const link = state.links.get(ifindex)
   const { mac, known } = resolve(gateway === null ? undefined : state.neighbours.get(neighbourKey(ifindex, gateway)))
   return {
@@ -128,25 +132,33 @@ function build(key: string, state: NodeState): WantedNexthop {
     macKnown: known,
     sourceMac: link?.mac ?? '000000000000',
     mtu,
-    snat4,
-    snat6
+    snat4: snat4[0] ?? null,
+    snat6: snat6[0] ?? null,
+    sources: [snat4, snat6].find((addresses) => addresses.length > 1)?.join('+') ?? '',
+    noSource
   }
 }
 
-/** "3/0a000001/1500/0a000005/-" -> its parts. */
+/** "3/0a000001/1500/0a000005+0a000006/-" -> its parts. */
 export function parseKey(key: string): {
   ifindex: number
   gateway: Address | null
   mtu: number
-  snat4: Address | null
-  snat6: Address | null
+  snat4: Address[]
+  snat6: Address[]
+  noSource: boolean
 } {
   const [ifindex, gateway, mtu, snat4, snat6] = key.split('/')
   return {
     ifindex: Number(ifindex),
     gateway: gateway === undefined || gateway === 'onlink' ? null : gateway,
     mtu: Number(mtu),
-    snat4: snat4 === undefined || snat4 === '-' ? null : snat4,
-    snat6: snat6 === undefined || snat6 === '-' ? null : snat6
+    snat4: addressesIn(snat4),
+    snat6: addressesIn(snat6),
+    noSource: snat4 === noneConfigured || snat6 === noneConfigured
   }
+}
+
+function addressesIn(part: string | undefined): Address[] {
+  return part === undefined || part === '-' || part === noneConfigured ? [] : part.split('+')
 }

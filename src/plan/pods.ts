@@ -1,10 +1,12 @@
 // Pods: the addresses host routes of table main place on pods' devices. Of
 // several routes to one address the lowest metric wins, as for any prefix.
 
+import { matchesGlob } from '../config/glob.js'
 import type { Link, NodeState, Route } from '../state/types.js'
 import { neighbourKey, resolve } from './neighbours.js'
+import type { PlanOptions } from './options.js'
 import { legsOf, TABLE_MAIN, UNICAST } from './routes.js'
-import type { WantedPod } from './types.js'
+import type { PodSource, WantedPod } from './types.js'
 
 export interface PodPlace {
   ifindex: number
@@ -49,4 +51,12 @@ export function buildPod(address: string, place: PodPlace, link: Link, state: No
     hostMac: link.mac ?? '000000000000',
     l3: usable && link.netkitMode === 'l3'
   }
+}
+
+/** What the pod on the device may send with, by configuration; each prefix once. */
+export function podSources({ podSources }: PlanOptions, device: string): PodSource[] {
+  const found = new Map<string, PodSource>()
+  for (const { device: pattern, prefix, masquerade } of podSources)
+    if (!found.has(prefix) && matchesGlob(pattern, device)) found.set(prefix, { prefix, masquerade })
+  return [...found.values()]
 }

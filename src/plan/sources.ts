@@ -8,18 +8,30 @@
 // usable, on the device, not temporary, of the target's kind (unique local or
 // not), then the longest common prefix with a global gateway or an on-link
 // prefix. Addresses keep the order in which the kernel tells them.
+//
+// Where addresses are configured, they and no others are used: those on the next
+// hop's own device if there are any, since answers to others may not come back
+// that way, else all. A device counts for both families.
 
+import { formatAddress, formatPrefix } from '../address.js'
+import { matchesGlob } from '../config/glob.js'
 import type { Address, Family, InterfaceAddress, NodeState } from '../state/types.js'
 import { contains } from './cover.js'
+import { type SnatAddress, splitPrefix } from './options.js'
+import type { LackingSources } from './types.js'
 
 export interface SourceChooser {
   /** target: the gateway or the on-link prefix's address; null: nothing is known of it. null result: the node has no such address. */
   source(family: Family, ifindex: number, target: Address | null, preferred: Address | null): Address | null
+  /** Addresses configured for what leaves by the device, sorted, SOURCE_PLACES of the maps at most; null: none are configured. */
+  configured(family: Family, ifindex: number): readonly Address[] | null
+  readonly lacking: LackingSources
   /** The node has this address. */
   isOwn(address: Address): boolean
 }
 
-export function createSourceChooser(state: NodeState): SourceChooser {
+export function createSourceChooser(state: NodeState, snatAddresses: 'auto' | SnatAddress[] = 'auto'): SourceChooser {
+  const listed = snatAddresses === 'auto' ? null : findConfigured(state, snatAddresses)
   const own = new Set<Address>()
   const usable = new Set<Address>()
   const candidates = { 4: new Map<number, InterfaceAddress[]>(), 6: new Map<number, InterfaceAddress[]>() }
@@ -41,6 +53,8 @@ export function createSourceChooser(state: NodeState): SourceChooser {
 
   return {
     isOwn: (address) => own.has(address),
+    configured: (family, ifindex) => listed?.of(family, ifindex) ?? null,
+    lacking: listed?.lacking ?? { entries: [], families: [] },
     source(family, ifindex, target, preferred) {
       if (preferred !== null && usable.has(preferred)) return preferred
       const onDevice = candidates[family].get(ifindex) ?? []
@@ -55,6 +69,63 @@ export function createSourceChooser(state: NodeState): SourceChooser {
       return null
     }
   }
+}
+
+/** SOURCE_PLACES of bpf/types.h. */
+const most = 64
+
+function findConfigured(
+  state: NodeState,
+  entries: readonly SnatAddress[]
+): { of(family: Family, ifindex: number): readonly Address[] | null; lacking: LackingSources } {
+  const lists = { 4: new Map<Address, number>(), 6: new Map<Address, number>() }
+  const lacking: LackingSources = { entries: [], families: [] }
+  const asked = new Set<Family>()
+  for (const entry of entries) {
+    const found = [...state.addresses.values()].flat().filter((address) => isMeant(entry, address, state))
+    for (const { family, local, ifindex } of found) lists[family].set(local, ifindex)
+    for (const family of [4, 6] as const) if ('device' in entry || familyOf(entry.prefix) === family) asked.add(family)
+    if (found.length === 0) lacking.entries.push(entryText(entry))
+  }
+  for (const family of asked) if (lists[family].size === 0) lacking.families.push(family)
+  const byDevice = new Map<string, readonly Address[]>()
+  const choose = (family: Family, ifindex: number): readonly Address[] => {
+    const all = [...lists[family].keys()].sort()
+    const own = all.filter((address) => lists[family].get(address) === ifindex)
+    return (own.length > 0 ? own : all).slice(0, most)
+  }
+  return {
+    lacking,
+    of(family, ifindex) {
+      if (!asked.has(family)) return null
+      const key = `${family} ${ifindex}`
+      const known = byDevice.get(key) ?? choose(family, ifindex)
+      byDevice.set(key, known)
+      return known
+    }
+  }
+}
+
+/** Named by itself an address may be of any kind; of a prefix or device not those that come and go with privacy extensions. */
+function isMeant(entry: SnatAddress, address: InterfaceAddress, state: NodeState): boolean {
+  const { family, local, ifindex, usable, scope, secondary } = address
+  if (!usable) return false
+  if ('prefix' in entry) {
+    const { address: outer, length } = splitPrefix(entry.prefix)
+    if (length === outer.length * 4) return local === outer
+    if (!contains(outer, length, local)) return false
+  } else if (!matchesGlob(entry.device, state.links.get(ifindex)?.name ?? '')) return false
+  return scope === 0 && !(family === 6 && secondary)
+}
+
+function familyOf(prefix: string): Family {
+  return splitPrefix(prefix).family
+}
+
+function entryText(entry: SnatAddress): string {
+  if ('device' in entry) return entry.device
+  const { address, length } = splitPrefix(entry.prefix)
+  return length === address.length * 4 ? formatAddress(address) : formatPrefix(entry.prefix)
 }
 
 function choose4(addresses: readonly InterfaceAddress[], target: Address | null): Address | null {

@@ -18,6 +18,14 @@ export interface WantedPod {
   l3: boolean
 }
 
+/** Addresses that a pod may send with besides its own. */
+export interface PodSource {
+  /** Prefix key. */
+  prefix: string
+  /** false: they stay, whatever the masquerade policy says. */
+  masquerade: boolean
+}
+
 export interface WantedDevice {
   ifindex: number
   name: string
@@ -27,6 +35,8 @@ export interface WantedDevice {
   mac: Mac
   /** role pod: its addresses, sorted; the first of each family is checked fastest. */
   addresses: Address[]
+  /** role pod: each prefix once. */
+  sources: PodSource[]
   /** Families whose traffic from and to here is left to the kernel, and why. */
   stack: LeftToKernel[]
   /** Key of the class that routes the pod's packets; null: the node's own routes. */
@@ -60,7 +70,7 @@ export interface UnservedDevice {
 }
 
 export interface WantedNexthop {
-  /** Identity: the same key is the same row whatever its MAC. "ifindex/gateway|onlink/mtu/snat4/snat6". */
+  /** Identity: the same key is the same row whatever its MAC. "ifindex/gateway|onlink/mtu/snat4/snat6"; see parseKey(). */
   key: string
   ifindex: number
   device: string
@@ -70,8 +80,21 @@ export interface WantedNexthop {
   macKnown: boolean
   sourceMac: Mac
   mtu: number
+  /** The first of several. */
   snat4: Address | null
   snat6: Address | null
+  /** Several addresses that share the pods, joined with '+'; '': one at most. */
+  sources: string
+  /** The node has none of the addresses configured for SNAT: what is due is dropped. */
+  noSource: boolean
+}
+
+/** What the node lacks of the addresses configured for SNAT. */
+export interface LackingSources {
+  /** Entries of the configuration without any address, for people. */
+  entries: string[]
+  /** Families that have none at all. */
+  families: Family[]
 }
 
 export type WantedRoute =
@@ -117,4 +140,5 @@ export interface Plan {
   marks: boolean
   /** (device, address) pairs the kernel shall keep fresh: gateways in use and pods. */
   managed: Map<string, { ifindex: number; address: Address }>
+  lackingSources: LackingSources
 }

@@ -14,7 +14,7 @@ import { createGateways, type Gateways } from './gateways.js'
 import { neighbourKey, wantedNeighbour } from './neighbours.js'
 import { createNexthopTable, type NexthopTable } from './nexthops.js'
 import { familyEnabled, type PlanOptions, splitPrefix } from './options.js'
-import { buildPod, type PodPlace, podPlace } from './pods.js'
+import { buildPod, type PodPlace, podPlace, podSources } from './pods.js'
 import { createPolicy, isPlainNode, type Policy, policyOf, settleClasses } from './policy.js'
 import { type Choice, chooseFrom, chooseLocal, TABLE_LOCAL, TABLE_MAIN } from './routes.js'
 import { createSourceChooser, type SourceChooser } from './sources.js'
@@ -58,7 +58,8 @@ export function createWorld(state: NodeState, options: PlanOptions, destinations
   const policy = createPolicy(state)
   plan.marks = policy.rules[4].marks || policy.rules[6].marks
   const uses = createUseIndex({ 4: policy.rules[4].tables, 6: policy.rules[6].tables })
-  const sources = createSourceChooser(state)
+  const sources = createSourceChooser(state, options.snat ? options.snatAddresses : 'auto')
+  plan.lackingSources = sources.lacking
   const cover = createCover()
   const localCover = new Set<string>()
   for (const prefix of options.stackPrefixes)
@@ -249,6 +250,7 @@ function wantedDevice(world: World, ifindex: number, change: PlanChange): Wanted
     mtu: link.mtu,
     mac: link.mac ?? '000000000000',
     addresses,
+    sources: role === 'pod' ? podSources(world.options, link.name) : [],
     stack: [],
     class4: null,
     class6: null

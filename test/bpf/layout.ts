@@ -125,6 +125,9 @@ export interface NexthopRow {
   mtu?: number
   snat4?: string
   snat6?: string
+  /** Row of snat_sources. */
+  sources?: number
+  noSource?: boolean
 }
 
 /** The eight bytes that say a MAC and whether the kernel vouches for it. */
@@ -133,17 +136,23 @@ function macAndKnown(mac: string, known = true): Buffer {
 }
 
 export function encodeNexthop(nexthop: NexthopRow): Buffer {
-  const flags = (nexthop.gateway ? 1 : 0) | (nexthop.snat4 ? 2 : 0) | (nexthop.snat6 ? 4 : 0)
+  const flags =
+    (nexthop.gateway ? 1 : 0) | (nexthop.snat4 ? 2 : 0) | (nexthop.snat6 ? 4 : 0) | (nexthop.noSource ? 8 : 0)
   return Buffer.concat([
     u32(nexthop.ifindex, flags),
     nexthop.mac && nexthop.gateway ? macAndKnown(nexthop.mac, nexthop.known) : zeros(8),
     macBytes(nexthop.sourceMac),
-    zeros(2),
+    u16(nexthop.sources ?? 0),
     nexthop.gateway ? mapped(nexthop.gateway) : zeros(16),
     u32(nexthop.mtu ?? 1500),
     nexthop.snat4 ? addressBytes(nexthop.snat4) : zeros(4),
     nexthop.snat6 ? addressBytes(nexthop.snat6) : zeros(16)
   ])
+}
+
+/** Addresses over the 64 places of a row of snat_sources, in turn. */
+export function encodeSources(addresses: string[]): Buffer {
+  return Buffer.concat(Array.from({ length: 64 }, (_, place) => mapped(addresses[place % addresses.length]!)))
 }
 
 /** Legs over the 64 places of a group, in turn. */
@@ -159,6 +168,11 @@ export function encodeMasquerade(epoch: number, prefix: string): Buffer {
   const [address, length] = prefix.split('/')
   const bits = 32 + Number(length) + (address!.includes(':') ? 0 : 96)
   return Buffer.concat([u32(bits, epoch), mapped(address!)])
+}
+
+/** Key of pod_sources. */
+export function encodePodSource(ifindex: number, prefix: string): Buffer {
+  return encodeMasquerade(ifindex, prefix)
 }
 
 export interface ControlValues {

@@ -147,6 +147,11 @@ export function testNode(options: NodeOptions = {}) {
     map('pod_slots').update(podSlot(address), layout.encodePodSlot(shared ? other : address, pod, shared))
   }
 
+  /** The pod may send from the prefix, too; `stays`: whatever the masquerade policy says. */
+  function setPodSource(name: PodName, prefix: string, stays = false): void {
+    map('pod_sources').update(layout.encodePodSource(ifindexOf(name), prefix), index(stays ? 2 : 1))
+  }
+
   function setNexthop(at: number, uplink: UplinkName, change: Partial<layout.NexthopRow> = {}): void {
     const { mac, podMac, v4, v6 } = devices[uplink]
     const value = { ifindex: ifindexOf(uplink), mac: podMac, sourceMac: mac, snat4: v4, snat6: v6, ...change }
@@ -365,6 +370,7 @@ export function testNode(options: NodeOptions = {}) {
     setControl,
     setDevice,
     setPod,
+    setPodSource,
     setNexthop,
     setRoute,
     setClassRoute,

@@ -17,6 +17,7 @@ const device = (ifindex: number, name: string, role: 'pod' | 'uplink'): WantedDe
   mtu: 1500,
   mac: '020000000001',
   addresses: [],
+  sources: [],
   stack: [],
   class4: null,
   class6: null
@@ -53,6 +54,12 @@ t.test('[C6] settings', async (t) => {
   const two = node(device(2, 'eth0', 'uplink'), device(4, 'eth1', 'uplink'))
   t.same(codes(two, {}), ['warning sysctl-rp-filter'])
   t.same(codes(two, { 'ipv4/conf/all/rp_filter': '2' }), ['pass sysctl-fine'], 'loose for all wins')
+  const gateway = node(device(2, 'eth0', 'uplink'), {
+    ...device(3, 'veth1', 'pod'),
+    sources: [{ prefix: '0a600000/12', masquerade: true }]
+  })
+  t.same(codes(gateway, {}), ['warning sysctl-rp-filter-pods'])
+  t.same(codes(gateway, { 'ipv4/conf/veth1/rp_filter': '2' }), ['pass sysctl-fine'])
   const few = { ...defaultConfig, snat: { ...defaultConfig.snat, ports: [{ first: 20000, last: 20999 }] } }
   t.same(codes(one, {}, few), ['warning sysctl-ports'])
   t.same(codes(one, { 'netfilter/nf_conntrack_tcp_loose': '0' }), ['warning sysctl-tcp-loose'])

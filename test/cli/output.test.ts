@@ -339,9 +339,9 @@ t.test('drops are explained, with what to do', async (t) => {
     `hostroute has dropped 5 packets.
 
 drop-spoof  5 packets, now 0.5/s
-  the source address is not the pod's own
+  the source address is not the pod's own, nor allowed for its device by pods.sources
   from: vetha 4, vethb 1
-  → find the pod with hostroute monitor --drops; it forges sources or forwards for others (VPN, nested containers)
+  → find the pod with hostroute monitor --drops; it forges sources, or forwards or answers for others (VPN, nested containers, DSR): then allow these in pods.sources
 
 Left to the kernel (delivered, on the slower way)
 

@@ -203,3 +203,43 @@ t.test('[S8] auto takes no port that the kernel, a NodePort or a listener uses',
   t.equal(parsePortRanges('1-2-3'), null)
   t.ok(readKernelPorts().local.length > 0)
 })
+
+t.test('[S14] addresses for SNAT are given by address, prefix and device', async (t) => {
+  const read = (list: string) => parseConfig(`snat:\n  addresses: ${list}\n`, 'config.yaml').snat.addresses
+  t.strictSame(defaultConfig.snat.addresses, 'auto')
+  t.strictSame(read('[192.0.2.10, 192.0.2.32/28, "2001:db8::10", "eth*"]'), [
+    { prefix: 'c000020a/32' },
+    { prefix: 'c0000220/28' },
+    { prefix: `20010db8${'0'.repeat(22)}10/128` },
+    { device: 'eth*' }
+  ])
+  for (const wrong of ['192.0.2.300', '192.0.2.10/28', '2001:db8:::1', '7', 'eth/1'])
+    t.match(problemsOf(`snat:\n  addresses:\n    - eth0\n    - ${wrong}\n`), [
+      /^config\.yaml:4:7: snat\.addresses: found .*; allowed: auto, or a list of addresses, prefixes without host bits/
+    ])
+  t.match(problemsOf('snat:\n  addresses: []\n'), [/^config\.yaml:2:14: snat\.addresses: found \[\]/])
+})
+
+t.test('[D7] what pods may send with is named by device and prefix, and what is wrong by line', async (t) => {
+  const config = parseConfig(
+    'pods:\n  sources:\n    - {device: "lxc*", prefix: 10.96.0.0/12}\n    - device: eth7\n      prefix: fd00:96::/32\n      masquerade: false\n',
+    'config.yaml'
+  )
+  t.strictSame(config.pods.sources, [
+    { device: 'lxc*', prefix: '0a600000/12', masquerade: true },
+    { device: 'eth7', prefix: `fd000096${'0'.repeat(24)}/32`, masquerade: false }
+  ])
+  const allowed =
+    'allowed: a list like [{device: "lxc*", prefix: 10.96.0.0/12}]: device is a name with * ? [], prefix has no host bits, and masquerade may be false'
+  for (const [item, line] of [
+    ['{device: lxc1, prefix: 10.96.0.1/12}', 4],
+    ['{prefix: 10.96.0.0/12}', 4],
+    ['{device: lxc1, prefix: 10.96.0.0/12, snat: false}', 4],
+    ['lxc1', 4]
+  ] as const) {
+    const text = `pods:\n  sources:\n    - {device: "lxc*", prefix: 10.0.0.0/8}\n    - ${item}\n`
+    const [problem = ''] = problemsOf(text)
+    t.ok(problem.startsWith(`config.yaml:${line}:7: pods.sources: found `), problem)
+    t.ok(problem.endsWith(allowed), problem)
+  }
+})

@@ -37,7 +37,9 @@ t.test('what is encoded is decoded again', async (t) => {
       sourceMac: '020000000002',
       mtu: 1400,
       snat4: hex('192.0.2.10'),
-      snat6: null
+      snat6: null,
+      sources: 7,
+      noSource: true
     }
     t.strictSame(codec.decodeNexthop(codec.encodeNexthop(nexthop)), nexthop)
   }

@@ -12,6 +12,7 @@ import {
   LAYOUT,
   MAX_NEXTHOPS,
   POD_SLOTS,
+  SOURCE_PLACES,
   STRUCTS,
   type Struct
 } from '../../src/maps/layout.js'
@@ -34,6 +35,7 @@ const defines = {
   DEVICE_SLOTS: 'DEVICE_SLOTS',
   POD_SLOTS: 'POD_SLOTS',
   MAX_NEXTHOPS: 'MAX_NEXTHOPS',
+  SOURCE_PLACES: 'SOURCE_PLACES',
   GROUP_LEGS: 'GROUP_LEGS',
   CLASS_ROUTES: 'CLASS_ROUTES',
   FLOW_BATCH: 'FLOW_BATCH'
@@ -60,7 +62,16 @@ function readBtf(): BtfType[] {
     const object = join(directory, 'layout.o')
     const lines = ['#include "types.h"']
     for (const name of Object.keys(STRUCTS)) lines.push(`struct ${name} a_${name};`)
-    for (const name of ['reason', 'device_kind', 'route_action', 'flow_verdict', 'flow_life', 'timeout', 'event_type'])
+    for (const name of [
+      'reason',
+      'device_kind',
+      'source',
+      'route_action',
+      'flow_verdict',
+      'flow_life',
+      'timeout',
+      'event_type'
+    ])
       lines.push(`enum ${name} an_${name};`)
     for (const name of [...flags, ...Object.values(defines), 'REASON_FIRST_STACK', 'REASON_FIRST_DROP'])
       lines.push(`enum e_${name} { VALUE_${name} = ${name} }; enum e_${name} v_${name};`)
@@ -108,7 +119,7 @@ t.test('every struct of the header has the compiler’s size and offsets, and no
 t.test('codes, flags and sizes are those of the header', async (t) => {
   for (const [name, code] of Object.entries(CODES)) t.equal(code, values.get(name) ?? values.get(`VALUE_${name}`), name)
   t.strictSame(
-    { LAYOUT, DEVICE_SLOTS, POD_SLOTS, MAX_NEXTHOPS, GROUP_LEGS, CLASS_ROUTES, FLOW_BATCH },
+    { LAYOUT, DEVICE_SLOTS, POD_SLOTS, MAX_NEXTHOPS, SOURCE_PLACES, GROUP_LEGS, CLASS_ROUTES, FLOW_BATCH },
     Object.fromEntries(Object.entries(defines).map(([ours, theirs]) => [ours, values.get(`VALUE_${theirs}`)]))
   )
 })
