@@ -64,10 +64,13 @@ static __always_inline bool may_be_another(struct packet *p, const union tuple *
 	return six ? port_is_remembered6(&tuple->six, flow->pod_id) : port_is_remembered4(&tuple->four, flow->pod_id);
 }
 
-/* Else its answers are judged as new, and find the same. No room: they are masqueraded. */
-static __always_inline bool needs_entry(struct packet *p, const struct pod *pod, bool six)
+/*
+ * The verdict of a flow that begins here. Only of what would be masqueraded, and
+ * of echoes, it has to be known who has begun; the others are DIRECT.
+ */
+static __always_inline __u8 verdict_of_inbound(struct packet *p, bool six)
 {
-	return (is_echo(p, six) || masquerade_due(&p->source)) && has_room(pod->id, FLOW_INBOUND, six);
+	return is_echo(p, six) || masquerade_due(&p->source) ? FLOW_INBOUND : FLOW_DIRECT;
 }
 
 /*
@@ -141,14 +144,16 @@ static __always_inline int note_inbound(struct packet *p, struct pod *pod, bool 
 			remember_owner(&tuple, pod->id, 0, six);
 		return GO_ON;
 	}
-	if ((!flow || replace(p, &tuple, flow, six)) && needs_entry(p, pod, six)) {
+	if (!flow || replace(p, &tuple, flow, six)) {
 		struct new_entries *new = bpf_map_lookup_elem(&new_entries, &(__u32){ 0 });
+		__u8 verdict = verdict_of_inbound(p, six);
 
-		if (!new)
+		/* of TCP the SYN-ACK makes it; no room: answers are judged as new */
+		if (!new || (verdict == FLOW_DIRECT && p->protocol == IPPROTO_TCP) || !has_room(pod->id, verdict, six))
 			return GO_ON;
 		flow = &new->flow;
 		__builtin_memset(flow, 0, sizeof(*flow));
-		flow->verdict = FLOW_INBOUND;
+		flow->verdict = verdict;
 		flow->pod_id = pod->id;
 		if (p->trace)
 			return trace_flow(p, flow, TRACE_FLOW_NEW, GO_ON);

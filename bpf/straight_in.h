@@ -26,10 +26,15 @@ static __attribute__((noinline)) __u32 inbound_owner4(const struct pod *pod, con
 			return owner;
 	}
 	flow = bpf_map_lookup_elem(&flows4, tuple);
-	if (!flow)
-		return tuple->protocol == IPPROTO_TCP && !is_asked_about(tuple, pod->ifindex) ?
-			       FLOW_FAST :
-			       straight_owner4(tuple, pod->id);
+	if (!flow) {
+		if (tuple->protocol == IPPROTO_TCP && !is_asked_about(tuple, pod->ifindex))
+			return FLOW_FAST;
+		owner = straight_owner4(tuple, pod->id);
+		/* what is nobody else's gets an entry, but TCP in the middle */
+		return owner == FLOW_FAST && (tuple->protocol == IPPROTO_UDP || (control.flags & CONTROL_HAND_OVER)) ?
+			       FLOW_UNKNOWN :
+			       owner;
+	}
 	/* the ACK of a SYN-ACK: see note_remote() */
 	if (flow->verdict == FLOW_INBOUND && tuple->protocol == IPPROTO_TCP && !(flow->tcp & SEEN_REMOTE_ACK))
 		return FLOW_UNKNOWN;

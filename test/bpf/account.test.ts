@@ -80,14 +80,18 @@ for (const family of [4, 6] as const) {
   })
 
   t.test(
-    `[S10] IPv${family}: what needs no entry has none: from outside, and its answer would not be masqueraded`,
+    `[S10] IPv${family}: a connection from outside that would not be masqueraded has an entry only when the pod answers`,
     async (t) => {
       const node = testNode()
       const addresses = { source: to.remoteNode[family], destination: pod('a', family) }
-      t.equal(node.send('up0', ip(addresses, udp({ sourcePort: 7, destinationPort: 53 }))).reason, 'to-pod')
+      const syn = tcp({ sourcePort: 7, destinationPort: 53, flags: 'S', ...numbers('S') })
+      t.equal(node.send('up0', ip(addresses, syn)).reason, 'to-pod')
       t.same(node.flows(family), [])
       const answer = { source: addresses.destination, destination: addresses.source }
-      const { packet } = node.send('a', ip(answer, udp({ sourcePort: 53, destinationPort: 7 })))
+      const { packet } = node.send(
+        'a',
+        ip(answer, tcp({ sourcePort: 53, destinationPort: 7, flags: 'SA', ...numbers('SA') }))
+      )
       t.equal(packet.ip?.source, pod('a', family))
       t.match(node.flows(family), [{ verdict: 'direct' }])
       node.close()
