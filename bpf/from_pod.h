@@ -390,8 +390,8 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 		if (reason != GO_ON)
 			return reason;
 		flow = p->trace ? &p->trace->flow : flow_of(&tuple, six);
-		/* another CPU may have been first, and know another way */
-		if (flow)
+		/* another CPU may have been first, and know another way; an entry from outside knows none yet */
+		if (flow && flow->route >> 32 == control.route_generation)
 			index = flow->route;
 	}
 	/* none: a plain route and no room, so it is forwarded, not remembered */
