@@ -14,6 +14,7 @@ function sharing(family: Family, addresses: string[] = shared[family]): TestNode
   node.map('snat_sources').update(row(3), encodeSources(addresses))
   const own = family === 4 ? { snat4: addresses[0], snat6: undefined } : { snat4: undefined, snat6: addresses[0] }
   node.setNexthop(0, 'up0', { gateway: '192.0.2.1', ...own, sources: 3 })
+  for (const address of addresses) node.setRoute(`${address}/${family === 4 ? 32 : 128}`, { stack: 'local' })
   return node
 }
 
@@ -68,6 +69,10 @@ for (const family of [4, 6] as const) {
     node.setControl({ routeGeneration: 2 })
     t.equal(out(node, 'a', family, 'tcp', 4000, 'A').packet.ip?.source, source, 'it has begun with this one')
     t.ok(others.includes(out(node, 'a', family, 'tcp', 4001).packet.ip?.source ?? ''), 'a new one has another')
+    node.setRoute(`${source}/${family === 4 ? 32 : 128}`, null)
+    node.setControl({ routeGeneration: 3 })
+    const moved = out(node, 'a', family, 'tcp', 4000, 'A').packet.ip?.source ?? ''
+    t.ok(others.includes(moved), 'until the node does not have it any more')
     node.close()
   })
 
