@@ -186,6 +186,8 @@ export interface ControlValues {
   eventRate: number
   timeouts: number[]
   flowLimit?: number
+  /** Few of them: what takes seconds takes less. */
+  jiffiesPerSecond?: number
 }
 
 export function encodeControl(control: ControlValues): Buffer {
@@ -198,7 +200,17 @@ export function encodeControl(control: ControlValues): Buffer {
     u32(5, control.flags),
     lease,
     u32(control.translating === 'presumed' ? 0x100 : Number(control.translating), 0),
-    u32(control.routeGeneration, control.epoch, control.portCount, control.eventRate, ...timeouts, 250, 0, straight, 0),
+    u32(
+      control.routeGeneration,
+      control.epoch,
+      control.portCount,
+      control.eventRate,
+      ...timeouts,
+      control.jiffiesPerSecond ?? 250,
+      0,
+      straight,
+      0
+    ),
     u32(control.flowLimit ?? 262_144, 0)
   ])
 }
