@@ -106,8 +106,8 @@ static __always_inline int note_inbound(struct packet *p, struct pod *pod, bool 
 	}
 	if (flow && flow->pod_id == pod->id && usable(p, &flow->life)) {
 		/* nor does a SYN from outside end a live SNATed flow */
-		if (!opening || (flow->verdict == FLOW_INBOUND && !is_closed(flow)) ||
-		    (flow->verdict == FLOW_SNAT && !(flow->tcp & (SEEN_FIN | SEEN_REMOTE_FIN | SEEN_RESET)))) {
+		if (!opening ||
+		    (flow->verdict != FLOW_DIRECT && !(flow->tcp & (SEEN_FIN | SEEN_REMOTE_FIN | SEEN_RESET)))) {
 			if (p->trace)
 				return trace_flow(p, flow, TRACE_FLOW, GO_ON);
 			note_remote(p, flow, six);

@@ -146,6 +146,18 @@ for (const family of [4, 6] as const) {
     }
   })
 
+  t.test(
+    `[S1] IPv${family}: an inbound connection anew over one that was half closed begins with nothing seen`,
+    async (t) => {
+      const node = quickNode()
+      connection(node, family, 'inbound').send('FA')
+      const { receive } = connection(node, family, 'inbound')
+      receive('FA')
+      t.equal(await isClosed(node, family), false, 'the FIN of the one before does not count')
+      node.close()
+    }
+  )
+
   t.test(`[S1] IPv${family}: a SYN-ACK as the first packet is no established connection`, async (t) => {
     const node = quickNode()
     out(node, 'a', family, 'tcp', 80, 'SA', to.remoteNode[family])
