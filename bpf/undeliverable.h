@@ -18,12 +18,16 @@
 #ifndef HOSTROUTE_UNDELIVERABLE_H
 #define HOSTROUTE_UNDELIVERABLE_H
 
-#define QUOTE 512              /* bytes of the packet within the error: one bpf_csum_diff() */
+/* Bytes of the packet within the error: what is left of 576 and 1,280 bytes, as the kernel's icmp_send() has it. */
+#define QUOTE4 548
+#define QUOTE6 1232
+#define QUOTE_ROOM 2048        /* a power of two */
+#define SUM_AT_ONCE 512        /* bpf_csum_diff() */
 #define ERRORS_PER_SECOND 1000 /* on a CPU; net.ipv4.icmp_msgs_per_sec */
 #define IP_DF 0x4000
 
 struct icmp_answer {
-	__u8 bytes[sizeof(struct ipv6hdr) + sizeof(struct icmp_header) + 2 * QUOTE + 4];
+	__u8 bytes[sizeof(struct ipv6hdr) + sizeof(struct icmp_header) + QUOTE_ROOM];
 	struct event_budget budget;
 };
 
@@ -91,6 +95,7 @@ static __always_inline bool tell_sender(struct packet *p, __u8 type, __u8 code, 
 	const __u32 header = six ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	const __u32 before = header + sizeof(struct icmp_header);
 	struct icmp_answer *answer = bpf_map_lookup_elem(&icmp_answers, &(__u32){ 0 });
+	const __u32 most = six ? QUOTE6 : QUOTE4;
 	__u64 quoted = p->end - ETH;
 	__u32 index = 0;
 	struct icmp_header *icmp;
@@ -104,18 +109,21 @@ static __always_inline bool tell_sender(struct packet *p, __u8 type, __u8 code, 
 	nexthop = nexthop_at(index);
 	if (!nexthop || !may_tell(&answer->budget))
 		return false;
-	if (quoted > QUOTE)
-		quoted = QUOTE;
+	if (quoted > most)
+		quoted = most;
 	if (quoted < sizeof(struct iphdr))
 		return false;
-	/* in one register from here on, and within 1 and 2 * QUOTE: Linux 6.1 carries no bound over to copies */
+	/* in one register from here on, and within 1 and QUOTE_ROOM: Linux 6.1 carries no bound over to copies */
 	asm volatile("" : "+r"(quoted));
-	quoted = ((quoted - 1) & (2 * QUOTE - 1)) + 1;
+	quoted = ((quoted - 1) & (QUOTE_ROOM - 1)) + 1;
+	/* so that the sum can be made of pieces with constant lengths */
+	for (__u32 at = before; at < before + most; at += 4) {
+		*(__u32 *)(answer->bytes + at) = 0;
+		/* else clang makes a call to memset of it, which BPF does not have */
+		asm volatile("" : : : "memory");
+	}
 	if (bpf_skb_load_bytes(p->skb, ETH, answer->bytes + before, quoted))
 		return false;
-	/* the last word that the sum takes */
-	__builtin_memset(answer->bytes + before + quoted, 0, 4);
-
 	icmp = (void *)answer->bytes + header;
 	icmp->type = type;
 	icmp->code = code;
@@ -152,7 +160,11 @@ static __always_inline bool tell_sender(struct packet *p, __u8 type, __u8 code, 
 		ip->check = ~fold(bpf_csum_diff(NULL, 0, (__be32 *)ip, sizeof(*ip), 0));
 	}
 	sum = bpf_csum_diff(NULL, 0, (__be32 *)icmp, sizeof(*icmp), sum);
-	sum = bpf_csum_diff(NULL, 0, (__be32 *)(answer->bytes + before), (quoted + 3) & ~3ULL, sum);
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)(answer->bytes + before), SUM_AT_ONCE, sum);
+	if (six)
+		sum = bpf_csum_diff(NULL, 0, (__be32 *)(answer->bytes + before + SUM_AT_ONCE), SUM_AT_ONCE, sum);
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)(answer->bytes + before + (six ? 2 : 1) * SUM_AT_ONCE),
+			    most - (six ? 2 : 1) * SUM_AT_ONCE, sum);
 	icmp->checksum = ~fold(sum);
 	if (bpf_skb_change_tail(p->skb, ETH + before + quoted, 0) ||
 	    bpf_skb_store_bytes(p->skb, ETH, answer->bytes, before + quoted, BPF_F_RECOMPUTE_CSUM))

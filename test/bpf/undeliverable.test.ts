@@ -26,7 +26,7 @@ function opened(t: { teardown(end: () => void): void }, family: Family, kind: Ki
 /** The error that `result` has become: from the node to the remote, about `original` as it was sent. */
 function matchError(t: Test, family: Family, result: Result, original: Network, type: number, code: number, mtu = 0) {
   const header = family === 4 ? 20 : 40
-  const quoted = original.bytes.subarray(0, 512)
+  const quoted = original.bytes.subarray(0, family === 4 ? 548 : 1232)
   t.equal(result.told, true, 'the sender is told')
   t.match(result.packet, {
     ip: {
