@@ -12,6 +12,7 @@
 /* What loses nothing by its end stays for so long at most: connections that are over, of all kinds but SNATed ones
  * (those only if room is short); and flows that are decided again. */
 #define CLOSED_SECONDS 10
+#define ANSWERED_SECONDS 5
 #define DIRECT_SECONDS 300
 
 static __always_inline bool is_established(const struct flow *flow, const struct reverse *reverse)
@@ -24,6 +25,20 @@ static __always_inline bool is_established(const struct flow *flow, const struct
 		       ((flow->tcp & SEEN_ACK) &&
 			(flow->ifindex || flow->seen - flow->created > control.timeout[TIMEOUT_TCP_OPENING]));
 	return flow->tcp & SEEN_ACK;
+}
+
+/* Its pod is gone, or has become another: nobody can use it. */
+static __always_inline bool is_orphan(const union tuple *tuple, const struct flow *flow, const struct reverse *reverse,
+				      bool six)
+{
+	__u32 ifindex = reverse ? reverse->ifindex : flow->verdict == FLOW_INBOUND ? flow->ifindex : 0;
+	struct address local = {};
+
+	if (six)
+		__builtin_memcpy(&local, tuple->six.local, 16);
+	else
+		local.low = MAPPED(tuple->four.local);
+	return !sender_of(&local, ifindex, flow->pod_id, six);
 }
 
 static __always_inline __u32 at_most(__u32 timeout, __u32 seconds)
@@ -50,12 +65,19 @@ static __always_inline __u32 tcp_timeout(const struct flow *flow, const struct r
 static __always_inline __u32 timeout_of(const struct flow *flow, const struct reverse *reverse, __u8 protocol,
 					__u32 pressure)
 {
+	__u32 timeout;
+
 	if (protocol == IPPROTO_TCP)
 		return tcp_timeout(flow, reverse, pressure);
 	if (protocol != IPPROTO_UDP)
 		return control.timeout[TIMEOUT_ICMP];
-	return is_stream(flow, reverse) ? control.timeout[TIMEOUT_UDP_REPLIED] :
-					  control.timeout[TIMEOUT_UDP_ONE_WAY] >> !!pressure;
+	if (is_stream(flow, reverse))
+		return control.timeout[TIMEOUT_UDP_REPLIED];
+	timeout = control.timeout[TIMEOUT_UDP_ONE_WAY];
+	if (!pressure)
+		return timeout;
+	/* a question that was answered: nothing more comes */
+	return reverse && reverse->replied ? at_most(timeout, ANSWERED_SECONDS) : timeout >> 1;
 }
 
 static __always_inline long judge_flow(const union tuple *tuple, struct flow *flow, __u8 protocol,
@@ -63,12 +85,16 @@ static __always_inline long judge_flow(const union tuple *tuple, struct flow *fl
 {
 	struct reverse *reverse = NULL;
 	union tuple key;
+	__u32 timeout;
 
 	if (flow->verdict == FLOW_SNAT) {
 		tuple_of_nat(&key, tuple, flow, six);
 		reverse = reverse_of(&key, six);
 	}
-	if (idle_of(flow, reverse, args->jiffies) <= timeout_of(flow, reverse, protocol, args->pressure)) {
+	timeout = timeout_of(flow, reverse, protocol, args->pressure);
+	if (is_orphan(tuple, flow, reverse, six))
+		timeout = at_most(timeout, CLOSED_SECONDS);
+	if (idle_of(flow, reverse, args->jiffies) <= timeout) {
 		keep_alive(&flow->life);
 		if (reverse)
 			keep_alive(&reverse->life);
@@ -91,7 +117,7 @@ static __always_inline long judge_flow(const union tuple *tuple, struct flow *fl
 			reverse->life = FLOW_LIVE;
 		goto keep;
 	}
-	/* its memory may be another flow's since it was looked up */
+	/* see claim_flow() */
 	if (flow_of(tuple, six) != flow) {
 		flow->life = FLOW_LIVE;
 		return 0;

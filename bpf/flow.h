@@ -223,26 +223,31 @@ static __always_inline void expect(const struct packet *p, struct flow *flow, bo
 /* How far beyond what the pod has acknowledged a FIN or RST may stand: what is on its way, which is less where
  * nothing was said for a second. */
 #define WINDOW_BUSY (16 * 1024 * 1024)
-#define WINDOW_IDLE (128 * 1024)
+#define WINDOW_IDLE (16 * 1024) /* within any receiver's window: what it does not take it answers */
+
+/* The pod has not sent anything for a second. */
+static __always_inline bool is_quiet(const struct flow *flow)
+{
+	return (__u32)bpf_jiffies64() - flow->seen > control.jiffies_per_second;
+}
 
 /* A remote's FIN or RST that the pod will take for one, as far as can be told (RFC 5961). */
 static __always_inline bool is_in_sequence(const struct packet *p, const struct flow *flow, bool six)
 {
 	const struct tcphdr *tcp = tcp_of(p, six);
-	__u32 idle = (__u32)bpf_jiffies64() - flow->seen;
 
 	if (!tcp || (flow->tcp & SEEN_RESET))
 		return false;
 	if (!(flow->tcp & SEEN_ACK))
 		return (p->tcp & SEEN_ACK) && tcp->ack_seq == flow->expected;
-	return bpf_ntohl(tcp->seq) - bpf_ntohl(flow->expected) <=
-	       (idle > control.jiffies_per_second ? WINDOW_IDLE : WINDOW_BUSY);
+	return bpf_ntohl(tcp->seq) - bpf_ntohl(flow->expected) <= (is_quiet(flow) ? WINDOW_IDLE : WINDOW_BUSY);
 }
 
 /* The remote's FIN, RST, or the acknowledgement of the pod's SYN-ACK. */
 static __always_inline void note_remote(const struct packet *p, struct flow *flow, bool six)
 {
 	const struct tcphdr *tcp = tcp_of(p, six);
+	__u32 now = bpf_jiffies64();
 	__u8 seen = 0;
 
 	if (flow->verdict == FLOW_INBOUND && tcp && !(flow->tcp & (SEEN_ACK | SEEN_RESET)) &&
@@ -254,7 +259,9 @@ static __always_inline void note_remote(const struct packet *p, struct flow *flo
 			seen |= SEEN_REMOTE_FIN;
 		if (p->tcp & SEEN_RST) {
 			seen |= SEEN_REMOTE_RST;
-			flow->expected = bpf_jiffies64();
+			/* where nothing was on its way the pod's next packet is its answer to a RST that it did not
+			 * take */
+			flow->expected = is_quiet(flow) ? now - 2 * control.jiffies_per_second : now;
 		}
 	}
 	see(flow, seen);
@@ -263,6 +270,20 @@ static __always_inline void note_remote(const struct packet *p, struct flow *flo
 static __always_inline bool is_closed(const struct flow *flow)
 {
 	return (flow->tcp & SEEN_RESET) || (flow->tcp & (SEEN_FIN | SEEN_REMOTE_FIN)) == (SEEN_FIN | SEEN_REMOTE_FIN);
+}
+
+/*
+ * claim() of an entry that was looked up by `tuple` a moment ago: its memory may
+ * be another flow's since then, which keeps its entry.
+ */
+static __always_inline bool claim_flow(const union tuple *tuple, struct flow *flow, bool six)
+{
+	if (!claim(&flow->life))
+		return false;
+	if (flow_of(tuple, six) == flow)
+		return true;
+	flow->life = FLOW_LIVE;
+	return false;
 }
 
 /* Stores only what differs: the line stays shared between CPUs. */
@@ -365,6 +386,11 @@ static __always_inline bool is_mid_flow(const struct packet *p)
 static __always_inline bool answers_others(const struct packet *p)
 {
 	return p->origin && p->protocol == IPPROTO_TCP && (p->tcp & (SEEN_SYN | SEEN_ACK)) == (SEEN_SYN | SEEN_ACK);
+}
+
+static __always_inline bool is_syn_ack(const struct packet *p)
+{
+	return p->protocol == IPPROTO_TCP && (p->tcp & (SEEN_SYN | SEEN_ACK | SEEN_RST)) == (SEEN_SYN | SEEN_ACK);
 }
 
 static __always_inline bool opens(const struct packet *p)

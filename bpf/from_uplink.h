@@ -73,6 +73,34 @@ static __always_inline __u8 verdict_of_inbound(struct packet *p, bool six)
 	return is_echo(p, six) || masquerade_due(&p->source) ? FLOW_INBOUND : FLOW_DIRECT;
 }
 
+static __always_inline int insert_inbound(struct packet *p, const struct pod *pod, const union tuple *tuple,
+					  __u8 verdict, enum purpose purpose, bool six)
+{
+	struct new_entries *new = bpf_map_lookup_elem(&new_entries, &(__u32){ 0 });
+	struct flow *flow;
+
+	if (!new || !has_room(pod->id, purpose, six))
+		return GO_ON;
+	flow = &new->flow;
+	__builtin_memset(flow, 0, sizeof(*flow));
+	flow->verdict = verdict;
+	flow->pod_id = pod->id;
+	if (p->trace)
+		return trace_flow(p, flow, TRACE_FLOW_NEW, GO_ON);
+	/* generation 0 is never current: the answer looks its route up */
+	flow->seen = flow->created = bpf_jiffies64();
+	insert_flow(tuple, flow, six);
+	return GO_ON;
+}
+
+/* The opener of a connection that found no room when it began: it speaks again, a flood of SYNs does not. */
+static __always_inline int note_opener(struct packet *p, const struct pod *pod, const union tuple *tuple, bool six)
+{
+	if (!awaits_opener(pod->ifindex) || (p->tcp & (SEEN_FIN | SEEN_RST)) || !masquerade_due(&p->source))
+		return GO_ON;
+	return insert_inbound(p, pod, tuple, FLOW_INBOUND, FOR_INBOUND, six);
+}
+
 /*
  * A packet for a pod that was not SNATed: whose its flow is, and that it was
  * opened from outside, so that its answers keep the pod's address whatever the
@@ -93,13 +121,13 @@ static __always_inline int note_inbound(struct packet *p, struct pod *pod, bool 
 	tuple_in(&tuple, p, six);
 	flow = flow_of(&tuple, six);
 	if (middle && !asked && !(p->tcp & SEEN_SYN) && !flow)
-		return GO_ON;
+		return note_opener(p, pod, &tuple, six);
 	if (flow && flow->pod_id == pod->id && may_be_another(p, &tuple, flow, six) &&
 	    ask_about(p->skb, &tuple, false, six) == CONNTRACK_TRANSLATES) {
 		if (!p->trace) {
 			raise_translating();
 			remember_owner(&tuple, pod->id, REASON_TRANSLATED_FLOW, six);
-			if (claim(&flow->life))
+			if (claim_flow(&tuple, flow, six))
 				delete_flow(&tuple, flow->pod_id, six);
 		}
 		return REASON_TRANSLATED_FLOW;
@@ -145,21 +173,13 @@ static __always_inline int note_inbound(struct packet *p, struct pod *pod, bool 
 		return GO_ON;
 	}
 	if (!flow || replace(p, &tuple, flow, six)) {
-		struct new_entries *new = bpf_map_lookup_elem(&new_entries, &(__u32){ 0 });
 		__u8 verdict = verdict_of_inbound(p, six);
 
 		/* of TCP the SYN-ACK makes it; no room: answers are judged as new */
-		if (!new || (verdict == FLOW_DIRECT && p->protocol == IPPROTO_TCP) || !has_room(pod->id, verdict, six))
-			return GO_ON;
-		flow = &new->flow;
-		__builtin_memset(flow, 0, sizeof(*flow));
-		flow->verdict = verdict;
-		flow->pod_id = pod->id;
-		if (p->trace)
-			return trace_flow(p, flow, TRACE_FLOW_NEW, GO_ON);
-		/* generation 0 is never current: the answer looks its route up */
-		flow->seen = flow->created = bpf_jiffies64();
-		insert_flow(&tuple, flow, six);
+		if (verdict == FLOW_INBOUND)
+			return insert_inbound(p, pod, &tuple, verdict, FOR_OPENING, six);
+		if (p->protocol != IPPROTO_TCP)
+			return insert_inbound(p, pod, &tuple, verdict, FOR_SPEED, six);
 	}
 	return GO_ON;
 }
@@ -196,22 +216,48 @@ static __always_inline int owner_of_inbound(struct packet *p, struct pod *pod, b
 	return GO_ON;
 }
 
+/* The flow at the pod whose answer `answered` is, and its tuple. */
+static __always_inline struct flow *flow_of_answer(const union tuple *answered, const struct reverse *reverse,
+						   union tuple *tuple, bool six)
+{
+	struct flow *flow;
+
+	*tuple = *answered;
+	if (six) {
+		__builtin_memcpy(tuple->six.local, reverse->pod, 16);
+		tuple->six.local_port = reverse->pod_port;
+	} else {
+		tuple->four.local = *(__be32 *)(reverse->pod + 12);
+		tuple->four.local_port = reverse->pod_port;
+	}
+	flow = flow_of(tuple, six);
+	return flow && flow->pod_id == reverse->pod_id ? flow : NULL;
+}
+
+static __attribute__((noinline)) int end_answered4(const union tuple *answered, const struct reverse *reverse)
+{
+	union tuple tuple;
+	struct flow *flow = answered && reverse ? flow_of_answer(answered, reverse, &tuple, false) : NULL;
+
+	return flow && forget(&tuple, flow, false);
+}
+
+static __attribute__((noinline)) int end_answered6(const union tuple *answered, const struct reverse *reverse)
+{
+	union tuple tuple;
+	struct flow *flow = answered && reverse ? flow_of_answer(answered, reverse, &tuple, true) : NULL;
+
+	return flow && forget(&tuple, flow, true);
+}
+
 /* The remote's end of a SNATed connection: it counts in the flow's entry. */
 static __always_inline void note_end(struct packet *p, const union tuple *answered, const struct reverse *reverse,
 				     bool six)
 {
-	union tuple tuple = *answered;
-	struct flow *flow;
+	union tuple tuple;
+	struct flow *flow = flow_of_answer(answered, reverse, &tuple, six);
 
-	if (six) {
-		__builtin_memcpy(tuple.six.local, reverse->pod, 16);
-		tuple.six.local_port = reverse->pod_port;
-	} else {
-		tuple.four.local = *(__be32 *)(reverse->pod + 12);
-		tuple.four.local_port = reverse->pod_port;
-	}
-	flow = flow_of(&tuple, six);
-	if (flow && flow->pod_id == reverse->pod_id)
+	if (flow)
 		note_remote(p, flow, six);
 }
 
@@ -267,6 +313,16 @@ static __always_inline int find_answered(struct packet *p, struct pod **found, s
 	pod = sender_of(&new->address, reverse->ifindex, reverse->pod_id, six);
 	if (!pod)
 		return REASON_NODE;
+	/* the node has begun a connection with a port that a pod has taken up in the middle of one */
+	if ((reverse->tcp & REVERSE_MIDDLE) && (p->tcp & (SEEN_SYN | SEEN_ACK)) == (SEEN_SYN | SEEN_ACK)) {
+		if (!p->trace) {
+			if (six)
+				end_answered6(&tuple, reverse);
+			else
+				end_answered4(&tuple, reverse);
+		}
+		return REASON_NODE;
+	}
 	if (p->trace) {
 		p->trace->stages |= TRACE_ASKED_REVERSE | TRACE_REVERSE;
 	} else {

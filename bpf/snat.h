@@ -91,17 +91,22 @@ __attribute__((noinline)) int node_uses6(struct __sk_buff *skb, const struct tup
 
 /*
  * Nobody will miss it: a connection that both sides have closed, or a question
- * that was answered. As the kernel does where ports are scarce (nf_nat_core.c,
- * nf_nat_used_tuple_harder).
+ * that was answered, as the kernel has it where ports are scarce (nf_nat_core.c,
+ * nf_nat_used_tuple_harder). Or nobody has answered, and it is one of the many
+ * of a pod that leaves others no port.
  */
-static __always_inline bool is_finished(const struct flow *flow, const struct reverse *reverse, __u8 protocol)
+static __always_inline bool is_dispensable(const struct flow *flow, const struct reverse *reverse, __u8 protocol,
+					   __u32 pod_id, bool six)
 {
-	if (!reverse->replied || idle_of(flow, reverse, bpf_jiffies64()) <= control.jiffies_per_second)
+	if (!reverse->replied)
+		return has_far_more(flow->pod_id, pod_id, six);
+	if (idle_of(flow, reverse, bpf_jiffies64()) <= control.jiffies_per_second)
 		return false;
 	return protocol == IPPROTO_TCP ? is_closed(flow) : !is_stream(flow, reverse);
 }
 
-/* Ends the flow that has the port in new->tuple, if it is_finished(). true: the port is free; if traced, it could be.
+/* Ends the flow that has the port in new->tuple, if it is_dispensable(). true: the port is free; if traced, it could
+ * be.
  */
 static __always_inline int recycle(struct new_entries *new, bool traced, bool six)
 {
@@ -122,11 +127,11 @@ static __always_inline int recycle(struct new_entries *new, bool traced, bool si
 	flow = flow_of(tuple, six);
 	if (!flow || flow->verdict != FLOW_SNAT ||
 	    flow->nat_port != (six ? new->tuple.six.local_port : new->tuple.four.local_port) ||
-	    !is_finished(flow, reverse, six ? tuple->six.protocol : tuple->four.protocol))
+	    !is_dispensable(flow, reverse, six ? tuple->six.protocol : tuple->four.protocol, new->flow.pod_id, six))
 		return false;
 	if (traced)
 		return true;
-	if (!claim(&flow->life))
+	if (!claim_flow(tuple, flow, six))
 		return false;
 	delete_reverse(&new->tuple, six);
 	delete_flow(tuple, flow->pod_id, six);
@@ -166,7 +171,7 @@ static __always_inline long try_port(struct port_search *search, __u32 round, bo
 		if (new->next >= control.port_count)
 			new->next -= control.port_count;
 		/* towards a remote that has most ports a socket that asks again finds others taken, too */
-		if (round == PORT_TRIES / 2 && control.port_count >= 2 * PORT_TRIES)
+		if (round == PORT_TRIES / 2 && control.port_count > PORT_TRIES)
 			new->next = bpf_get_prandom_u32() % control.port_count;
 		if (!port)
 			return 1;
@@ -293,6 +298,8 @@ static __always_inline int take_port(struct packet *p, const union tuple *tuple,
 	new->next = hash % ports;
 	/* in the middle of a connection that nobody knows, too: the kernel has most likely left its port as it was */
 	new->own = is_mid_flow(p) || may_keep_port(p->source_port) ? p->source_port : 0;
+	if (is_mid_flow(p))
+		new->reverse.tcp = REVERSE_MIDDLE;
 	/* so small that no row is tried twice; not 1, since neighbours tend to be taken together */
 	new->step = ports < 2 * PORT_TRIES ? 1 : 1 + (hash >> 16) % (ports / PORT_TRIES);
 	if (six) {
@@ -316,7 +323,7 @@ static __always_inline bool forget(const union tuple *tuple, struct flow *flow, 
 {
 	union tuple reverse;
 
-	if (!claim(&flow->life))
+	if (!claim_flow(tuple, flow, six))
 		return false;
 	if (flow->verdict == FLOW_SNAT) {
 		tuple_of_nat(&reverse, tuple, flow, six);
@@ -374,16 +381,20 @@ static __always_inline int new_flow(struct packet *p, const union tuple *tuple, 
 	flow->verdict = FLOW_DIRECT;
 	if (answers_others(p)) {
 		flow->verdict = FLOW_INBOUND;
-		flow->ifindex = nexthop->ifindex;
-		if (!has_room(flow->pod_id, FLOW_INBOUND, six))
+		flow->ifindex = p->skb->ifindex;
+		if (!has_room(flow->pod_id, FOR_OPENING, six))
 			return REASON_DROP_FLOWS;
+	} else if (is_syn_ack(p)) {
+		/* opened from outside, whatever is known of it */
+		if (trace_masquerade(p, masquerade_due(&p->destination)))
+			flow->verdict = FLOW_INBOUND;
 	} else if (p->origin != SOURCE_STAYS && trace_masquerade(p, masquerade_due(&p->destination))) {
 		reason = choose_source(p, nexthop, (struct address *)flow->nat_address, six);
 		if (reason != GO_ON)
 			return reason;
 		flow->verdict = FLOW_SNAT;
 		flow->ifindex = nexthop->ifindex;
-		if (!has_room(flow->pod_id, FLOW_SNAT, six))
+		if (!has_room(flow->pod_id, FOR_SNAT, six))
 			return REASON_DROP_FLOWS;
 		reason = take_port(p, tuple, new, &search, six);
 		if (reason != GO_ON)
@@ -395,8 +406,13 @@ static __always_inline int new_flow(struct packet *p, const union tuple *tuple, 
 		return trace_flow(p, flow, TRACE_FLOW_NEW, GO_ON);
 	}
 	/* for speed only: of what ends nothing follows */
-	if (flow->verdict == FLOW_DIRECT && ((p->tcp & SEEN_RST) || !has_room(flow->pod_id, FLOW_DIRECT, six)))
+	if (flow->verdict == FLOW_DIRECT && ((p->tcp & SEEN_RST) || !has_room(flow->pod_id, FOR_SPEED, six)))
 		return GO_ON;
+	/* when the opener speaks again there is more room for it: see note_opener() */
+	if (flow->verdict == FLOW_INBOUND && !has_room(flow->pod_id, FOR_OPENING, six)) {
+		await_opener(p->skb->ifindex);
+		return GO_ON;
+	}
 	error = insert_flow(tuple, flow, six);
 	if (error && flow->verdict == FLOW_SNAT) {
 		delete_reverse(&new->tuple, six);

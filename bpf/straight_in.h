@@ -28,7 +28,7 @@ static __attribute__((noinline)) __u32 inbound_owner4(const struct pod *pod, con
 	flow = bpf_map_lookup_elem(&flows4, tuple);
 	if (!flow) {
 		if (tuple->protocol == IPPROTO_TCP && !is_asked_about(tuple, pod->ifindex))
-			return FLOW_FAST;
+			return awaits_opener(pod->ifindex) ? FLOW_UNKNOWN : FLOW_FAST;
 		owner = straight_owner4(tuple, pod->id);
 		/* what is nobody else's gets an entry, but TCP in the middle */
 		return owner == FLOW_FAST && (tuple->protocol == IPPROTO_UDP || (control.flags & CONTROL_HAND_OVER)) ?

@@ -16,7 +16,7 @@ static __always_inline void forget_plain(const union tuple *tuple, bool six)
 {
 	struct flow *flow = flow_of(tuple, six);
 
-	if (flow && flow->verdict != FLOW_SNAT && claim(&flow->life))
+	if (flow && flow->verdict != FLOW_SNAT && claim_flow(tuple, flow, six))
 		delete_flow(tuple, flow->pod_id, six);
 }
 

@@ -317,8 +317,8 @@ struct flow {
 	__u8 nat_address[16];              /* v4-mapped or IPv6 */
 	__u32 created;                     /* jiffies, low 32 bits */
 	struct snat_difference difference; /* FLOW_SNAT */
-	__u32 ifindex; /* FLOW_SNAT: the uplink for which nat_address was chosen; FLOW_INBOUND: 0, or the opener's
-			  packets come another way (pod_sources) */
+	__u32 ifindex; /* FLOW_SNAT: the uplink for which nat_address was chosen; FLOW_INBOUND: 0, or the pod's device
+			  if the opener's packets come another way (pod_sources) */
 	/*
 	 * TCP, network order. After SEEN_ACK the sequence number of which the pod has
 	 * asked for the next byte; before it the acknowledgement that its SYN, or
@@ -327,10 +327,12 @@ struct flow {
 	__u32 expected;
 }; /* 56 */
 
+#define REVERSE_MIDDLE (1U << 7) /* made by a packet in the middle of a connection: no SYN-ACK is for it */
+
 struct reverse {
 	__u8 pod[16];  /* v4-mapped or IPv6 */
 	__be16 pod_port;
-	__u8 tcp;      /* SEEN_SYN, SEEN_ACK from the remote */
+	__u8 tcp;      /* SEEN_SYN, SEEN_ACK from the remote; REVERSE_MIDDLE */
 	__u8 replied;  /* 1: the remote has answered */
 	__u32 seen;    /* jiffies of the remote's last packet, valid if replied */
 	__u32 pod_id;

@@ -16,6 +16,8 @@ export interface PodFlow {
   remotePort: number
   /** Echo: the requests are the remote's. */
   remoteAsks: boolean
+  /** TCP: the handshake is not over. */
+  halfOpen: boolean
 }
 
 export interface TranslatedFlows {
@@ -64,7 +66,7 @@ function isKnown(protocol: number): boolean {
   return protocol === protocols.tcp || protocol === protocols.udp || isEcho(protocol)
 }
 
-function flowOf({ family }: Entry, tuple: Tuple): PodFlow {
+function flowOf({ family, tcp }: Entry, tuple: Tuple): PodFlow {
   return {
     family,
     protocol: tuple.protocol,
@@ -72,6 +74,7 @@ function flowOf({ family }: Entry, tuple: Tuple): PodFlow {
     podPort: tuple.sourcePort,
     remote: tuple.destination,
     remotePort: isEcho(tuple.protocol) ? 0 : tuple.destinationPort,
-    remoteAsks: isEcho(tuple.protocol) && !isRequest(tuple)
+    remoteAsks: isEcho(tuple.protocol) && !isRequest(tuple),
+    halfOpen: tcp !== null && (tcp.state === tcpState.synSent || tcp.state === tcpState.synReceived)
   }
 }

@@ -9,17 +9,18 @@ import { ConntrackError, tracksNothing } from '../conntrack/table.js'
 import { type PodFlow, readTranslated } from '../conntrack/translated.js'
 import type { Logger } from '../log.js'
 import { encodeOwner, encodePlainFlow, encodeTuple } from '../maps/codec.js'
-import { CODES, ECHO_ASKED } from '../maps/layout.js'
+import { CODES, ECHO_ASKED, STRUCTS } from '../maps/layout.js'
 import { markStackPair } from '../maps/stack-pairs.js'
 import type { BpfMap, BpfObject, NativeError } from '../native.js'
 import { Slice } from '../netlink/slice.js'
 import type { Address } from '../state/types.js'
+import { readAccount, readUsage } from './accounts.js'
 import { stackConnections } from './carried.js'
 import { chargeFlows } from './clock.js'
 import type { ControlBlock } from './control-block.js'
 import { type LocalPod, type Maps, podsIn } from './live-flows.js'
 
-type Object = Maps & Pick<BpfObject, 'testRun'>
+type Object = Maps & Pick<BpfObject, 'testRun' | 'readControl'>
 
 export interface Claiming {
   object: Object
@@ -53,7 +54,11 @@ export async function claimTranslated(
   if (forwarding) for (const ifindex of waiting) unread.delete(ifindex)
   try {
     const { read, translated, flows, pairs, inbound } = await readTranslated((address) => pods.has(address))
-    await writeInbound(object, pods, inbound, Number(control.now() & 0xffff_ffffn))
+    const left = await writeInbound(object, pods, inbound, Number(control.now() & 0xffff_ffffn))
+    if (left > 0)
+      log.warn(
+        `${left} connections from outside find no room in their pods' shares of limits.flows: their answers may be masqueraded`
+      )
     if (translated > 0) {
       control.setTranslating('known', true)
       await markPairs(object.map('stack_pairs'), pairs)
@@ -92,29 +97,44 @@ async function writeOwners(object: Maps, pods: Map<Address, LocalPod>, flows: Po
   }
 }
 
-/** Who opened a connection decides whether the pod's packets are masqueraded: conntrack is about to forget it. */
+/**
+ * Who opened a connection decides whether the pod's packets are masqueraded:
+ * conntrack is about to forget it. A pod gets no more than its share, as in
+ * bpf/account.h; the number of those that have found no room.
+ */
 async function writeInbound(
   object: Object,
   pods: Map<Address, LocalPod>,
   flows: PodFlow[],
   now: number
-): Promise<void> {
+): Promise<number> {
   const slice = new Slice()
   const maps = { 4: object.map('flows4'), 6: object.map('flows6') }
+  const limit = object.readControl().readUInt32LE(STRUCTS.control.offset.flow_limit)
+  let left = 0
   for (const flow of flows) {
-    const { family, protocol, pod } = flow
-    const tcp = CODES.SEEN_ACK | (protocol === protocols.tcp ? CODES.SEEN_REMOTE_ACK : 0)
+    const { family, protocol, pod, halfOpen } = flow
     const podId = pods.get(pod)?.id ?? 0
+    const room = limit - readUsage(object).flows[family]
+    if (readAccount(object, podId)[family] >= room / 2) {
+      left++
+      continue
+    }
+    const both = protocol === protocols.tcp ? CODES.SEEN_ACK | CODES.SEEN_REMOTE_ACK : CODES.SEEN_ACK
+    const tcp = halfOpen ? CODES.SEEN_SYN : both
     const value = encodePlainFlow({ seen: now, created: now, podId, verdict: CODES.FLOW_INBOUND, tcp })
+    // before it: a daemon that ends in between leaves an account too large by one, not below nothing
+    chargeFlows(object, family, podId, 1)
     try {
       maps[family].update(keyOf(flow), value, onlyIfAbsent)
-      chargeFlows(object, family, podId, 1)
     } catch (error) {
-      // the programs have met it already
-      if ((error as NativeError).code !== 'EEXIST') throw error
+      chargeFlows(object, family, podId, -1)
+      // the programs have met it already; or so many are being freed that the kernel gives no more just now
+      if (!['EEXIST', 'E2BIG', 'ENOMEM'].includes((error as NativeError).code ?? '')) throw error
     }
     if (slice.due()) await slice.rest()
   }
+  return left
 }
 
 function keyOf({ protocol, pod, podPort, remote, remotePort, remoteAsks }: PodFlow): Buffer {

@@ -98,3 +98,58 @@ for (const family of [4, 6] as const) {
     }
   )
 }
+
+for (const family of [4, 6] as const) {
+  t.test(`[S10] IPv${family}: a listening pod under a flood of SYNs serves the clients that go on`, async (t) => {
+    const node = testNode()
+    node.setControl({ flowLimit: LIMIT })
+    const client = (port: number, flags: string) => {
+      const addresses = { source: to.external[family], destination: pod('b', family) }
+      const content = tcp({ sourcePort: port, destinationPort: 80, flags, ...numbers(flags) })
+      return node.send('up0', ip(addresses, content))
+    }
+    const server = (port: number, flags: string) => {
+      const addresses = { source: pod('b', family), destination: to.external[family] }
+      const content = tcp({ sourcePort: 80, destinationPort: port, flags, ...numbers(flags) })
+      return node.send('b', ip(addresses, content)).packet.ip?.source
+    }
+    for (let port = 1000; port < 1000 + LIMIT; port++) {
+      client(port, 'S')
+      t.equal(server(port, 'SA'), pod('b', family))
+    }
+    const half = node.flows(family).length
+    t.ok(half <= LIMIT / 5 + 1, `${half} half-open ones of ${LIMIT}`)
+    for (let port = 5000; port < 5020; port++) {
+      client(port, 'S')
+      t.equal(server(port, 'SA'), pod('b', family), 'no entry, and not masqueraded')
+      client(port, 'A')
+      t.equal(server(port, 'PA'), pod('b', family), 'the opener has spoken again')
+      t.equal(server(port, 'FA'), pod('b', family))
+    }
+    node.close()
+  })
+
+  t.test(
+    `[S9] IPv${family}: a pod that has all ports to a remote, and no answers, leaves some to others`,
+    async (t) => {
+      const ports = Array.from({ length: 300 }, (_, at) => 20000 + at)
+      const node = testNode({ ports })
+      for (let port = 1; port <= 300; port++) out(node, 'a', family, 'udp', port)
+      for (let port = 1; port <= 40; port++) t.equal(out(node, 'b', family, 'udp', port).reason, 'to-uplink')
+      node.close()
+    }
+  )
+
+  t.test(
+    `[S8] IPv${family}: a port taken up in the middle of a connection is the node's if the node opens one with it`,
+    async (t) => {
+      const node = testNode()
+      const taken = out(node, 'a', family, 'tcp', 40_000, 'A')
+      t.equal(taken.packet.l4?.sourcePort, 40_000, 'as the kernel would leave it')
+      t.equal(back(node, family, 'tcp', 40_000, 'SA').verdict, 'stack')
+      t.same([node.flows(family).length, node.reverses(family).length], [0, 0])
+      t.equal(back(node, family, 'tcp', 40_000, 'A').verdict, 'stack', 'what follows, too')
+      node.close()
+    }
+  )
+}

@@ -264,6 +264,25 @@ for (const family of [4, 6] as const) {
     }
   )
 
+  t.test(`[S16] IPv${family} flows of a pod that is gone leave after seconds, though established`, async (t) => {
+    const node = testNode({ timeouts: short() })
+    node.setControl({ jiffiesPerSecond: 1 }) // 10 s are 10 jiffies
+    establish(node, family, 1000)
+    node.send(
+      'b',
+      ip(
+        { source: devices.b[`v${family}`], destination: to.external[family] },
+        tcp({ sourcePort: 1, destinationPort: 80, flags: 'S' })
+      )
+    )
+    node.setPod('a', devices.a[`v${family}`], { id: 900 })
+    await sleep(150)
+    node.expire(family)
+    t.match(node.expire(family), { live: 1, deleted: 1 })
+    t.match(node.flows(family), [{ local: devices.b[`v${family}`] }])
+    node.close()
+  })
+
   t.test(`the IPv${family} run leaves the other family alone`, async (t) => {
     const node = testNode({ timeouts: short(3) })
     const other = family === 4 ? 6 : 4

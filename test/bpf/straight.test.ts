@@ -22,6 +22,7 @@ import { content, natPort } from './snat_flow.js'
 import {
   changeEntries,
   compareWays,
+  forgetOpenings,
   frameFor,
   type Options,
   randomRounds,
@@ -68,6 +69,7 @@ function open(): void {
   }
 }
 open()
+forgetOpenings(node)
 
 const ack = (flags = 'A', data: Buffer | string = 'data') => content('tcp', port.tcp, false, flags, data as string)
 const datagram = (checksum?: number) =>

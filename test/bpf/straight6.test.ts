@@ -21,6 +21,7 @@ import { content, natPort } from './snat_flow.js'
 import {
   changeEntries,
   compareWays,
+  forgetOpenings,
   frameFor,
   type Options,
   randomRounds,
@@ -67,6 +68,7 @@ function open(): void {
   }
 }
 open()
+forgetOpenings(node)
 
 const ack = (flags = 'A', data: Buffer | string = 'data') =>
   tcp({ sourcePort: port.tcp, destinationPort: 443, flags }, data)

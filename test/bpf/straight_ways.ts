@@ -113,6 +113,11 @@ export function run(node: TestNode, program: string, device: DeviceName, frame: 
   }
 }
 
+/** As long after the last SYN-ACK: TCP from outside is not looked up any more. */
+export function forgetOpenings(node: TestNode): void {
+  for (let turn = 0; turn < 16; turn++) node.object.testRun('count_down_openings', {})
+}
+
 export function frameFor(device: DeviceName, network: Network): Buffer {
   return ethernet({ source: macBehind(device), destination: devices[device].mac }, network)
 }

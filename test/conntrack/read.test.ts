@@ -45,7 +45,8 @@ t.test('[K6] translated connections are read as the pods see them', async (t) =>
         protocol,
         pod: hex(one.address[family]),
         remotePort: 9,
-        remoteAsks: false
+        remoteAsks: false,
+        halfOpen: false
       } as const
       for (const remote of targets) {
         const found = client.find(({ line }) => line.includes(` dst=${remote} `))
@@ -62,7 +63,14 @@ t.test('[K6] translated connections are read as the pods see them', async (t) =>
     }
     const echo = family === 'v4' ? protocols.icmp : protocols.icmp6
     await one.ping(services.near[family], { count: 1, arguments: ['-e', '4711'] })
-    const ping = { family: number, protocol: echo, podPort: 4711, remotePort: 0, remoteAsks: false } as const
+    const ping = {
+      family: number,
+      protocol: echo,
+      podPort: 4711,
+      remotePort: 0,
+      remoteAsks: false,
+      halfOpen: false
+    } as const
     wanted.push({ ...ping, pod: hex(one.address[family]), remote: hex(services.near[family]) })
     wanted.push({ ...ping, pod: hex(two.address[family]), remote: hex(one.address[family]), remoteAsks: true })
   }
@@ -76,7 +84,8 @@ t.test('[K6] translated connections are read as the pods see them', async (t) =>
     podPort: 9,
     remote: hex(OUTSIDE.v4),
     remotePort: Number(/sport=(\d+)/.exec(line)?.[1]),
-    remoteAsks: false
+    remoteAsks: false,
+    halfOpen: false
   })
   const { result } = await act(node, { verb: 'translated', pods: podsOf(node) })
   const text = (flow: PodFlow) => JSON.stringify(Object.entries(flow).sort())
