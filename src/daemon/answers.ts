@@ -34,7 +34,6 @@ import { CLASS_ROUTES, MAX_NEXTHOPS, POD_SLOTS } from '../maps/layout.js'
 import { native } from '../native.js'
 import type { Address } from '../state/types.js'
 import { packageVersion } from '../version.js'
-import { largest, readUsage } from './accounts.js'
 import { Counters, total } from './counters.js'
 import type { Datapath } from './datapath.js'
 import { deleteSelected } from './deletion.js'
@@ -150,7 +149,7 @@ export class Answers implements NodeControl {
   private counts(): Counts {
     const { planner, datapath, config, masquerade } = this.node
     const fill = datapath?.writer.fill()
-    const usage = datapath ? readUsage(datapath.object) : null
+    const usage = datapath?.accounts.usage
     const capacity = datapath?.flowLimit ?? flowLimit(config)
     const { limits } = config
     return {
@@ -165,7 +164,7 @@ export class Answers implements NodeControl {
       flows4: { used: usage?.flows[4] ?? 0, capacity },
       flows6: { used: usage?.flows[6] ?? 0, capacity },
       mostFlows: datapath
-        ? largest(datapath.object, podsTold).map(({ ifindex, flows }) => ({
+        ? datapath.accounts.largest(podsTold).map(({ ifindex, flows }) => ({
             device: this.node.deviceName(ifindex),
             flows
           }))

@@ -22,6 +22,7 @@ import { type ApplyResult, createWriter, type Writer } from '../maps/writer.js'
 import { type BpfObject, native } from '../native.js'
 import type { PlanChange } from '../plan/change.js'
 import type { Plan, WantedDevice } from '../plan/types.js'
+import { Accounts } from './accounts.js'
 import { measureJiffies } from './clock.js'
 import { ControlBlock } from './control-block.js'
 import { Hooks } from './hooks.js'
@@ -40,6 +41,9 @@ export class Datapath {
   left: ApplyResult['alarms'] = []
   /** What the last write complained of. */
   alarms: string[] = []
+  readonly accounts: Accounts
+  /** What flows4 and flows6 were made for. */
+  private readonly mostFlows: number
   private started = false
   private portsInUse = ''
   private portTotal = 0
@@ -62,6 +66,8 @@ export class Datapath {
     asksConntrack: boolean
   ) {
     this.current = object
+    this.accounts = new Accounts(object)
+    this.mostFlows = object.map('flows4').info.maxEntries
     this.asksConntrack = asksConntrack
   }
 
@@ -205,12 +211,12 @@ export class Datapath {
 
   /** Flows that each family may have. */
   get flowLimit(): number {
-    return Math.min(flowLimit(this.options.config), this.object.map('flows4').info.maxEntries)
+    return Math.min(flowLimit(this.options.config), this.mostFlows)
   }
 
   /** What flows4 and flows6 were made for stays until their pins go: their entries would be lost. */
   private limitFlows(config: Config): void {
-    const [wanted, most] = [flowLimit(config), this.object.map('flows4').info.maxEntries]
+    const [wanted, most] = [flowLimit(config), this.mostFlows]
     if (wanted > most)
       this.options.log.warn(
         `limits.flows is ${wanted}, but the flow tables were made for ${most}: ${most} are in force until hostroute disable and enable make new ones`

@@ -5,10 +5,8 @@
 
 import { native } from '../native.js'
 import type { Family } from '../state/types.js'
-import { largest, readUsage } from './accounts.js'
 import type { Datapath } from './datapath.js'
 import { expireFlows } from './expiry.js'
-import type { Maps } from './live-flows.js'
 import type { Node } from './node.js'
 
 const tick = 5000
@@ -147,16 +145,17 @@ export class Routine {
     for (const family of families) {
       if (full[family] <= fullAt || Date.now() - this.fullTold < 60_000) continue
       this.fullTold = Date.now()
-      const used = readUsage(datapath.object).flows[family]
+      const used = datapath.accounts.usage.flows[family]
       this.node.problem(
         'flows',
-        `${used} of ${datapath.flowLimit} IPv${family} flows are in use, most by ${this.largest(datapath.object)} (hostroute snat top); no pod can take the rest from the others; raise limits.flows if they are needed (in force at once)`
+        `${used} of ${datapath.flowLimit} IPv${family} flows are in use, most by ${this.largest(datapath)} (hostroute snat top); no pod can take the rest from the others; raise limits.flows if they are needed (in force at once)`
       )
     }
   }
 
-  private largest(maps: Maps): string {
-    return largest(maps, 3)
+  private largest({ accounts }: Datapath): string {
+    return accounts
+      .largest(3)
       .map(({ ifindex, flows }) => `${this.node.deviceName(ifindex)} (${flows})`)
       .join(', ')
   }
@@ -165,7 +164,7 @@ export class Routine {
   private tellMoved(): void {
     const { datapath } = this.node
     if (!datapath) return
-    const { moved } = readUsage(datapath.object)
+    const { moved } = datapath.accounts.usage
     // those of an earlier daemon were told by it; new maps count from 0
     const before = this.moved ?? (datapath.takenOver ? moved : 0)
     const since = moved < before ? moved : moved - before
@@ -192,7 +191,7 @@ function leasePeriod(lease: number | null): number {
 }
 
 /** Shares of the flow tables in use. */
-function fills({ object, flowLimit }: Datapath): Record<Family, number> {
-  const { flows } = readUsage(object)
+function fills({ accounts, flowLimit }: Datapath): Record<Family, number> {
+  const { flows } = accounts.usage
   return { 4: flows[4] / flowLimit, 6: flows[6] / flowLimit }
 }

@@ -14,7 +14,7 @@ import { markStackPair } from '../maps/stack-pairs.js'
 import type { BpfMap, BpfObject, NativeError } from '../native.js'
 import { Slice } from '../netlink/slice.js'
 import type { Address } from '../state/types.js'
-import { readAccount, readUsage } from './accounts.js'
+import { Accounts } from './accounts.js'
 import { stackConnections } from './carried.js'
 import { chargeFlows } from './clock.js'
 import type { ControlBlock } from './control-block.js'
@@ -110,13 +110,14 @@ async function writeInbound(
 ): Promise<number> {
   const slice = new Slice()
   const maps = { 4: object.map('flows4'), 6: object.map('flows6') }
+  const accounts = new Accounts(object)
   const limit = object.readControl().readUInt32LE(STRUCTS.control.offset.flow_limit)
   let left = 0
   for (const flow of flows) {
     const { family, protocol, pod, halfOpen } = flow
     const podId = pods.get(pod)?.id ?? 0
-    const room = limit - readUsage(object).flows[family]
-    if (readAccount(object, podId)[family] >= room / 2) {
+    const room = limit - accounts.usage.flows[family]
+    if (accounts.of(podId)[family] >= room / 2) {
       left++
       continue
     }
