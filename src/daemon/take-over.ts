@@ -117,7 +117,7 @@ async function writeInbound(
     const { family, protocol, pod, halfOpen } = flow
     const podId = pods.get(pod)?.id ?? 0
     const room = limit - accounts.usage.flows[family]
-    if (accounts.of(podId)[family] >= room / 2) {
+    if (accounts.of(podId)[family] >= room / (halfOpen ? 4 : 2)) {
       left++
       continue
     }
