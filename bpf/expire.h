@@ -48,14 +48,19 @@ static __always_inline __u32 at_most(__u32 timeout, __u32 seconds)
 	return timeout < most ? timeout : most;
 }
 
+static __always_inline __u32 closed_timeout(bool soon)
+{
+	const __u32 timeout = control.timeout[TIMEOUT_TCP_CLOSING];
+
+	return soon ? at_most(timeout, CLOSED_SECONDS) : timeout;
+}
+
 static __always_inline __u32 tcp_timeout(const struct flow *flow, const struct reverse *reverse, __u32 pressure)
 {
 	__u32 timeout;
 
-	if (is_closed(flow)) {
-		timeout = control.timeout[TIMEOUT_TCP_CLOSING];
-		return flow->verdict != FLOW_SNAT || pressure ? at_most(timeout, CLOSED_SECONDS) : timeout;
-	}
+	if (is_closed(flow))
+		return closed_timeout(flow->verdict != FLOW_SNAT || pressure);
 	if (!is_established(flow, reverse))
 		return control.timeout[TIMEOUT_TCP_OPENING] >> !!pressure;
 	timeout = control.timeout[TIMEOUT_TCP_ESTABLISHED];
@@ -92,8 +97,8 @@ static __always_inline long judge_flow(const union tuple *tuple, struct flow *fl
 		reverse = reverse_of(&key, six);
 	}
 	timeout = timeout_of(flow, reverse, protocol, args->pressure);
-	if (is_orphan(tuple, flow, reverse, six))
-		timeout = at_most(timeout, CLOSED_SECONDS);
+	if (is_orphan(tuple, flow, reverse, six) && timeout > closed_timeout(args->pressure))
+		timeout = closed_timeout(args->pressure);
 	if (idle_of(flow, reverse, args->jiffies) <= timeout) {
 		keep_alive(&flow->life);
 		if (reverse)

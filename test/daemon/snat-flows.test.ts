@@ -101,7 +101,7 @@ t.test('snat delete: by pod, remote and age; a UDP socket goes on with its port,
 
 t.test('a million flows are printed in bounded memory of daemon and command', async (t) => {
   const count = 1_000_000
-  const timeouts = { tcpOpening: '1h' }
+  const timeouts = { tcpOpening: '1h', tcpClosing: '1h' }
   const config = { limits: { flows: 1 << 20 }, snat: { timeouts }, expireInterval: '1s' }
   const lab = await servedLab(t, { pods: 1 }, { config, timeout: 30_000 })
   const node = lab.node(0)
