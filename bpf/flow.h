@@ -133,6 +133,20 @@ static __always_inline void tuple_of_nat(union tuple *reverse, const union tuple
 	}
 }
 
+/* The other way round: the key in flows* that belongs to an entry of reverse*. */
+static __always_inline void tuple_of_pod(union tuple *tuple, const union tuple *answered, const struct reverse *reverse,
+					 bool six)
+{
+	*tuple = *answered;
+	if (six) {
+		__builtin_memcpy(tuple->six.local, reverse->pod, 16);
+		tuple->six.local_port = reverse->pod_port;
+	} else {
+		tuple->four.local = *(__be32 *)(reverse->pod + 12);
+		tuple->four.local_port = reverse->pod_port;
+	}
+}
+
 /* true: the entry may be used. false: somebody is deleting it. */
 static __always_inline bool keep_alive(__u32 *life)
 {

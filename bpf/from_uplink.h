@@ -222,14 +222,7 @@ static __always_inline struct flow *flow_of_answer(const union tuple *answered, 
 {
 	struct flow *flow;
 
-	*tuple = *answered;
-	if (six) {
-		__builtin_memcpy(tuple->six.local, reverse->pod, 16);
-		tuple->six.local_port = reverse->pod_port;
-	} else {
-		tuple->four.local = *(__be32 *)(reverse->pod + 12);
-		tuple->four.local_port = reverse->pod_port;
-	}
+	tuple_of_pod(tuple, answered, reverse, six);
 	flow = flow_of(tuple, six);
 	return flow && flow->pod_id == reverse->pod_id ? flow : NULL;
 }

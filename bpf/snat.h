@@ -116,14 +116,7 @@ static __always_inline int recycle(struct new_entries *new, bool traced, bool si
 
 	if (!reverse)
 		return true;
-	*tuple = new->tuple;
-	if (six) {
-		__builtin_memcpy(tuple->six.local, reverse->pod, 16);
-		tuple->six.local_port = reverse->pod_port;
-	} else {
-		tuple->four.local = *(__be32 *)(reverse->pod + 12);
-		tuple->four.local_port = reverse->pod_port;
-	}
+	tuple_of_pod(tuple, &new->tuple, reverse, six);
 	flow = flow_of(tuple, six);
 	if (!flow || flow->verdict != FLOW_SNAT ||
 	    flow->nat_port != (six ? new->tuple.six.local_port : new->tuple.four.local_port) ||

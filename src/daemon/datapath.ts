@@ -216,12 +216,17 @@ export class Datapath {
 
   /** What flows4 and flows6 were made for stays until their pins go: their entries would be lost. */
   private limitFlows(config: Config): void {
-    const [wanted, most] = [flowLimit(config), this.mostFlows]
-    if (wanted > most)
-      this.options.log.warn(
-        `limits.flows is ${wanted}, but the flow tables were made for ${most}: ${most} are in force until hostroute disable and enable make new ones`
-      )
-    this.control.limitFlows(Math.min(wanted, most))
+    const problem = this.flowLimitProblem
+    if (problem !== null) this.options.log.warn(problem)
+    this.control.limitFlows(Math.min(flowLimit(config), this.mostFlows))
+  }
+
+  /** Why limits.flows is not in force as it stands; null: it is. */
+  get flowLimitProblem(): string | null {
+    const [wanted, most] = [flowLimit(this.options.config), this.mostFlows]
+    return wanted > most
+      ? `limits.flows is ${wanted}, but the flow tables were made for ${most}: ${most} are in force until hostroute disable and enable make new ones`
+      : null
   }
 
   get ports(): number {

@@ -482,7 +482,9 @@ export class Node {
     this.log.info(
       `configuration read again${restartNeeded.length > 0 ? `; only a restart brings ${restartNeeded.join(', ')} into force` : ''}`
     )
-    return { ok: true, problems: this.masquerade.problems, restartNeeded }
+    const flows = this.datapath?.flowLimitProblem ?? null
+    const problems = [...this.masquerade.problems, ...(flows === null ? [] : [flows])]
+    return { ok: true, problems, restartNeeded }
   }
 
   /** As configured: detached, or the pinned datapath left to forward. */

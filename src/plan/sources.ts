@@ -107,12 +107,16 @@ function findConfigured(
 }
 
 /** Named by itself an address may be of any kind; of a prefix or device not those that come and go with privacy extensions. */
+/** RT_SCOPE_HOST */
+const hostScope = 254
+
 function isMeant(entry: SnatAddress, address: InterfaceAddress, state: NodeState): boolean {
   const { family, local, ifindex, usable, scope, secondary } = address
   if (!usable) return false
   if ('prefix' in entry) {
     const { address: outer, length } = splitPrefix(entry.prefix)
-    if (length === outer.length * 4) return local === outer
+    // one that is named may have any scope but the host's own: nobody outside could answer to it
+    if (length === outer.length * 4) return local === outer && scope !== hostScope
     if (!contains(outer, length, local)) return false
   } else if (!matchesGlob(entry.device, state.links.get(ifindex)?.name ?? '')) return false
   return scope === 0 && !(family === 6 && secondary)

@@ -56,6 +56,14 @@ t.test('[S10] floods from a pod and from outside', async (t) => {
   const { value } = await control(node).post<ReloadResult>('/v1/reload')
   t.match(value, { ok: true, restartNeeded: [] }, 'the limit is raised at run time')
   t.equal((await status(node)).counts.flows4.capacity, 2 * LIMIT)
+
+  node.daemon.writeConfig({ ...plain, limits: { flows: 64 * LIMIT } })
+  const reload = await node.hostroute(['reload'])
+  t.match(
+    reload.stdout,
+    /limits\.flows is 131072, but the flow tables were made for 4096/,
+    'beyond the tables it is not'
+  )
   const answer = await flooding.ask({ protocol: 'tcp', address: OUTSIDE.v4, port: 7 })
   t.match(answer, { error: null, peer: node.address.v4 }, 'and the flooding pod has room again')
 })

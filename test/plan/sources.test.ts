@@ -78,6 +78,14 @@ t.test('[S14] what is not there, not usable, link-local or temporary is not used
   t.equal(sources(six, 'fd00:a::/32'), hex('2001:db8::10'))
 })
 
+t.test("[S14] an address of the host's own scope is nobody's source, even if it is named", async (t) => {
+  const made = node()
+  made.addresses.get(1)?.push(interfaceAddress(1, '127.0.0.1/8', { scope: 254 }))
+  const named = plan(made, address('127.0.0.1'))
+  t.strictSame(both(named), ['dropped', 'dropped'])
+  t.strictSame(named.lackingSources, { entries: ['127.0.0.1'], families: [4] })
+})
+
 t.test('[S14] without any of them nothing else takes their place', async (t) => {
   const none = plan(node(), address('192.0.2.99'))
   t.strictSame(both(none), ['dropped', 'dropped'])
