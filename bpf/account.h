@@ -13,6 +13,8 @@
 #ifndef HOSTROUTE_ACCOUNT_H
 #define HOSTROUTE_ACCOUNT_H
 
+#include "maps.h"
+
 #define A_FEW 64
 
 static __always_inline struct account *account_of(__u32 pod_id)

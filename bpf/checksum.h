@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Internet checksum by difference (RFC 1624). Differences are one's complement
- * sums of "new minus old" words as they stand in memory, not folded.
+ * sums of "new minus old" words as they stand in memory, not folded. Arithmetic
+ * only: what is written to a packet is in packet_write.h and packet_store.h.
  */
 #ifndef HOSTROUTE_CHECKSUM_H
 #define HOSTROUTE_CHECKSUM_H
+
+#include "flow_types.h"
+#include "packet.h"
 
 static __always_inline __u32 difference2(__u16 old, __u16 new)
 {
@@ -29,12 +33,6 @@ static __always_inline __u32 difference4(__u32 old, __u32 new)
 #else
 #define HOP_LIMIT_LESS 0xfffeU
 #endif
-
-/* Of two words only: one step is enough. */
-static __always_inline __u16 fold2(__u32 sum)
-{
-	return sum + (sum >> 16);
-}
 
 static __always_inline __u16 fold(__u32 sum)
 {
@@ -88,101 +86,53 @@ static __always_inline __u16 checksum_after(__u16 check, __u32 difference)
 	return ~fold((__u32)(__u16)~check + difference);
 }
 
-/* TTL one less, and the header's checksum with it (RFC 1141; as ip_decrease_ttl). */
-static __always_inline void decrease_ttl4(struct iphdr *ip)
+/* The same by a folded difference, in fewer steps: what adds to the sum takes from its complement. */
+static __always_inline __u16 checksum_after_folded(__u16 check, __u16 difference)
 {
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-	/* TTL, protocol and checksum in one word: 1 off the lowest byte, 1 and a carry to the upper half */
-	__u32 *word = (__u32 *)&ip->ttl;
-	__u32 old = *word, new = old + 0xffff;
+	const __u32 less = (__u32)check - difference;
 
-	if (old >= 0xfffe0000) {
-		/* a jump that is hardly ever taken; clang would compute both */
-		asm volatile("" : "+r"(new));
-		new += 0x10000;
-	}
-	*word = new;
-#else
-	__u32 check = ip->check + bpf_htons(0x0100);
-
-	ip->check = check + (check >= 0xffff);
-	ip->ttl--;
-#endif
-}
-
-/* enum of the kernel's skb->ip_summed; UNKNOWN: the kernel does not say. */
-enum checksum_state {
-	CHECKSUM_UNKNOWN = -1,
-	CHECKSUM_NONE = 0,
-	CHECKSUM_UNNECESSARY = 1,
-	CHECKSUM_COMPLETE = 2,
-	CHECKSUM_PARTIAL = 3,
-};
-
-/* libbpf puts the running kernel's offset in (CO-RE). */
-struct sk_buff {
-	__u8 ip_summed : 2;
-	__u8 encapsulation : 1;
-	__u16 inner_transport_header;
-	__u16 network_header;
-} __attribute__((preserve_access_index));
-
-/* Came with Linux 6.4, after the kfunc. bpf_ksym_exists() would not pass the verifiers of 6.2 and 6.3. */
-struct bpf_iter_num___since_6_4 {
-	int any;
-};
-
-extern void *bpf_cast_to_kern_ctx(void *context) __ksym __weak;
-
-/* Of all packets of this kernel: a constant by the time the program is loaded. */
-static __always_inline bool tells_checksum_state(void)
-{
-	return bpf_core_type_exists(struct bpf_iter_num___since_6_4);
+	/* borrowed: one more */
+	return less + (less >> 16);
 }
 
 /*
- * What the transport checksum field holds. Costs few instructions: the verifier
- * resolves the call, libbpf the offset and the shifts of a field within a byte.
+ * A router refuses a damaged header (RFC 1812 5.2.2); the stack counts it. The
+ * sum of the words must be a multiple of 0xffff. (2^16 - 1) times the constant
+ * is 2^64 - 1, that is -1: so a multiple, and nothing else, times the negative
+ * of it is what it was the multiple by, at most the constant.
  */
-static __always_inline int checksum_state(struct __sk_buff *skb)
+static __always_inline bool header_checksum_ok(const struct iphdr *ip)
 {
-	const __u8 *kernel_skb;
+	const __u64 inverse = 0x0001000100010001ULL;
+	const __u32 *word = (const void *)ip;
+	__u64 sum = (__u64)word[0] + word[1] + word[2] + word[3] + word[4];
 
-	if (!tells_checksum_state())
-		return CHECKSUM_UNKNOWN;
-	kernel_skb = bpf_cast_to_kern_ctx(skb);
-	return (__u64)kernel_skb[__CORE_RELO((struct sk_buff *)0, ip_summed, BYTE_OFFSET)]
-		       << __CORE_RELO((struct sk_buff *)0, ip_summed, LSHIFT_U64) >>
-	       __CORE_RELO((struct sk_buff *)0, ip_summed, RSHIFT_U64);
+	return -(sum * inverse) <= inverse;
 }
 
-/* What no tunnel's headers exceed, from its UDP header on: VXLAN or Geneve with 8 bytes, Ethernet with a tag, IPv6,
- * TCP. */
-#define MOST_TUNNEL_HEADERS (8 + 16 + 18 + 40 + 60)
-
-/*
- * Of a GSO packet: bytes that each segment repeats, from the network header on,
- * if it is that of a tunnel whose payload is what gets cut (as
- * skb_gso_network_seglen has it). 0: none, or the kernel does not say.
- */
-static __attribute__((noinline)) __u32 tunnel_headers(struct __sk_buff *skb)
+/* The same of a header with options, with zeros behind it to `size` bytes. */
+static __always_inline bool long_header_checksum_ok(void *header, __u32 size)
 {
-	const struct sk_buff *kernel_skb;
-	__u8 length = 0;
-	__u32 at;
+	return fold(bpf_csum_diff(NULL, 0, header, size, 0)) == 0xffff;
+}
 
-	if (!tells_checksum_state())
-		return 0;
-	kernel_skb = bpf_cast_to_kern_ctx(skb);
-	if (!((__u64)((const __u8 *)kernel_skb)[__CORE_RELO((struct sk_buff *)0, encapsulation, BYTE_OFFSET)]
-		      << __CORE_RELO((struct sk_buff *)0, encapsulation, LSHIFT_U64) >>
-	      __CORE_RELO((struct sk_buff *)0, encapsulation, RSHIFT_U64)))
-		return 0;
-	at = (__u16)(kernel_skb->inner_transport_header - kernel_skb->network_header);
-	/* TCP's; of UDP within the tunnel this is too much, never too little */
-	if (bpf_skb_load_bytes(skb, ETH_HLEN + at + offsetof(struct tcphdr, check) - 4, &length, 1) || length >> 4 < 5)
-		length = 15 << 4;
-	return at + (length >> 4) * 4;
+static __always_inline __u32 sum4(__u32 word)
+{
+	return (word & 0xffff) + (word >> 16);
+}
+
+/* The pseudo header's sum, which the transport checksum begins with. `length`: of what it covers. */
+static __always_inline __u16 pseudo_header(const struct address *source, const struct address *destination,
+					   __u8 protocol, __u16 length, bool six)
+{
+	__u32 sum = bpf_htons(protocol) + bpf_htons(length);
+
+	if (six)
+		sum += sum4(source->high) + sum4(source->high >> 32) + sum4(destination->high) +
+		       sum4(destination->high >> 32) + sum4(source->low) + sum4(destination->low);
+	/* of IPv4 this is the address */
+	sum += sum4(source->low >> 32) + sum4(destination->low >> 32);
+	return fold(sum);
 }
 
 #endif

@@ -6,6 +6,12 @@
 #ifndef HOSTROUTE_DELETE_FLOWS_H
 #define HOSTROUTE_DELETE_FLOWS_H
 
+#include "call_types.h"
+#include "packet.h"
+#include "tuple.h"
+#include "flow.h"
+#include "flow_batch.h"
+
 /* The address lies in the prefix; both v4-mapped or IPv6. */
 static __always_inline bool within(const struct address *address, const struct delete_args *args)
 {
@@ -19,9 +25,13 @@ static __always_inline bool within(const struct address *address, const struct d
 static __always_inline bool is_chosen(const struct address *local, const struct address *remote, __be16 remote_port,
 				      const struct flow *flow, const struct delete_args *args)
 {
+	__u32 created = flow->created;
+	__u32 now = bpf_jiffies64(); /* after `created` was read: no flow is of the future */
+	__u32 passed = now - args->started;
 	struct address pod;
 
-	if ((__s32)(args->started - flow->created) < 0)
+	/* ages are compared, not moments: within months a flow is 2^31 jiffies older than the command */
+	if ((__s32)passed > 0 && now - created < passed)
 		return false;
 	if (args->filters & DELETE_POD_ADDRESS) {
 		__builtin_memcpy(&pod, args->pod, 16);
@@ -36,7 +46,7 @@ static __always_inline bool is_chosen(const struct address *local, const struct 
 		return false;
 	if ((args->filters & DELETE_VERDICT) && flow->verdict != args->verdict)
 		return false;
-	if ((args->filters & DELETE_OLDER) && args->started - flow->created < args->age)
+	if ((args->filters & DELETE_OLDER) && args->started - created < args->age)
 		return false;
 	return true;
 }

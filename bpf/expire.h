@@ -9,6 +9,14 @@
 #ifndef HOSTROUTE_EXPIRE_H
 #define HOSTROUTE_EXPIRE_H
 
+#include "maps.h"
+#include "packet.h"
+#include "pods.h"
+#include "tuple.h"
+#include "tcp_state.h"
+#include "flow.h"
+#include "flow_batch.h"
+
 /* What loses nothing by its end stays for so long at most: connections that are over, of all kinds but SNATed ones
  * (those only if room is short); and flows that are decided again. */
 #define CLOSED_SECONDS 10

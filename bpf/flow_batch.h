@@ -10,6 +10,10 @@
 #ifndef HOSTROUTE_FLOW_BATCH_H
 #define HOSTROUTE_FLOW_BATCH_H
 
+#include "maps.h"
+#include "tuple.h"
+#include "flow.h"
+
 /* The flow with the key at `index`. NULL: it has gone, or there is no such key. */
 static __always_inline struct flow *flow_of_batch(__u32 index, union tuple *tuple, bool six)
 {

@@ -3,21 +3,21 @@
  * Fragments. Only the first one has ports: it is judged like a whole packet,
  * and leaves a note for the others of its datagram, which get the same address
  * and the same way. The transport checksum stands in the first and covers the
- * datagram, so it changes by difference as always. Nothing is put together
- * here: duplicates and overlaps are the receiver's to judge.
+ * datagram, so it changes by difference as always (packet_store.h). Nothing is put
+ * together here: duplicates and overlaps are the receiver's to judge.
  *
- * Without a note, since the first was lost, is late, or 30 s ago:
- * - from a pod, SNAT due: dropped. The stack would send it with the pod's
- *   address; with conntrack it would wait there for a first fragment in vain.
- * - from a pod, SNAT not due: routed, no ports are needed.
- * - from an uplink: the stack's, it may be the node's own.
- *
- * Rare packets: written by bpf_skb_store_bytes as in icmp_error.h.
+ * Here: what a first fragment says, and the notes. What follows from them:
+ * fragment_out.h (from a pod), fragment_in.h (from an uplink).
  */
 #ifndef HOSTROUTE_FRAGMENT_H
 #define HOSTROUTE_FRAGMENT_H
 
-#define FRAGMENT_SECONDS 30 /* net.ipv4.ipfrag_time */
+#include "maps.h"
+#include "packet.h"
+#include "trace.h"
+#include "parse.h"
+
+#define FRAGMENT_SECONDS 10 /* net.ipv4.ipfrag_time is 30: but an id may be another pod's by then */
 
 /* A note in the making or in use. Not on the stack, as new_entries. */
 struct fragment_scratch {
@@ -43,7 +43,7 @@ static __always_inline void parse_fragment(struct __sk_buff *skb, struct facts *
 		__be16 ports[2];
 	} head = {};
 
-	if (p->fragment != PLACE_FIRST || p->end < p->l4 + length)
+	if (p->fragment == PLACE_LATER || p->end < p->l4 + length)
 		return;
 	switch (p->protocol) {
 	case IPPROTO_TCP:
@@ -89,19 +89,54 @@ static __always_inline struct fragment_scratch *begin_note(const struct facts *p
 	return scratch;
 }
 
-static __always_inline void leave_note(struct __sk_buff *skb, struct fragment_scratch *scratch)
+/* Where in its datagram a fragment stands, in 8 bytes. */
+struct stretch {
+	__u16 from;
+	__u16 to;
+	bool last;
+};
+
+static __always_inline bool stretch_of(struct __sk_buff *skb, const struct facts *p, struct stretch *stretch, bool six)
 {
-	if (trace_of(skb))
+	__u16 field;
+
+	if (bpf_skb_load_bytes(
+		    skb, six ? p->l4 - sizeof(struct fragment_header) + 2 : ETH + offsetof(struct iphdr, frag_off),
+		    &field, sizeof(field)))
+		return false;
+	field = bpf_ntohs(field);
+	stretch->from = six ? field >> 3 : field & IP_OFFSET;
+	stretch->last = !(field & (six ? 1 : IP_MF));
+	stretch->to = stretch->from + (p->end - p->l4) / 8;
+	return true;
+}
+
+#define NOT_IN_ORDER 0xffff /* fragment.next: no fragment begins there */
+
+/* Of the first, for those that follow it. */
+static __always_inline void leave_note(struct __sk_buff *skb, const struct facts *p, struct fragment_scratch *scratch,
+				       bool six)
+{
+	struct stretch stretch;
+
+	if (p->fragment != PLACE_FIRST || trace_of(skb) || !stretch_of(skb, p, &stretch, six) || stretch.last)
 		return;
+	scratch->note.next = skb->ifindex == p->in ? stretch.to : NOT_IN_ORDER;
 	scratch->note.seen = bpf_jiffies64();
 	bpf_map_update_elem(&fragments, &scratch->key, &scratch->note, BPF_ANY);
 }
 
-/* false: the first fragment is not known (any more), or the packet is one. */
-static __always_inline bool read_note(const struct facts *p, struct fragment_scratch *scratch)
+/*
+ * false: the first fragment is not known (any more), or the packet is one. After
+ * the last of those that came in order the note goes: its id may soon stand for
+ * another pod's.
+ */
+static __always_inline bool read_note(struct __sk_buff *skb, const struct facts *p, struct fragment_scratch *scratch,
+				      bool six)
 {
 	__u32 now = bpf_jiffies64();
 	struct fragment *known;
+	struct stretch stretch;
 
 	if (p->fragment != PLACE_LATER)
 		return false;
@@ -109,35 +144,15 @@ static __always_inline bool read_note(const struct facts *p, struct fragment_scr
 	if (!known || now - known->seen > FRAGMENT_SECONDS * control.jiffies_per_second)
 		return false;
 	__builtin_memcpy(&scratch->note, known, sizeof(*known));
-	return true;
-}
-
-/* Address, TTL less by `hops` and, in the first, port and checksum. Not 0: the packet must be dropped. */
-static __always_inline int rewrite_fragment(struct packet *p, const struct address *address, __be16 port, bool source,
-					    __u8 hops, bool six)
-{
-	const struct address *old = source ? &p->source : &p->destination;
-	const __be16 old_port = source ? p->source_port : p->destination_port;
-	__u32 check_offset, difference = difference2(old_port, port);
-	__u16 check = 0;
-	int error = 0;
-
-	if (p->fragment == PLACE_FIRST) {
-		if (p->protocol != IPPROTO_ICMP)
-			difference += six ? difference16(old, address) : difference4(PLAIN(*old), PLAIN(*address));
-		check_offset = p->l4 + (p->protocol == IPPROTO_TCP ? offsetof(struct tcphdr, check) :
-					p->protocol == IPPROTO_UDP ? offsetof(struct udphdr, check) :
-								     offsetof(struct icmp_header, checksum));
-		error = bpf_skb_load_bytes(p->skb, check_offset, &check, 2);
-		if (p->protocol != IPPROTO_UDP || check) {
-			check = checksum_after(check, difference);
-			if (!check && p->protocol == IPPROTO_UDP)
-				check = 0xffff;
-			error |= store(p->skb, check_offset, &check, 2);
-		}
-		error |= store(p->skb, p->l4 + (is_echo(p, six) ? 4 : source ? 0 : 2), &port, 2);
+	if (skb->ifindex != p->in) {
+		/* pieces of others may still be on their detour */
+		known->next = NOT_IN_ORDER;
+	} else if (!trace_of(skb) && stretch_of(skb, p, &stretch, six) && stretch.from == known->next) {
+		known->next = stretch.to;
+		if (stretch.last)
+			bpf_map_delete_elem(&fragments, &scratch->key);
 	}
-	return error | store_ip(p->skb, old, address, source, hops, six);
+	return true;
 }
 
 /*
@@ -148,146 +163,76 @@ static __always_inline int note_owner(struct __sk_buff *skb, const struct facts 
 {
 	struct fragment_scratch *scratch;
 
-	if (reason != REASON_TRANSLATED_FLOW && reason != REASON_UNKNOWN_OWNER &&
-	    reason != REASON_TRANSLATED_DESTINATION && reason != REASON_POLICY && reason != REASON_UNKNOWN_DEVICE)
+	if (p->fragment != PLACE_FIRST)
+		return reason;
+	if (reason == GO_ON) {
+		/* what an earlier datagram with its id has left does not count for this one */
+		scratch = begin_note(p, six);
+		if (scratch && !trace_of(skb))
+			bpf_map_delete_elem(&fragments, &scratch->key);
+		return reason;
+	}
+	if (reason != REASON_MTU && reason != REASON_NODE && reason != REASON_TRANSLATED_FLOW &&
+	    reason != REASON_UNKNOWN_OWNER && reason != REASON_TRANSLATED_DESTINATION && reason != REASON_POLICY &&
+	    reason != REASON_UNKNOWN_DEVICE)
 		return reason;
 	scratch = begin_note(p, six);
 	if (scratch) {
 		scratch->note.verdict = FLOW_STACK;
-		leave_note(skb, scratch);
+		scratch->note.route = reason;
+		leave_note(skb, p, scratch, six);
 	}
 	return reason;
 }
 
 /* GO_ON: the first has not said that it is the stack's. */
-static __always_inline int noted_owner(const struct facts *p, bool six)
+static __always_inline int noted_owner(struct __sk_buff *skb, const struct facts *p, bool six)
 {
 	struct fragment_scratch *scratch = begin_note(p, six);
 
-	return scratch && read_note(p, scratch) && scratch->note.verdict == FLOW_STACK ? REASON_TRANSLATED_FLOW : GO_ON;
-}
-
-/* Away from the node with `new`; by the neighbour entry, which knows all that the maps know. */
-static __always_inline int send_translated(struct packet *p, struct nexthop *nexthop, struct rewrite *new, bool six)
-{
-	if (p->trace)
-		return trace_sent(p, nexthop->ifindex, NULL, NULL, &new->address, new->port, REASON_TO_NEIGHBOUR);
-	if (rewrite_fragment(p, &new->address, new->port, true, 1, six))
-		return REASON_DROP_MALFORMED;
-	p->skb->mark = 0;
-	p->out = nexthop->ifindex;
-	return send_to_neighbour(p, nexthop, six);
+	return scratch && read_note(skb, p, scratch, six) && scratch->note.verdict == FLOW_STACK ?
+		       (int)(scratch->note.route & (REASON_MAX - 1)) :
+		       GO_ON;
 }
 
 /*
- * The first one, from a pod and away from the node, after it was judged like a
- * whole packet; `new` has the SNAT that is due. GO_ON: none, send it as it is.
+ * To a pod, without SNAT: all fragments of a datagram by one way. If the first is
+ * too big for the pod's device the stack has them all: conntrack, if it is there,
+ * puts them together, and would wait in vain for those that are not.
  */
-static __always_inline int leave_first(struct packet *p, struct rewrite *new, struct nexthop *nexthop, __u32 index,
-				       bool six)
+static __always_inline int follow_first(struct packet *p, struct pod *pod, bool six)
+{
+	int reason = too_big(p, pod->mtu, six) ? REASON_MTU : GO_ON;
+
+	if (p->fragment == PLACE_LATER && reason == GO_ON)
+		return noted_owner(p->skb, facts_of(p), six);
+	return note_owner(p->skb, facts_of(p), reason, six);
+}
+
+/* For those that follow the first one from a pod: its flow's verdict, and the SNAT that is due. */
+static __always_inline bool note_way(struct packet *p, const void *address, __u32 index, __u32 verdict, bool six)
 {
 	struct fragment_scratch *scratch = begin_note(facts_of(p), six);
 
 	if (!scratch)
-		return REASON_DROP_FLOWS;
-	scratch->note.verdict = new->what == NAT_SOURCE ? FLOW_SNAT : FLOW_DIRECT;
+		return false;
+	scratch->note.verdict = verdict;
 	scratch->note.pod_id = p->device->pod_id;
 	scratch->note.route = (__u64)control.route_generation << 32 | index;
-	__builtin_memcpy(scratch->note.address, &new->address, 16);
-	leave_note(p->skb, scratch);
-	if (new->what != NAT_SOURCE)
-		return GO_ON;
-	return send_translated(p, nexthop, new, six);
+	__builtin_memcpy(scratch->note.address, address, 16);
+	leave_note(p->skb, facts_of(p), scratch, six);
+	return true;
 }
 
-/* One that says no ports: on the way of the first. */
-static __always_inline int leave_later(struct packet *p, struct rewrite *new, bool six)
+/* The first one is too big and goes to be cut: those behind it, which are in its wake, have nothing to wait for. */
+static __attribute__((noinline)) int note_detoured4(struct packet *p, const struct flow *flow, __u32 index)
 {
-	struct fragment_scratch *scratch = begin_note(facts_of(p), six);
-	struct nexthop *nexthop;
-	bool current = false;
-	__u32 index = 0;
-	int reason;
-
-	if (!scratch)
-		return REASON_DROP_FLOWS;
-	if (read_note(facts_of(p), scratch) && scratch->note.verdict == FLOW_STACK)
-		return REASON_TRANSLATED_FLOW;
-	if (scratch->note.verdict && scratch->note.pod_id == p->device->pod_id) {
-		index = scratch->note.route;
-		current = scratch->note.route >> 32 == control.route_generation;
-	} else if (p->origin == SOURCE_STAYS || !trace_masquerade(p, masquerade_due(&p->destination))) {
-		if (owner_is_unknown(p, six))
-			return REASON_UNKNOWN_OWNER;
-		if (returns_by_stack(p, six))
-			return REASON_UNKNOWN_DEVICE;
-		scratch->note.verdict = FLOW_DIRECT;
-	} else if (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP || is_echo(p, six)) {
-		reason = choose_nexthop(p, six, 0, false, &index);
-		return reason == GO_ON ? REASON_DROP_FRAGMENT : reason;
-	} else {
-		return control.flags & CONTROL_DROP_PROTOCOLS ? REASON_DROP_PROTOCOL : REASON_PROTOCOL;
-	}
-	if (!current) {
-		reason = choose_nexthop(p, six, index, false, &index);
-		if (reason != GO_ON)
-			return reason;
-	}
-	nexthop = nexthop_at(index);
-	if (!nexthop)
-		return REASON_ROUTE;
-	trace_nexthop(p->trace, index);
-	if (too_big(p, nexthop->mtu, six))
-		return !six && scratch->note.verdict == FLOW_SNAT ? too_big_to_leave4(p) : REASON_MTU;
-	if (scratch->note.verdict != FLOW_SNAT)
-		return send_to_uplink(p, nexthop, new, six);
-	__builtin_memcpy(&new->address, scratch->note.address, 16);
-	return send_translated(p, nexthop, new, six);
+	if (p && flow && p->fragment == PLACE_FIRST)
+		note_way(p, flow->nat_address, index, flow->verdict, false);
+	return DETOURED;
 }
 
-/*
- * From an uplink, for an address of the node: of an answer to a SNATed flow? The
- * pod and what it gets to see. GO_ON, or why it is the stack's.
- */
-static __always_inline int find_fragments_pod(struct packet *p, struct pod **found, struct rewrite *new, bool six)
-{
-	struct fragment_scratch *scratch = begin_note(facts_of(p), six);
-	struct pod *pod;
-	int reason;
-
-	if (!scratch)
-		return REASON_DROP_FLOWS;
-	if (p->tracked) {
-		reason = find_answered(p, &pod, new, six);
-		if (reason != GO_ON)
-			return reason;
-		scratch->note.verdict = FLOW_SNAT;
-		scratch->note.pod_id = pod->id;
-		scratch->note.ifindex = pod->ifindex;
-		__builtin_memcpy(scratch->note.address, &new->address, 16);
-		leave_note(p->skb, scratch);
-	} else {
-		if (!read_note(facts_of(p), scratch))
-			return REASON_FRAGMENT;
-		__builtin_memcpy(&new->address, scratch->note.address, 16);
-		pod = sender_of(&new->address, scratch->note.ifindex, scratch->note.pod_id, six);
-		if (!pod)
-			return REASON_FRAGMENT;
-	}
-	*found = pod;
-	return GO_ON;
-}
-
-static __always_inline int fragment_to_pod(struct packet *p, struct pod *pod, struct rewrite *new, bool six)
-{
-	if (p->trace)
-		return trace_to_pod(p, pod, &new->address, new->port);
-	if (rewrite_fragment(p, &new->address, new->port, false, 1, six) || store_macs(p, pod))
-		return REASON_DROP_MALFORMED;
-	return hand_over(p, pod, &new->address, six);
-}
-
-/* Global: see owner.h. */
+/* Global: see packet.h. */
 __attribute__((noinline)) int parse_fragment4(struct __sk_buff *skb, struct facts *p)
 {
 	if (p)
@@ -312,56 +257,24 @@ __attribute__((noinline)) int note_owner6(struct __sk_buff *skb, const struct fa
 	return p ? note_owner(skb, p, reason, true) : reason;
 }
 
-__attribute__((noinline)) int noted_owner4(const struct facts *p)
+__attribute__((noinline)) int noted_owner4(struct __sk_buff *skb, const struct facts *p)
 {
-	return p ? noted_owner(p, false) : GO_ON;
+	return p ? noted_owner(skb, p, false) : GO_ON;
 }
 
-__attribute__((noinline)) int noted_owner6(const struct facts *p)
+__attribute__((noinline)) int noted_owner6(struct __sk_buff *skb, const struct facts *p)
 {
-	return p ? noted_owner(p, true) : GO_ON;
+	return p ? noted_owner(skb, p, true) : GO_ON;
 }
 
-static __attribute__((noinline)) int leave_first4(struct packet *p, struct rewrite *new, struct nexthop *nexthop,
-						  __u32 index)
+static __attribute__((noinline)) int follow_first4(struct packet *p, struct pod *pod)
 {
-	return leave_first(p, new, nexthop, index, false);
+	return pod ? follow_first(p, pod, false) : GO_ON;
 }
 
-static __attribute__((noinline)) int leave_first6(struct packet *p, struct rewrite *new, struct nexthop *nexthop,
-						  __u32 index)
+static __attribute__((noinline)) int follow_first6(struct packet *p, struct pod *pod)
 {
-	return leave_first(p, new, nexthop, index, true);
-}
-
-static __attribute__((noinline)) int leave_later4(struct packet *p, struct rewrite *new)
-{
-	return leave_later(p, new, false);
-}
-
-static __attribute__((noinline)) int leave_later6(struct packet *p, struct rewrite *new)
-{
-	return leave_later(p, new, true);
-}
-
-static __attribute__((noinline)) int find_fragments_pod4(struct packet *p, struct pod **found, struct rewrite *new)
-{
-	return find_fragments_pod(p, found, new, false);
-}
-
-static __attribute__((noinline)) int find_fragments_pod6(struct packet *p, struct pod **found, struct rewrite *new)
-{
-	return find_fragments_pod(p, found, new, true);
-}
-
-static __attribute__((noinline)) int fragment_to_pod4(struct packet *p, struct pod *pod, struct rewrite *new)
-{
-	return fragment_to_pod(p, pod, new, false);
-}
-
-static __attribute__((noinline)) int fragment_to_pod6(struct packet *p, struct pod *pod, struct rewrite *new)
-{
-	return fragment_to_pod(p, pod, new, true);
+	return pod ? follow_first(p, pod, true) : GO_ON;
 }
 
 #endif

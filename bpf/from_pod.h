@@ -3,27 +3,31 @@
 #ifndef HOSTROUTE_FROM_POD_H
 #define HOSTROUTE_FROM_POD_H
 
-/* from_uplink.h */
-int way_back4(const struct address *remote, __u32 ifindex);
-int way_back6(const struct address *remote, __u32 ifindex);
-/* fragment.h */
-int parse_fragment4(struct __sk_buff *skb, struct facts *p);
-int parse_fragment6(struct __sk_buff *skb, struct facts *p);
-static int leave_first4(struct packet *p, struct rewrite *new, struct nexthop *nexthop, __u32 index);
-static int leave_first6(struct packet *p, struct rewrite *new, struct nexthop *nexthop, __u32 index);
-static int leave_later4(struct packet *p, struct rewrite *new);
-static int leave_later6(struct packet *p, struct rewrite *new);
-int note_owner4(struct __sk_buff *skb, const struct facts *p, int reason);
-int note_owner6(struct __sk_buff *skb, const struct facts *p, int reason);
-int noted_owner4(const struct facts *p);
-int noted_owner6(const struct facts *p);
-
-/* A protocol without ports, as owners* knows it. */
-static __always_inline void portless_tuple(union tuple *tuple, const struct packet *p, bool out, bool six)
-{
-	make_tuple(tuple, out ? &p->source : &p->destination, out ? &p->destination : &p->source, 0, 0, p->protocol,
-		   six);
-}
+#include "maps.h"
+#include "packet.h"
+#include "trace.h"
+#include "verdict.h"
+#include "packet_write.h"
+#include "parse.h"
+#include "pods.h"
+#include "masquerade.h"
+#include "route.h"
+#include "account.h"
+#include "tuple.h"
+#include "tcp_state.h"
+#include "flow.h"
+#include "owner.h"
+#include "new_flow.h"
+#include "options.h"
+#include "send.h"
+#include "fragment.h"
+#include "undeliverable.h"
+#include "send_to_pod.h"
+#include "icmp_error_translate.h"
+#include "way_back.h"
+#include "outbound_owner.h"
+#include "fragment_out.h"
+#include "hot_path_out4.h"
 
 /* Not tracked: ESP, GRE, ICMP errors, ... Routed if their source may stay. */
 static __always_inline int leave_untracked(struct packet *p, struct rewrite *new, bool six)
@@ -159,185 +163,6 @@ static __attribute__((noinline)) int outdated6(struct packet *p, const union tup
 	return flow && outdated(p, tuple, flow, true);
 }
 
-/*
- * A flow without an entry, before one is made: whose it is, and its next hop.
- * GO_ON: the fast path's, by nexthops[*index]. The routes are asked before
- * conntrack: they cost less, and know most destinations that are translated.
- */
-static __always_inline int judge_unknown(struct packet *p, const union tuple *tuple, __u32 *index, bool six)
-{
-	__u32 pod_id = p->device->pod_id;
-	int reason = known_owner(p->skb, tuple, pod_id, six);
-	__u32 how;
-
-	if (reason > 0 && !opens(p)) {
-		if (!p->trace)
-			return reason;
-	} else {
-		/* its request has not come through here */
-		if (is_echo(p, six) && !is_echo_request(p, six))
-			return trace(p, TRACE_ASKED_OWNER, REASON_UNKNOWN_OWNER);
-		if (control.flags & CONTROL_HAND_OVER)
-			return REASON_OFF;
-		reason = choose_nexthop(p, six, 0, false, index);
-		if (reason == REASON_TRANSLATED_DESTINATION && !p->trace) {
-			remember_owner(tuple, pod_id, reason, six);
-			if (p->protocol == IPPROTO_UDP)
-				remember_port(tuple, pod_id, six);
-			/* if conntrack knows it, its other face is marked by the question */
-			if (is_mid_flow(p) && ask_about(p->skb, tuple, true, six) != CONNTRACK_TRANSLATES)
-				share(p->skb->ifindex, SHARED_TAKEN);
-		}
-		if (reason != GO_ON)
-			return reason;
-		if (leads_elsewhere(p, six))
-			return REASON_UNKNOWN_DEVICE;
-		if (!is_translating())
-			return GO_ON;
-	}
-	/* conntrack gives a new flow another source port where its answers would be taken for another flow's */
-	how = opens(p) || p->protocol == IPPROTO_UDP ? ASK_AS_SENT | ASK_BOTH : ASK_AS_SENT;
-	return six ? judge_owner6(p->skb, &tuple->six, pod_id, question_of(p, how)) :
-		     judge_owner4(p->skb, &tuple->four, pod_id, question_of(p, how));
-}
-
-/* Off the hot path, and it needs stack. */
-static __attribute__((noinline)) int judge_unknown4(struct packet *p, const union tuple *tuple, __u32 *index)
-{
-	int reason = tuple && index ? judge_unknown(p, tuple, index, false) : REASON_ROUTE;
-
-	return p->fragment ? note_owner4(p->skb, facts_of(p), reason) : reason;
-}
-
-static __attribute__((noinline)) int judge_unknown6(struct packet *p, const union tuple *tuple, __u32 *index)
-{
-	int reason = tuple && index ? judge_unknown(p, tuple, index, true) : REASON_ROUTE;
-
-	return p->fragment ? note_owner6(p->skb, facts_of(p), reason) : reason;
-}
-
-/*
- * The same for a source that is not the pod's own, after the rest: conntrack may
- * have the other direction, which comes another way, and is right about both.
- */
-static __always_inline int judge_origin(struct packet *p, const union tuple *tuple, bool six)
-{
-	if (ask_about(p->skb, tuple, true, six) != CONNTRACK_NONE) {
-		if (!p->trace)
-			remember_owner(tuple, p->device->pod_id, REASON_UNKNOWN_OWNER, six);
-		return REASON_UNKNOWN_OWNER;
-	}
-	if (p->origin == SOURCE_OTHER && !answers_others(p) && masquerade_due(&p->destination))
-		return GO_ON;
-	return returns_by_stack(p, six) ? REASON_UNKNOWN_DEVICE : GO_ON;
-}
-
-static __attribute__((noinline)) int judge_origin4(struct packet *p, const union tuple *tuple)
-{
-	int reason = p && tuple ? judge_origin(p, tuple, false) : REASON_ROUTE;
-
-	return p->fragment ? note_owner4(p->skb, facts_of(p), reason) : reason;
-}
-
-static __attribute__((noinline)) int judge_origin6(struct packet *p, const union tuple *tuple)
-{
-	int reason = p && tuple ? judge_origin(p, tuple, true) : REASON_ROUTE;
-
-	return p->fragment ? note_owner6(p->skb, facts_of(p), reason) : reason;
-}
-
-/*
- * A new flow, or UDP, to a shared pod whose answers would look like those of a
- * flow of the stack's: conntrack has to tell the two apart, by another source
- * port. So it is the stack's, too.
- */
-static __always_inline int clash(struct packet *p, const union tuple *tuple, const struct pod *pod, bool six)
-{
-	union tuple inverse;
-	int reason;
-
-	if (!(opens(p) || p->protocol == IPPROTO_UDP) || !is_shared(pod->ifindex))
-		return GO_ON;
-	tuple_in(&inverse, p, six);
-	reason = known_owner(p->skb, &inverse, pod->id, six);
-	if (reason == 0 && p->protocol == IPPROTO_UDP)
-		return GO_ON;
-	if (reason <= 0 && ask_about(p->skb, &inverse, true, six) != CONNTRACK_TRANSLATES)
-		return GO_ON;
-	if (!p->trace) {
-		remember_owner(tuple, p->device->pod_id, REASON_TRANSLATED_FLOW, six);
-		share(p->skb->ifindex, SHARED_LOCAL);
-	}
-	return REASON_TRANSLATED_FLOW;
-}
-
-static __attribute__((noinline)) int clash4(struct packet *p, const union tuple *tuple, const struct pod *pod)
-{
-	return p && tuple && pod ? clash(p, tuple, pod, false) : GO_ON;
-}
-
-static __attribute__((noinline)) int clash6(struct packet *p, const union tuple *tuple, const struct pod *pod)
-{
-	return p && tuple && pod ? clash(p, tuple, pod, true) : GO_ON;
-}
-
-/*
- * Between local pods of which one is shared. Both directions of what the stack
- * has delivered are the stack's. GO_ON: the fast path's.
- */
-static __always_inline int owner_of_local(struct packet *p, const struct pod *pod, bool six)
-{
-	union tuple tuple;
-	int reason;
-
-	if (p->fragment)
-		reason = six ? parse_fragment6(p->skb, facts_of(p)) : parse_fragment4(p->skb, facts_of(p));
-	else
-		reason = parse_l4(p, six);
-	if (reason != GO_ON)
-		return reason;
-	if (p->tracked) {
-		tuple_out(&tuple, p, six);
-		/* an echo whose request conntrack may have had before it was read */
-		if (is_echo(p, six) && !is_echo_request(p, six) && may_have_older_echoes(p->skb) &&
-		    known_owner(p->skb, &tuple, p->device->pod_id, six) == GO_ON)
-			return REASON_UNKNOWN_OWNER;
-		reason = GO_ON;
-		if (is_shared(p->skb->ifindex))
-			reason = six ? judge_owner6(p->skb, &tuple.six, p->device->pod_id,
-						    question_of(p, ASK_AS_SENT | ASK_KEEP)) :
-				       judge_owner4(p->skb, &tuple.four, p->device->pod_id,
-						    question_of(p, ASK_AS_SENT | ASK_KEEP));
-		if (reason == GO_ON)
-			reason = six ? clash6(p, &tuple, pod) : clash4(p, &tuple, pod);
-		return !p->fragment ? reason :
-		       six          ? note_owner6(p->skb, facts_of(p), reason) :
-				      note_owner4(p->skb, facts_of(p), reason);
-	}
-	if (p->fragment)
-		return six ? noted_owner6(facts_of(p)) : noted_owner4(facts_of(p));
-	if (is_icmp_error(p, six))
-		return six ? error_owner_from_pod6(p) : error_owner_from_pod4(p);
-	portless_tuple(&tuple, p, true, six);
-	reason = known_owner(p->skb, &tuple, p->device->pod_id, six);
-	if (reason > 0)
-		return reason;
-	/* between the two one owner: of the other direction, too, if that has been the stack's */
-	portless_tuple(&tuple, p, false, six);
-	reason = known_owner(p->skb, &tuple, pod->id, six);
-	return reason > 0 ? reason : GO_ON;
-}
-
-static __attribute__((noinline)) int owner_of_local4(struct packet *p, const struct pod *pod)
-{
-	return p && pod ? owner_of_local(p, pod, false) : GO_ON;
-}
-
-static __attribute__((noinline)) int owner_of_local6(struct packet *p, const struct pod *pod)
-{
-	return p && pod ? owner_of_local(p, pod, true) : GO_ON;
-}
-
 static __always_inline int leave_node(struct packet *p, struct rewrite *new, bool six)
 {
 	struct nexthop *nexthop;
@@ -365,13 +190,17 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 					      note_owner4(p->skb, facts_of(p), reason);
 	}
 	flow = flow_of(&tuple, six);
-	if (flow &&
-	    (flow->pod_id != p->device->pod_id ||
-	     (opens(p) && (six ? outdated6(p, &tuple, flow) : outdated4(p, &tuple, flow)))) &&
-	    replace(p, &tuple, flow, six))
-		flow = NULL;
+	if (flow && (flow->pod_id != p->device->pod_id ||
+		     (opens(p) && (six ? outdated6(p, &tuple, flow) : outdated4(p, &tuple, flow))))) {
+		if (is_paused(p))
+			return wait_for_tables(p);
+		if (replace(p, &tuple, flow, six))
+			flow = NULL;
+	}
 	if (flow) {
 		reason = six ? nexthop_of_flow6(p, flow, &index) : nexthop_of_flow4(p, flow, &index);
+		if (reason == MOVED && is_paused(p))
+			return wait_for_tables(p);
 		if (reason == MOVED && replace(p, &tuple, flow, six)) {
 			if (!p->trace)
 				count_moved();
@@ -385,6 +214,9 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 		reason = six ? judge_unknown6(p, &tuple, &index) : judge_unknown4(p, &tuple, &index);
 		if (reason == GO_ON && p->origin)
 			reason = six ? judge_origin6(p, &tuple) : judge_origin4(p, &tuple);
+		/* not before it is known to be the fast path's: from the detour no packet gets to the stack */
+		if (reason == GO_ON && is_paused(p))
+			reason = wait_for_tables(p);
 		if (reason == GO_ON)
 			reason = six ? new_flow6(p, &tuple, index) : new_flow4(p, &tuple, index);
 		if (reason != GO_ON)
@@ -400,8 +232,17 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 	nexthop = nexthop_at(index);
 	if (!nexthop)
 		return REASON_ROUTE;
-	if (too_big(p, nexthop->mtu, six))
-		return !six && flow && flow->verdict == FLOW_SNAT ? too_big_to_leave4(p) : REASON_MTU;
+	if (too_big(p, nexthop->mtu, six)) {
+		reason = six   ? too_big_to_leave6(p, nexthop) :
+			 !flow ? REASON_MTU :
+				 too_big_to_leave4(p, nexthop->mtu, flow->verdict);
+		if (!six && reason == DETOURED)
+			return note_detoured4(p, flow, index);
+		if (reason != GO_ON)
+			return !p->fragment ? reason :
+			       six          ? note_owner6(p->skb, facts_of(p), reason) :
+					      note_owner4(p->skb, facts_of(p), reason);
+	}
 	if (flow && flow->verdict == FLOW_SNAT) {
 		new->what = NAT_SOURCE;
 		__builtin_memcpy(&new->address, flow->nat_address, 16);
@@ -409,7 +250,10 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 		p->nat_port = flow->nat_port;
 	}
 	if (p->fragment) {
-		reason = six ? leave_first6(p, new, nexthop, index) : leave_first4(p, new, nexthop, index);
+		__u32 verdict = flow ? flow->verdict : FLOW_DIRECT;
+
+		reason = six ? leave_first6(p, new, nexthop, index, verdict) :
+			       leave_first4(p, new, nexthop, index, verdict);
 		if (reason != GO_ON)
 			return reason;
 	}
@@ -442,6 +286,8 @@ static __always_inline int route_from_pod(struct packet *p, bool six)
 		return source;
 	if (reason == GO_ON)
 		reason = source;
+	else if (reason == REASON_OPTIONS && source == GO_ON)
+		reason = six ? judge_options_out6(p) : judge_options_out4(p);
 	if (reason != GO_ON)
 		return reason;
 	if ((p->device->flags & (six ? DEVICE_STACK6 : DEVICE_STACK4)) || is_marked(p->skb))
@@ -458,7 +304,7 @@ static __always_inline int route_from_pod(struct packet *p, bool six)
 		if (reason != GO_ON)
 			return trace_pod(p, pod, reason);
 	}
-	if (is_translating() && (is_shared(p->skb->ifindex) || is_shared(pod->ifindex))) {
+	if (is_translating() && (is_shared(p->in) || is_shared(pod->ifindex))) {
 		reason = six ? owner_of_local6(p, pod) : owner_of_local4(p, pod);
 		if (reason != GO_ON)
 			return trace_pod(p, pod, reason);
@@ -473,14 +319,15 @@ static __always_inline int stages_from_pod(struct __sk_buff *skb, struct device 
 
 	if (!device)
 		return TC_ACT_UNSPEC;
+	p.in = device->ifindex;
 	p.trace = trace_of(skb);
-	reason = judge_outside(skb);
+	reason = judge_outside(skb, device);
 	if (reason == GO_ON)
 		reason = six || skb->protocol == bpf_htons(ETH_P_IP) ? route_from_pod(&p, six) : REASON_NOT_IP;
 	return conclude(&p, reason, six);
 }
 
-/* Not inlined, so that the straight path has the registers for itself; and two, for each has less on its stack. */
+/* Not inlined, so that the hot path has the registers for itself; and two, for each has less on its stack. */
 static __attribute__((noinline)) int stages_from_pod4(struct __sk_buff *skb, struct device *device)
 {
 	return stages_from_pod(skb, device, false);
@@ -499,7 +346,7 @@ int from_pod(struct __sk_buff *skb)
 
 	if (!device)
 		return TC_ACT_UNSPEC;
-	if (straight_from_pod(skb, device, &action))
+	if (hot_from_pod(skb, device, &action))
 		return action;
 	return skb->protocol == bpf_htons(ETH_P_IPV6) ? stages_from_pod6(skb, device) : stages_from_pod4(skb, device);
 }

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * For how long the programs go on without the daemon. The stages compare the
- * clock with control.lease for each packet. The straight path has no
+ * clock with control.lease for each packet. The hot path has no
  * instructions for that: it looks at control.straight alone, and a timer takes
  * that away when the lease is over. The daemon sets it, and arms the timer, with
  * each renewal; the timer lives as long as the pinned map.
  */
 #ifndef HOSTROUTE_LEASE_H
 #define HOSTROUTE_LEASE_H
+
+#include "maps.h"
 
 #define CLOCK_MONOTONIC 1 /* stands still while the machine sleeps, as jiffies do */
 #define MOST_SECONDS 3600 /* a timer that is early starts again */
@@ -39,7 +41,7 @@ static int lease_over(void *map, __u32 *key, struct lease_timer *row)
 	return 0;
 }
 
-/* Run by the daemon after it has written control.lease. 0, or a negative error: then the straight path must stay off.
+/* Run by the daemon after it has written control.lease. 0, or a negative error: then the hot path must stay off.
  */
 SEC("syscall")
 int arm_lease(void *context)

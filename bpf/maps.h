@@ -6,7 +6,13 @@
 #ifndef HOSTROUTE_MAPS_H
 #define HOSTROUTE_MAPS_H
 
+#include <linux/bpf.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <bpf/bpf_helpers.h>
+
 #include "types.h"
+#include "call_types.h"
 
 /* daemon writes, every program reads, for every packet */
 struct {
@@ -197,7 +203,7 @@ struct {
 
 /*
  * The programs write, the daemon too for what it read from conntrack; the
- * straight path reads. PAIR_STACKS: a flow between two IPv4 addresses of this
+ * hot path reads. PAIR_STACKS: a flow between two IPv4 addresses of this
  * row is, or was, the stack's, so that owners4 has to be asked; stays for ever.
  */
 struct {
@@ -225,6 +231,18 @@ struct {
 	__type(key, __u32);
 	__type(value, struct counter);
 } counters SEC(".maps");
+
+/*
+ * daemon writes and reads: what `counters` had counted when it was replaced by one of another size. Not added to its
+ * rows, which the programs raise without locks: packets would be lost from the counts.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024 * REASON_MAX); /* * */
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct counter);
+} counted_before SEC(".maps");
 
 /* daemon clears, from_pod and from_uplink write for a traced packet, daemon reads */
 struct {
@@ -259,7 +277,7 @@ struct {
 volatile struct control control SEC(".data.control");
 
 /* The stack owns some flows that look like the fast path's: one word, whatever the cause. */
-static inline __attribute__((always_inline)) bool is_translating(void)
+static __always_inline bool is_translating(void)
 {
 	return *(const volatile __u32 *)&control.translating;
 }

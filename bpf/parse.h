@@ -6,48 +6,11 @@
 #ifndef HOSTROUTE_PARSE_H
 #define HOSTROUTE_PARSE_H
 
-#define ETH ((__u32)sizeof(struct ethhdr))
-/* 00:00:ff:ff before the IPv4 address of a v4-mapped one, in memory order. */
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-#define MAPPED(four) (((__u64)(four) << 32) | 0xffff0000ULL)
-#define PLAIN(address) ((__be32)((address).low >> 32))
-#else
-#define MAPPED(four) (0x0000ffff00000000ULL | (four))
-#define PLAIN(address) ((__be32)(address).low)
-#endif
-
-#define DATA(skb) ((void *)(long)(skb)->data)
-#define END(skb) ((void *)(long)(skb)->data_end)
-
-#define IP_MF 0x2000
-#define IP_OFFSET 0x1fff
-#define ICMP_ECHOREPLY 0
-#define ICMP_DEST_UNREACH 3
-#define ICMP_SOURCE_QUENCH 4
-#define ICMP_ECHO 8
-#define ICMP_TIME_EXCEEDED 11
-#define ICMP_PARAMETERPROB 12
-
-/* Of both families. Not from linux/icmp.h: that pulls in libc's headers. */
-struct icmp_header {
-	__u8 type;
-	__u8 code;
-	__be16 checksum;
-	__be16 id;
-	__be16 sequence;
-};
-
-struct fragment_header {
-	__u8 next;
-	__u8 reserved;
-	__be16 offset;
-	__be32 id;
-};
-
-#define IP6_OFFSET 0xfff8
-#define ICMPV6_NEIGHBOUR_FIRST 133 /* router solicitation ... */
-#define ICMPV6_NEIGHBOUR_LAST 137  /* ... redirect */
-#define NEXTHDR_FRAGMENT 44
+#include "maps.h"
+#include "packet.h"
+#include "checksum.h"
+#include "kernel_skb.h"
+#include "parse_options.h"
 
 /* Makes the first `bytes` linear. false: the packet is shorter. */
 static __always_inline bool pull(struct __sk_buff *skb, __u32 bytes)
@@ -86,27 +49,6 @@ static __always_inline bool special6(const struct address *address)
 	return !address->high || head >> 24 == 0xff || head >> 22 == 0x3fa;
 }
 
-/*
- * A router refuses a damaged header (RFC 1812 5.2.2); the stack counts it. The
- * sum of the words must be a multiple of 0xffff. (2^16 - 1) times the constant
- * is 2^64 - 1, that is -1: so a multiple, and nothing else, times the negative
- * of it is what it was the multiple by, at most the constant.
- */
-static __always_inline bool header_checksum_ok(const struct iphdr *ip)
-{
-	const __u64 inverse = 0x0001000100010001ULL;
-	const __u32 *word = (const void *)ip;
-	__u64 sum = (__u64)word[0] + word[1] + word[2] + word[3] + word[4];
-
-	return -(sum * inverse) <= inverse;
-}
-
-/* Offset of the transport header: of IPv6 only BIG TCP has anything before it here. */
-static __always_inline __u32 l4_of(const struct packet *p, bool six)
-{
-	return six ? p->l4 & 127 /* for the verifier */ : ETH + sizeof(struct iphdr);
-}
-
 static __always_inline int parse4(struct packet *p)
 {
 	struct __sk_buff *skb = p->skb;
@@ -122,8 +64,12 @@ static __always_inline int parse4(struct packet *p)
 	p->source.low = MAPPED(ip->saddr);
 	p->destination.high = 0;
 	p->destination.low = MAPPED(ip->daddr);
-	if (ip->ihl != 5)
+	if (ip->ihl != 5) {
+		if (stays4(ip->daddr) || stays4(ip->saddr))
+			return REASON_LINK_LOCAL;
+		parse_options4(skb, facts_of(p));
 		return REASON_OPTIONS;
+	}
 	length = bpf_ntohs(ip->tot_len);
 	/* BIG TCP over IPv4 (6.3) carries total length 0 in GSO packets. */
 	if (length > skb->len - ETH || (length < sizeof(*ip) && !(length == 0 && skb->gso_size)))
@@ -208,6 +154,7 @@ static __always_inline int parse6(struct packet *p)
 	case IPPROTO_DSTOPTS:
 	case IPPROTO_MH:
 	case IPPROTO_AH:
+		parse_options6(skb, facts_of(p));
 		return REASON_OPTIONS;
 	case NEXTHDR_FRAGMENT: {
 		struct fragment_header *header;
@@ -316,9 +263,10 @@ static __always_inline int parse_l4(struct packet *p, bool six)
 static __always_inline bool too_big(struct packet *p, __u32 mtu, bool six)
 {
 	struct __sk_buff *skb = p->skb;
-	const __u32 l4 = l4_of(p, six);
+	const bool shifted = p->fragment == PLACE_OPTIONS;
+	const __u32 l4 = shifted ? p->l4 & 127 : l4_of(p, six);
 	/* without the jumbo option of BIG TCP, which no segment has */
-	__u32 headers = six ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+	__u32 headers = shifted ? l4 - ETH : six ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	__u32 tunnel;
 
 	if (skb->len - ETH <= mtu)

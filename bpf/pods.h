@@ -3,12 +3,10 @@
 #ifndef HOSTROUTE_PODS_H
 #define HOSTROUTE_PODS_H
 
-static __always_inline bool same_address(const struct address *a, const void *b)
-{
-	const struct address *other = b;
-
-	return a->high == other->high && a->low == other->low;
-}
+#include "maps.h"
+#include "packet.h"
+#include "verdict.h"
+#include "kernel_route.h"
 
 /* src/maps/pods.ts computes the same. IPv4: neighbours in a range never share. */
 static __always_inline __u32 pod_slot_index(const struct address *address, bool six)
@@ -103,7 +101,7 @@ static __always_inline int check_source(struct packet *p, bool six)
 	pod = pod_of(&p->source, six);
 	if (pod && pod->ifindex == p->device->ifindex)
 		return GO_ON;
-	p->origin = allowed_source(p->skb->ifindex, &p->source);
+	p->origin = allowed_source(p->in, &p->source);
 	if (p->origin != SOURCE_OWN)
 		return GO_ON;
 	/* an address that the maps do not have yet is the kernel's to judge */

@@ -9,8 +9,14 @@
 #ifndef HOSTROUTE_ROUTE_H
 #define HOSTROUTE_ROUTE_H
 
+#include "maps.h"
+#include "packet.h"
+#include "trace.h"
+#include "destination.h"
+
 /* One place on the stack for either key: the frames of from_pod and new_flow6 are nearly full. */
 union route_key {
+	__u32 row; /* of destinations */
 	struct route4_key four;
 	struct route6_key six;
 	struct class_route4_key class_four;
@@ -82,14 +88,13 @@ static __always_inline __u64 no_nexthop(__u32 reason)
 	return (__u64)(reason + 1) << 32;
 }
 
-/* A route that is not the stack's; of a group the leg `kept`, or by the flow's hash. */
-static __always_inline __u64 resolve_route(struct __sk_buff *skb, const struct route *route, __u32 kept)
+/* Of a group the leg `kept`, or by the flow's hash. */
+static __always_inline __u64 resolve_route(struct __sk_buff *skb, __u32 action, __u32 row, __u32 kept)
 {
 	struct group *group;
-	__u32 row = route->nexthop;
 	int i;
 
-	if (route->action == ROUTE_NEXTHOP)
+	if (action == ROUTE_NEXTHOP)
 		return row;
 	group = bpf_map_lookup_elem(&groups, &row);
 	if (!group)
@@ -104,11 +109,22 @@ static __always_inline __u64 resolve_route(struct __sk_buff *skb, const struct r
 static __always_inline __u64 find_nexthop(struct __sk_buff *skb, const struct device *device,
 					  const struct address *destination, __u32 kept, bool covering, bool six)
 {
+	const __u32 generation = control.route_generation, of_class = class_of(device, six);
+	struct destination *known;
 	struct route *route = NULL;
 	union route_key key;
+	__u32 action, row;
 	__u64 found;
 
-	if (has_class(device, six)) {
+	key.row = destination_row(destination);
+	known = bpf_map_lookup_elem(&destinations, &key.row);
+	if (!known)
+		return no_nexthop(REASON_ROUTE);
+	if (is_current(known, destination, generation) && known->of_class == of_class && known->action != ROUTE_STACK &&
+	    !trace_of(skb))
+		return resolve_route(skb, known->action, known->nexthop, kept);
+	read_in_order(known);
+	if (of_class) {
 		route = class_route_to(device, destination, &key, six);
 		if (!route)
 			return no_nexthop(REASON_POLICY);
@@ -121,7 +137,9 @@ static __always_inline __u64 find_nexthop(struct __sk_buff *skb, const struct de
 	trace_route(trace_of(skb), route);
 	if (!route)
 		return no_nexthop(REASON_NO_ROUTE);
-	if (route->action == ROUTE_STACK) {
+	action = route->action;
+	row = route->nexthop;
+	if (action == ROUTE_STACK) {
 		/* bounded, so that a damaged map cannot count outside the row */
 		found = no_nexthop(route->reason < REASON_FIRST_DROP ? (int)route->reason : REASON_ROUTE);
 		if (!covering || route->reason != REASON_TRANSLATED_DESTINATION)
@@ -130,14 +148,21 @@ static __always_inline __u64 find_nexthop(struct __sk_buff *skb, const struct de
 		route = route_shorter(destination, &key, 1, six);
 		if (!route || route->action == ROUTE_STACK)
 			return found;
+		action = route->action;
+		row = route->nexthop;
+	} else if (!trace_of(skb)) {
+		claim_row(known, destination, generation);
+		known->of_class = of_class;
+		known->nexthop = row;
+		known->action = action;
 	}
-	found = resolve_route(skb, route, kept);
+	found = resolve_route(skb, action, row, kept);
 	if (!(found >> 32))
 		trace_nexthop(trace_of(skb), found);
 	return found;
 }
 
-/* `covering`: to an address that is translated, as if it were not. Global: see owner.h. */
+/* `covering`: to an address that is translated, as if it were not. Global: see packet.h. */
 __attribute__((noinline)) __u64 find_nexthop4(struct __sk_buff *skb, const struct device *device,
 					      const struct address *destination, __u32 kept, int covering)
 {

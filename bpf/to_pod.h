@@ -11,6 +11,19 @@
 #ifndef HOSTROUTE_TO_POD_H
 #define HOSTROUTE_TO_POD_H
 
+#include "maps.h"
+#include "packet.h"
+#include "verdict.h"
+#include "parse.h"
+#include "pods.h"
+#include "tuple.h"
+#include "flow.h"
+#include "conntrack.h"
+#include "owner.h"
+#include "fragment.h"
+#include "icmp_error_translate.h"
+#include "hot_path.h"
+
 /* An entry from before conntrack began to translate the flow. SNAT's stays: it cannot be the same flow. */
 static __always_inline void forget_plain(const union tuple *tuple, bool six)
 {
@@ -81,20 +94,20 @@ static __always_inline int note_delivered(struct packet *p, bool six)
 	}
 	remember_owner(&tuple, pod_id, reason, six);
 	if (pod_of(&p->source, six))
-		share(p->skb->ifindex, SHARED_LOCAL);
+		share(p->in, SHARED_LOCAL);
 	return GO_ON;
 }
 
 static __attribute__((noinline)) int note_delivered4(struct __sk_buff *skb, struct device *device)
 {
-	struct packet p = { .skb = skb, .device = device };
+	struct packet p = { .skb = skb, .device = device, .in = skb->ifindex };
 
 	return device ? note_delivered(&p, false) : GO_ON;
 }
 
 static __attribute__((noinline)) int note_delivered6(struct __sk_buff *skb, struct device *device)
 {
-	struct packet p = { .skb = skb, .device = device };
+	struct packet p = { .skb = skb, .device = device, .in = skb->ifindex };
 
 	return device ? note_delivered(&p, true) : GO_ON;
 }
@@ -132,7 +145,7 @@ static __always_inline bool is_known(struct __sk_buff *skb, const struct device 
 	tuple.local_port = port[1];
 	tuple.remote_port = port[0];
 	tuple.protocol = IPPROTO_UDP;
-	return straight_owner4(&tuple, device->pod_id) > FLOW_ASK;
+	return hot_owner4(&tuple, device->pod_id) > FLOW_ASK;
 }
 
 SEC("tc")

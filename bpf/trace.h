@@ -16,6 +16,9 @@
 #ifndef HOSTROUTE_TRACE_H
 #define HOSTROUTE_TRACE_H
 
+#include "maps.h"
+#include "packet.h"
+
 /* Two instructions for a packet without a mark. */
 static __always_inline struct trace *trace_of(struct __sk_buff *skb)
 {

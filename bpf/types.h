@@ -11,12 +11,16 @@
  *   order. An IPv4 address in a 16-byte field is v4-mapped (::ffff:a.b.c.d)
  *   unless the field says otherwise.
  * - A change to any layout here raises HR_LAYOUT: pinned maps of another
- *   layout are refused, never misread.
+ *   layout are converted by the names of fields (src/datapath/upgrade.ts), never
+ *   misread. A field that is renamed stands in src/maps/convert.ts; what a code or
+ *   a field means does not change under the same name.
  */
 #ifndef HOSTROUTE_TYPES_H
 #define HOSTROUTE_TYPES_H
 
 #include <linux/types.h>
+
+#include "flow_types.h"
 
 #define HR_LAYOUT 5
 
@@ -71,11 +75,12 @@ enum reason {
 	REASON_DROP_FLOWS,     /* the pod gets no more room for flows */
 	REASON_DROP_PROTOCOL,  /* REASON_PROTOCOL, configured as drop */
 	REASON_DROP_MALFORMED, /* XDP: header no stack would take */
-	REASON_DROP_MARTIAN,   /* XDP: source that cannot be on the wire */
+	REASON_DROP_MARTIAN,   /* XDP: source that cannot be on the wire; strict rp_filter: nor here */
 	REASON_DROP_FRAGMENT,  /* SNAT is due, the datagram's first fragment was not seen */
 	REASON_DROP_TTL,       /* TTL of an answer to a SNATed flow; its sender is told */
-	REASON_DROP_MTU,       /* such an answer is larger than the pod takes; its sender is told */
+	REASON_DROP_MTU,       /* such an answer, or a pod's IPv6 fragment, is too big to go on; its sender is told */
 	REASON_DROP_SOURCE,    /* SNAT is due, the node has none of the addresses configured for it */
+	REASON_DROP_OPTIONS,   /* SNAT is due, and a router has to read or write the packet's options */
 	REASON_MAX = 64,       /* room to grow; fixes the counters' row length */
 };
 #define REASON_FIRST_STACK REASON_OFF
@@ -106,7 +111,8 @@ struct device {
 	__u16 class6;
 	__u8 address6[16]; /* DEVICE_POD: first IPv6 address, :: none */
 	__u8 mac[6];       /* the device's own */
-	__u8 pad1[2];
+	__u8 reply_tag;    /* DEVICE_UPLINK, strict rp_filter: 2 or more, its own among the uplinks; else 0 */
+	__u8 pad1;
 	__u32 counters;    /* row * REASON_MAX: its first row there */
 	__u32 pad2;
 }; /* 64 */
@@ -246,157 +252,6 @@ struct masquerade {
 	__u32 masquerade; /* 1: SNAT is due, 0: leave the source alone */
 };
 
-/*
- * A flow as seen from one side. In flows*: local = pod. In reverse*: local =
- * SNAT address and port. ICMP echo: local_port = identifier, remote_port = 0,
- * or ECHO_ASKED where the remote asks: each side may use an identifier of the other's.
- */
-struct tuple4 {
-	__be32 local;
-	__be32 remote;
-	__be16 local_port;
-	__be16 remote_port;
-	__u8 protocol;
-	__u8 pad[3];
-}; /* 16 */
-
-struct tuple6 {
-	__u8 local[16];
-	__u8 remote[16];
-	__be16 local_port;
-	__be16 remote_port;
-	__u8 protocol;
-	__u8 pad[3];
-}; /* 40 */
-
-enum flow_verdict {
-	FLOW_DIRECT = 1,  /* routed, source left alone */
-	FLOW_SNAT = 2,    /* source becomes nat_address:nat_port */
-	FLOW_INBOUND = 3, /* opened from outside: source left alone */
-	FLOW_STACK = 4,   /* in fragment.verdict only: the stack owns it */
-};
-
-/* flow.life and reverse.life: see bpf/expire.h for who moves what. */
-enum flow_life {
-	FLOW_LIVE = 0,
-	FLOW_DYING = 1, /* idle for too long; a packet may still revive it */
-	FLOW_DEAD = 2,  /* being deleted: nobody may use it */
-};
-
-#define ECHO_ASKED 1 /* host order */
-
-/* flow.tcp and reverse.tcp: flags seen from that side. */
-#define SEEN_SYN (1U << 0)
-#define SEEN_FIN (1U << 1)
-#define SEEN_RST (1U << 2)
-#define SEEN_ACK (1U << 3) /* FLOW_INBOUND, and not TCP: the pod has answered */
-/* flow.tcp: of the remote's packets that were in sequence. */
-#define SEEN_REMOTE_FIN (1U << 4)
-#define SEEN_REMOTE_RST (1U << 5)
-#define SEEN_REMOTE_ACK (1U << 6) /* FLOW_INBOUND: of the pod's SYN-ACK */
-
-/*
- * What SNAT of a flow adds to its packets' checksums, as one's complement sums,
- * never 0: to the header's by the address and the TTL, to the transport's by the
- * address and the port. IPv6 has no header checksum: there the first is what the
- * address alone adds.
- */
-struct snat_difference {
-	__u16 header;
-	__u16 transport;
-};
-
-struct flow {
-	__u64 route;                       /* control.route_generation << 32 | index of nexthops */
-	__u32 seen;                        /* jiffies (low 32 bits) of the pod's last packet */
-	__u32 pod_id;
-	__u32 life;                        /* enum flow_life, changed by compare-and-exchange */
-	__u8 verdict;                      /* enum flow_verdict */
-	__u8 tcp;                          /* SEEN_* */
-	__be16 nat_port;
-	__u8 nat_address[16];              /* v4-mapped or IPv6 */
-	__u32 created;                     /* jiffies, low 32 bits */
-	struct snat_difference difference; /* FLOW_SNAT */
-	__u32 ifindex; /* FLOW_SNAT: the uplink for which nat_address was chosen; FLOW_INBOUND: 0, or the pod's device
-			  if the opener's packets come another way (pod_sources) */
-	/*
-	 * TCP, network order. After SEEN_ACK the sequence number of which the pod has
-	 * asked for the next byte; before it the acknowledgement that its SYN, or
-	 * SYN-ACK, gets. After a RST of either side: when that was (jiffies).
-	 */
-	__u32 expected;
-}; /* 56 */
-
-#define REVERSE_MIDDLE (1U << 7) /* made by a packet in the middle of a connection: no SYN-ACK is for it */
-
-struct reverse {
-	__u8 pod[16];  /* v4-mapped or IPv6 */
-	__be16 pod_port;
-	__u8 tcp;      /* SEEN_SYN, SEEN_ACK from the remote; REVERSE_MIDDLE */
-	__u8 replied;  /* 1: the remote has answered */
-	__u32 seen;    /* jiffies of the remote's last packet, valid if replied */
-	__u32 pod_id;
-	__u32 life;    /* enum flow_life */
-	struct snat_difference difference;
-	__u32 ifindex; /* the pod's device if `pod` is not its own address (pod_sources), else 0 */
-}; /* 40 */
-
-/* A row of stack_pairs. */
-enum pair {
-	PAIR_UNKNOWN = 0,
-	PAIR_STACKS = 1,
-	PAIR_ASKED = 2, /* by to_pod, in the middle of a connection: that one is not translated */
-};
-
-/*
- * What is remembered of a flow without an entry in flows*: whose it is. Key as
- * there. It may be forgotten at any time: conntrack is asked again.
- */
-struct owner {
-	__u32 seen;   /* jiffies (low 32 bits) of the last packet */
-	__u32 pod_id;
-	__u32 reason; /* the stack's: enum reason to count under; 0: the fast path's */
-}; /* 12 */
-
-/* Fragments of one datagram, as in the kernel's own reassembly. */
-struct fragment_key {
-	__u8 source[16]; /* as on the packet: v4-mapped or IPv6 */
-	__u8 destination[16];
-	__u32 id;        /* as it stands in the header */
-	__u8 protocol;   /* IPv4; 0: IPv6 */
-	__u8 pad[3];
-}; /* 40 */
-
-/* What the first fragment's ports have decided for the others. */
-struct fragment {
-	__u64 route;      /* from a pod: as flow.route */
-	__u8 address[16]; /* FLOW_SNAT: replaces the pod's address, or is the pod's */
-	__u32 seen;       /* jiffies of the first fragment */
-	__u32 pod_id;
-	__u32 verdict;    /* enum flow_verdict */
-	__u32 ifindex;    /* to a pod: its device */
-}; /* 40 */
-
-/* A port that SNAT may take (row of snat_ports), and whether it may take the one whose number is the row's. */
-struct snat_port {
-	__u16 port; /* host order */
-	__u16 may_be_taken;
-}; /* 4 */
-
-/* Entries of flows* that a pod has: see account.h. */
-struct account {
-	__u32 flows4;
-	__u32 flows6;
-}; /* 8 */
-
-/* The one row of `usage`. */
-struct usage {
-	__u32 flows4; /* of all pods */
-	__u32 flows6;
-	__u32 moved;  /* flows decided again since their address, or their way out of the node, was gone */
-	__u32 pad;
-}; /* 16 */
-
 struct counter {
 	__u64 packets;
 	__u64 bytes;
@@ -417,10 +272,12 @@ enum timeout {
 #define CONTROL_ON (1U << 0)             /* else everything goes to the stack */
 #define CONTROL_MONITOR (1U << 1)        /* an event for every packet, within the rate */
 #define CONTROL_SNAT (1U << 2)           /* SNAT is ours; else it is never due */
-#define CONTROL_DROP_PROTOCOLS (1U << 3) /* SNAT due and no ports: drop, not stack */
+#define CONTROL_DROP_PROTOCOLS (1U << 3) /* SNAT due, but no ports, or options to be read: drop, not stack */
 #define CONTROL_MARKS (1U << 4)          /* ip rules ask for marks: a marked packet is the stack's */
 #define CONTROL_LINK_LOCAL (1U << 6) /* IPv4 link-local destinations are routed as any: the policy masquerades some */
+#define CONTROL_NAT_CHAIN (1U << 7)  /* the stack may translate what passes it: a nat chain or IPVS */
 #define CONTROL_HAND_OVER (1U << 5)  /* flows without an entry go to the stack: hostroute is about to leave */
+#define CONTROL_PAUSED (1U << 8)     /* maps are being replaced: what would make an entry takes the detour first */
 
 /*
  * The stack owns some flows that look like the fast path's (see owner.h): flows
@@ -465,10 +322,10 @@ struct control {
 	__u32 timeout[TIMEOUT_MAX];
 	__u32 jiffies_per_second;
 	__u32 trace_mark; /* a packet with this mark is traced, not forwarded; 0: none */
-	__u32 straight;   /* 1: on, not monitored, and the lease not over; lease.h takes it away */
-	__u32 port_key;   /* the daemon's secret: see socket_hash() */
+	__u32 straight; /* 1: the hot path is open: on, not monitored, and the lease not over; lease.h takes it away */
+	__u32 port_key; /* the daemon's secret: see socket_hash() */
 	__u32 flow_limit; /* entries that flows4 and flows6 may each have; at most what these maps take */
-	__u32 pad1;
+	__u32 detour;     /* ifindex of the device for what the programs cannot finish: see detour.h; 0: none */
 	struct shared_pod shared[DEVICE_SLOTS]; /* rows as in devices */
 }; /* 96 + 4 * DEVICE_SLOTS */
 
@@ -494,104 +351,6 @@ struct event {
 	__u8 source[16];
 	__u8 destination[16];
 	__u8 nat_address[16];
-}; /* 88 */
-
-/* trace.stages: where the traced packet came through, and what was found there. */
-#define TRACE_SOURCE (1U << 0)        /* the source is the pod's own: said where it ends soon after */
-#define TRACE_POD (1U << 1)           /* trace.pod is the device of the destination's pod */
-#define TRACE_FLOW (1U << 2)          /* trace.flow was found and is used */
-#define TRACE_FLOW_OUTDATED (1U << 3) /* one was found that no longer counts */
-#define TRACE_FLOW_NEW (1U << 4)      /* trace.flow is what this packet would make */
-#define TRACE_ASKED_REVERSE (1U << 5) /* is it an answer to a SNATed flow? */
-#define TRACE_REVERSE (1U << 6)       /* it is */
-#define TRACE_ASKED_ROUTE (1U << 7)   /* the routes were asked */
-#define TRACE_ROUTE (1U << 8)         /* trace.route is the answer */
-#define TRACE_ASKED_MASQUERADE (1U << 9)
-#define TRACE_MASQUERADE (1U << 10)   /* SNAT is due */
-#define TRACE_NEXTHOP (1U << 11)      /* trace.nexthop is the row; without: the flow's own */
-#define TRACE_SENT (1U << 12)         /* it would be sent: out, to, from, nat_* */
-#define TRACE_ICMP_ERROR (1U << 13)   /* about trace.flow, or the reverse entry */
-#define TRACE_ASKED_OWNER (1U << 14)  /* no entry in flows*: whose flow is it? */
-#define TRACE_CONNTRACK (1U << 15)    /* trace.original and trace.reply are conntrack's */
-
-/* Of an entry of conntrack, as it keeps them. */
-struct conntrack_tuple {
-	__u8 source[16];    /* IPv4: the first four bytes */
-	__be16 source_port; /* ICMP: identifier */
-	__u16 family;
-	__u8 destination[16];
-	__be16 destination_port;
-	__u8 protocol;
-	__u8 direction;
-}; /* 40 */
-
-/* The one row of `traces`: what a program found out about a traced packet. */
-struct trace {
-	__u32 stages;         /* TRACE_* */
-	__u32 reason;         /* enum reason; the daemon puts REASON_MAX there before */
-	__u32 pod;            /* ifindex */
-	__u32 nexthop;        /* row of nexthops */
-	__u32 out;            /* ifindex */
-	struct route route;
-	__u8 to[6];           /* MACs; zero: the kernel's neighbour entry fills them in */
-	__u8 from[6];
-	__u8 nat_address[16]; /* new source, or new destination; zero: none */
-	__be16 nat_port;
-	__u8 pad[2];
-	__u32 pad1;
-	struct flow flow;
-	struct conntrack_tuple original;
-	struct conntrack_tuple reply;
-}; /* 208 */
-
-/* Context of the `charge_flows` program. */
-struct charge_args {
-	__u32 family; /* 4 or 6 */
-	__u32 pod_id;
-	__s32 entries;
-}; /* 12 */
-
-/* Context of the `expire` program (SEC("syscall")): in and out. */
-struct expire_args {
-	__u32 family;    /* in: 4 or 6; 0: only read the clock */
-	__u32 pressure;  /* in: 1: little room is left, what is over or never answered ends sooner */
-	__u64 jiffies;   /* out: jiffies64 now */
-	__u64 time;      /* out: CLOCK_MONOTONIC, ns, at the same moment */
-	__u32 live;      /* added to: flows kept, of all verdicts */
-	__u32 live_snat; /* added to: of them with FLOW_SNAT */
-	__u32 dying;     /* added to: newly marked */
-	__u32 deleted;   /* added to */
-	__u32 count;     /* in: keys in flow_keys* */
-	__u32 pad;
-}; /* 48 */
-
-/* delete_args.filters: all that are set have to hold. */
-#define DELETE_POD_ADDRESS (1U << 0)
-#define DELETE_POD_ID (1U << 1)
-#define DELETE_REMOTE (1U << 2)
-#define DELETE_REMOTE_PORT (1U << 3)
-#define DELETE_OLDER (1U << 4)
-#define DELETE_IDLE (1U << 5)
-#define DELETE_VERDICT (1U << 6)
-#define DELETE_DRY_RUN (1U << 7) /* only counts */
-
-/* Context of the `delete_flows` program (SEC("syscall")). Addresses and mask: v4-mapped or IPv6. */
-struct delete_args {
-	__u8 pod[16];
-	__u8 remote[16];
-	__u8 remote_mask[16];
-	__u32 family;  /* 4 or 6 */
-	__u32 count;   /* keys in flow_keys* */
-	__u32 filters; /* DELETE_* */
-	__u32 pod_id;
-	__u32 age;     /* jiffies at least */
-	__u32 idle;    /* jiffies at least */
-	__u32 started; /* jiffies (low 32 bits): younger flows stay */
-	__be16 remote_port;
-	__u8 verdict;  /* enum flow_verdict */
-	__u8 pad;
-	__u32 chosen;  /* added to: flows that every filter fits */
-	__u32 deleted; /* added to */
 }; /* 88 */
 
 #endif

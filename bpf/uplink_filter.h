@@ -6,6 +6,10 @@
 #ifndef HOSTROUTE_UPLINK_FILTER_H
 #define HOSTROUTE_UPLINK_FILTER_H
 
+#include "types.h"
+#include "packet.h"
+#include "verdict.h"
+
 /* Sources that cannot be on a wire (RFC 1812 5.3.7); 0.0.0.0 is a DHCP client's. */
 static __always_inline bool martian4(__be32 source)
 {

@@ -6,6 +6,10 @@
 #include <napi.h>
 
 #include <cerrno>
+#include <climits>
+#include <cstring>
+#include <memory>
+#include <vector>
 
 #include "arguments.h"
 #include "attach.h"
@@ -16,8 +20,10 @@
 #include "netfilter_socket.h"
 #include "netlink_dump.h"
 #include "netlink_reader.h"
+#include "object_loader.h"
 #include "ring_reader.h"
 #include "system.h"
+#include "tap_device.h"
 
 namespace hostroute {
 
@@ -33,6 +39,74 @@ Napi::Value openPinnedMap(const Napi::CallbackInfo &info) {
     return {};
   }
   return BpfMap::wrap(env, std::move(map));
+}
+
+Napi::Value differingMaps(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  std::string directory;
+  std::vector<std::string> names;
+  if (!Arguments(info, "differingMaps").path(0, "pinDirectory", directory)) return {};
+  if (Result failure = findDifferingMaps(directory, names)) {
+    throwFailure(env, *failure);
+    return {};
+  }
+  Napi::Array list = Napi::Array::New(env, names.size());
+  for (uint32_t i = 0; i < names.size(); i++)
+    list.Set(i, names[i]);
+  return list;
+}
+
+// Rows of a map as another one has them: pieces are triples of where from, where to and how many bytes.
+Napi::Value rearrange(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  Arguments arguments(info, "rearrange");
+  Bytes rows;
+  Bytes pieces;
+  uint32_t from = 0;
+  uint32_t to = 0;
+  if (!arguments.bytes(0, "rows", rows) || !arguments.number(1, "from", 1, INT_MAX, from) ||
+      !arguments.number(2, "to", 1, INT_MAX, to) || !arguments.bytes(3, "pieces", pieces))
+    return {};
+  std::vector<uint32_t> words(pieces.size / sizeof(uint32_t));
+  memcpy(words.data(), pieces.data, words.size() * sizeof(uint32_t));
+  size_t count = rows.size / from;
+  for (size_t at = 0; at + 2 < words.size(); at += 3) {
+    if (uint64_t{words[at]} + words[at + 2] > from || uint64_t{words[at + 1]} + words[at + 2] > to) {
+      throwType(env, "rearrange: pieces must be within the rows");
+      return {};
+    }
+  }
+  std::vector<uint8_t> made(count * to);
+  for (size_t row = 0; row < count; row++)
+    for (size_t at = 0; at + 2 < words.size(); at += 3)
+      memcpy(&made[row * to + words[at + 1]], rows.data + row * from + words[at], words[at + 2]);
+  return Napi::Buffer<uint8_t>::Copy(env, made.data(), made.size());
+}
+
+Napi::Value holdProgram(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  std::string path;
+  if (!Arguments(info, "holdProgram").path(0, "path", path)) return {};
+  auto program = std::make_shared<Descriptor>();
+  if (Result failure = openLinkedProgram(path, *program)) {
+    throwFailure(env, *failure);
+    return {};
+  }
+  Napi::Object handle = Napi::Object::New(env);
+  handle.Set("fd", program->get());
+  handle.Set("close",
+             Napi::Function::New(env, [program](const Napi::CallbackInfo &) { program->reset(); }, "close"));
+  return handle;
+}
+
+Napi::Value putProgram(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  Arguments arguments(info, "putProgram");
+  std::string path;
+  uint32_t program = 0;
+  if (!arguments.path(0, "path", path) || !arguments.number(1, "fd", 0, INT_MAX, program)) return {};
+  if (Result failure = updatePinned(path, static_cast<int>(program))) throwFailure(env, *failure);
+  return env.Undefined();
 }
 
 Napi::Value detached(Napi::Env env, const Result &failure, bool found) {
@@ -88,11 +162,17 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   environment->objectClass = Napi::Persistent(BpfObject::define(env));
   env.SetInstanceData(environment);
   exports.Set("loadObject", Napi::Function::New<BpfObject::load>(env, "loadObject"));
+  exports.Set("loadObjectLater", Napi::Function::New<BpfObject::loadLater>(env, "loadObjectLater"));
   exports.Set("openPinnedMap", Napi::Function::New<openPinnedMap>(env, "openPinnedMap"));
+  exports.Set("differingMaps", Napi::Function::New<differingMaps>(env, "differingMaps"));
+  exports.Set("rearrange", Napi::Function::New<rearrange>(env, "rearrange"));
+  exports.Set("holdProgram", Napi::Function::New<holdProgram>(env, "holdProgram"));
+  exports.Set("putProgram", Napi::Function::New<putProgram>(env, "putProgram"));
   exports.Set("detachPinned", Napi::Function::New<callDetachPinned>(env, "detachPinned"));
   exports.Set("detachClsact", Napi::Function::New<callDetachClsact>(env, "detachClsact"));
   exports.Set("readRing", Napi::Function::New<RingReader::open>(env, "readRing"));
   exports.Set("openNetlinkReader", Napi::Function::New<NetlinkReader::open>(env, "openNetlinkReader"));
+  exports.Set("openTap", Napi::Function::New<TapDevice::open>(env, "openTap"));
   exports.Set("dumpNetlink", Napi::Function::New<NetlinkDump::start>(env, "dumpNetlink"));
   exports.Set("openNetfilter", Napi::Function::New<openNetfilter>(env, "openNetfilter"));
   exports.Set("storeDescriptor", Napi::Function::New<storeDescriptor>(env, "storeDescriptor"));

@@ -44,6 +44,10 @@ Result attachCgroup(const Program &program, const std::string &cgroupPath, const
 // EEXIST when another program than ours stands at this priority.
 Result attachClsact(const Program &program, int ifindex, uint32_t priority, bool egress, Attachment &out);
 
+// The program that the link pinned at path holds, and back: into the link goes another one, without a gap.
+Result openLinkedProgram(const std::string &path, Descriptor &out);
+Result updatePinned(const std::string &path, int program);
+
 Result detachPinned(const std::string &path, bool &found);
 // At both hooks; only removes filters whose program is one of the embedded objects'.
 Result detachClsact(int ifindex, uint32_t priority, bool &found);

@@ -207,6 +207,27 @@ Result attachCgroup(const Program &program, const std::string &cgroupPath, const
   return attachLink(program, target, pinPath, out);
 }
 
+Result openLinkedProgram(const std::string &path, Descriptor &out) {
+  Descriptor link(bpf_obj_get(path.c_str()));
+  if (!link) return Failure{"cannot open the pinned link", errno, "bpf(BPF_OBJ_GET)", path};
+  struct bpf_link_info info = {};
+  uint32_t length = sizeof(info);
+  if (int failed = bpf_link_get_info_by_fd(link.get(), &info, &length))
+    return Failure{"cannot read the pinned link", -failed, "bpf(BPF_OBJ_GET_INFO_BY_FD)", path};
+  out = Descriptor(bpf_prog_get_fd_by_id(info.prog_id));
+  if (!out)
+    return Failure{"cannot open the program of the pinned link", errno, "bpf(BPF_PROG_GET_FD_BY_ID)", path};
+  return std::nullopt;
+}
+
+Result updatePinned(const std::string &path, int program) {
+  Descriptor link(bpf_obj_get(path.c_str()));
+  if (!link) return Failure{"cannot open the pinned link", errno, "bpf(BPF_OBJ_GET)", path};
+  if (int failed = bpf_link_update(link.get(), program, nullptr))
+    return Failure{"cannot put a program into the pinned link", -failed, "bpf(BPF_LINK_UPDATE)", path};
+  return std::nullopt;
+}
+
 Result detachPinned(const std::string &path, bool &found) {
   found = false;
   Descriptor link(bpf_obj_get(path.c_str()));

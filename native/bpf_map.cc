@@ -10,6 +10,7 @@
 #include "arguments.h"
 #include "environment.h"
 #include "map_batch.h"
+#include "map_layout.h"
 
 namespace hostroute {
 
@@ -54,6 +55,7 @@ Napi::Function BpfMap::define(Napi::Env env) {
                       InstanceMethod<&BpfMap::updateBatch>("updateBatch"),
                       InstanceMethod<&BpfMap::deleteBatch>("deleteBatch"),
                       InstanceMethod<&BpfMap::readBatch>("readBatch"), InstanceMethod<&BpfMap::dump>("dump"),
+                      InstanceMethod<&BpfMap::layout>("layout"), InstanceMethod<&BpfMap::become>("become"),
                       InstanceMethod<&BpfMap::close>("close")});
 }
 
@@ -189,15 +191,16 @@ Napi::Value BpfMap::readBatch(const Napi::CallbackInfo &info) {
   uint32_t most = 0;
   std::vector<uint8_t> position;
   if (!isOpen(env) || !arguments.number(1, "most", 1, kMostOfBatch, most)) return {};
+  bool readable = isHash(shape_.type) || shape_.type == BPF_MAP_TYPE_LPM_TRIE;
   if (!info[0].IsNull()) {
     Bytes bytes;
-    if (!arguments.bytes(0, "position", sizeof(uint32_t), bytes)) return {};
+    size_t size = isHash(shape_.type) ? sizeof(uint32_t) : shape_.keySize;
+    if (!arguments.bytes(0, "position", size, bytes)) return {};
     position.assign(bytes.data, bytes.data + bytes.size);
   }
   std::vector<uint8_t> keys;
   std::vector<uint8_t> values;
-  int error =
-      isHash(shape_.type) ? readNextEntries(map_.get(), shape_, position, most, keys, values) : EINVAL;
+  int error = readable ? readNextEntries(map_.get(), shape_, position, most, keys, values) : EINVAL;
   if (error) {
     throwFailure(env, failure("read", error, "bpf(BPF_MAP_LOOKUP_BATCH)"));
     return {};
@@ -226,6 +229,27 @@ Napi::Value BpfMap::dump(const Napi::CallbackInfo &info) {
   result.Set("values", Napi::Buffer<uint8_t>::Copy(env, values.data(), values.size()));
   result.Set("count", static_cast<uint32_t>(keys.size() / shape_.keySize));
   return result;
+}
+
+Napi::Value BpfMap::layout(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  if (!isOpen(env)) return {};
+  std::string text;
+  if (Result failed = KernelTypes().describe(map_.get(), text)) {
+    throwFailure(env, *failed);
+    return {};
+  }
+  return Napi::String::New(env, text);
+}
+
+Napi::Value BpfMap::become(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  BpfMap *other = unwrap(info[0], "become: map");
+  if (!other || !isOpen(env)) return {};
+  if (other == this) return env.Undefined();
+  map_ = std::move(other->map_);
+  shape_ = other->shape_;
+  return env.Undefined();
 }
 
 Napi::Value BpfMap::close(const Napi::CallbackInfo &info) {

@@ -49,6 +49,8 @@ private:
   Napi::Value deleteBatch(const Napi::CallbackInfo &info);
   Napi::Value readBatch(const Napi::CallbackInfo &info);
   Napi::Value dump(const Napi::CallbackInfo &info);
+  Napi::Value layout(const Napi::CallbackInfo &info);
+  Napi::Value become(const Napi::CallbackInfo &info);
   Napi::Value close(const Napi::CallbackInfo &info);
 
   bool isOpen(Napi::Env env) const;

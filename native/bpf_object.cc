@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <climits>
+#include <memory>
 
 #include "arguments.h"
 #include "bpf_map.h"
@@ -31,9 +32,9 @@ bool readSizes(Napi::Env env, Napi::Object sizes, std::map<std::string, uint32_t
   return true;
 }
 
-bool readNames(Napi::Env env, Napi::Value value, std::vector<std::string> &out) {
+bool readNames(Napi::Env env, Napi::Value value, const std::string &what, std::vector<std::string> &out) {
   if (!value.IsArray()) {
-    throwType(env, "loadObject: programs must be an array");
+    throwType(env, "loadObject: " + what + " must be an array");
     return false;
   }
   Napi::Array names = value.As<Napi::Array>();
@@ -41,7 +42,7 @@ bool readNames(Napi::Env env, Napi::Value value, std::vector<std::string> &out) 
     std::string name;
     Napi::Value item = names[i];
     if (env.IsExceptionPending() ||
-        !readString(env, item, "loadObject: programs[" + std::to_string(i) + "]", name))
+        !readString(env, item, "loadObject: " + what + "[" + std::to_string(i) + "]", name))
       return false;
     out.push_back(name);
   }
@@ -57,6 +58,7 @@ bool readOption(Napi::Env env, Napi::Object options, const char *name, std::stri
 
 bool readOptions(Napi::Env env, Napi::Object options, LoadOptions &out) {
   if (!readOption(env, options, "pinDirectory", out.pinDirectory) ||
+      !readOption(env, options, "freshDirectory", out.freshDirectory) ||
       !readOption(env, options, "object", out.object) ||
       !readOption(env, options, "objectFile", out.objectFile))
     return false;
@@ -69,12 +71,49 @@ bool readOptions(Napi::Env env, Napi::Object options, LoadOptions &out) {
     }
     if (!readSizes(env, sizes.As<Napi::Object>(), out.sizes)) return false;
   }
+  Napi::Value fresh = options.Get("fresh");
+  if (env.IsExceptionPending()) return false;
+  if (!fresh.IsUndefined()) {
+    std::vector<std::string> names;
+    if (!readNames(env, fresh, "fresh", names)) return false;
+    out.fresh.insert(names.begin(), names.end());
+  }
   Napi::Value programs = options.Get("programs");
   if (env.IsExceptionPending()) return false;
   if (programs.IsUndefined()) return true;
   out.programs.emplace();
-  return readNames(env, programs, *out.programs);
+  return readNames(env, programs, "programs", *out.programs);
 }
+
+// The verifier takes a second.
+class LoadWorker : public Napi::AsyncWorker {
+public:
+  LoadWorker(Napi::Env env, LoadOptions options)
+      : Napi::AsyncWorker(env), deferred_(env), options_(std::move(options)) {}
+
+  Napi::Promise promise() const { return deferred_.Promise(); }
+
+  void Execute() override { failure_ = loadObject(options_, loaded_); }
+
+  void OnOK() override {
+    Napi::Env env = Env();
+    if (failure_) {
+      deferred_.Reject(makeError(env, *failure_).Value());
+      return;
+    }
+    Napi::Value object = BpfObject::wrap(env, std::move(loaded_));
+    if (object.IsEmpty())
+      deferred_.Reject(env.GetAndClearPendingException().Value());
+    else
+      deferred_.Resolve(object);
+  }
+
+private:
+  Napi::Promise::Deferred deferred_;
+  LoadOptions options_;
+  LoadedObject loaded_;
+  Result failure_;
+};
 
 } // namespace
 
@@ -85,7 +124,8 @@ Napi::Function BpfObject::define(Napi::Env env) {
        InstanceMethod<&BpfObject::readControl>("readControl"),
        InstanceMethod<&BpfObject::writeControl>("writeControl"),
        InstanceMethod<&BpfObject::testRun>("testRun"), InstanceMethod<&BpfObject::programId>("programId"),
-       InstanceMethod<&BpfObject::attachTcx>("attachTcx"),
+       InstanceMethod<&BpfObject::attachTcx>("attachTcx"), InstanceMethod<&BpfObject::linkTcx>("linkTcx"),
+       InstanceMethod<&BpfObject::updateLink>("updateLink"),
        InstanceMethod<&BpfObject::attachNetkit>("attachNetkit"),
        InstanceMethod<&BpfObject::attachClsact>("attachClsact"),
        InstanceMethod<&BpfObject::attachXdp>("attachXdp"),
@@ -109,6 +149,22 @@ Napi::Value BpfObject::load(const Napi::CallbackInfo &info) {
     throwFailure(env, *failure);
     return {};
   }
+  return wrap(env, std::move(loaded));
+}
+
+Napi::Value BpfObject::loadLater(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  Napi::Object options;
+  LoadOptions chosen;
+  if (!Arguments(info, "loadObjectLater").object(0, "options", options) || !readOptions(env, options, chosen))
+    return {};
+  auto *worker = new LoadWorker(env, std::move(chosen)); // deletes itself
+  Napi::Promise promise = worker->promise();
+  worker->Queue();
+  return promise;
+}
+
+Napi::Value BpfObject::wrap(Napi::Env env, LoadedObject loaded) {
   Napi::Object object = Environment::of(env).objectClass.New({});
   if (object.IsEmpty()) return {};
   BpfObject *self = Unwrap(object);
@@ -288,6 +344,40 @@ Napi::Value BpfObject::attachTcx(const Napi::CallbackInfo &info) {
   Result failure = attachDevice(chosen, egress ? Hook::TcxEgress : Hook::TcxIngress,
                                 static_cast<int>(ifindex), pinPath, attachment);
   return attached(info.Env(), failure, attachment);
+}
+
+// The link lives as long as its handle, not as this object.
+Napi::Value BpfObject::linkTcx(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  Program chosen;
+  uint32_t ifindex = 0;
+  if (!program(info, "linkTcx", chosen) ||
+      !Arguments(info, "linkTcx").number(1, "ifindex", 1, INT_MAX, ifindex))
+    return {};
+  Attachment attachment;
+  if (Result failure =
+          attachDevice(chosen, Hook::TcxIngress, static_cast<int>(ifindex), std::string(), attachment)) {
+    throwFailure(env, *failure);
+    return {};
+  }
+  auto link = std::make_shared<Descriptor>(std::move(attachment.link));
+  Napi::Object handle = Napi::Object::New(env);
+  handle.Set("fd", link->get());
+  handle.Set("close",
+             Napi::Function::New(env, [link](const Napi::CallbackInfo &) { link->reset(); }, "close"));
+  return handle;
+}
+
+Napi::Value BpfObject::updateLink(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  Program chosen;
+  uint32_t link = 0;
+  if (!program(info, "updateLink", chosen) ||
+      !Arguments(info, "updateLink").number(1, "fd", 0, INT_MAX, link))
+    return {};
+  if (int failed = bpf_link_update(static_cast<int>(link), chosen.descriptor, nullptr))
+    throwFailure(env, {"cannot put " + chosen.name + " into the link", -failed, "bpf(BPF_LINK_UPDATE)"});
+  return env.Undefined();
 }
 
 Napi::Value BpfObject::attachNetkit(const Napi::CallbackInfo &info) {

@@ -19,6 +19,10 @@ public:
   // loadObject(options) of src/native.ts.
   static Napi::Value load(const Napi::CallbackInfo &info);
 
+  // The same on another thread: a promise.
+  static Napi::Value loadLater(const Napi::CallbackInfo &info);
+  static Napi::Value wrap(Napi::Env env, LoadedObject loaded);
+
   explicit BpfObject(const Napi::CallbackInfo &info);
 
 private:
@@ -29,6 +33,8 @@ private:
   Napi::Value testRun(const Napi::CallbackInfo &info);
   Napi::Value programId(const Napi::CallbackInfo &info);
   Napi::Value attachTcx(const Napi::CallbackInfo &info);
+  Napi::Value linkTcx(const Napi::CallbackInfo &info);
+  Napi::Value updateLink(const Napi::CallbackInfo &info);
   Napi::Value attachNetkit(const Napi::CallbackInfo &info);
   Napi::Value attachClsact(const Napi::CallbackInfo &info);
   Napi::Value attachXdp(const Napi::CallbackInfo &info);

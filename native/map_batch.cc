@@ -199,7 +199,7 @@ int deleteEntries(int map, const MapShape &shape, const uint8_t *keys, uint32_t 
 
 int readNextEntries(int map, const MapShape &shape, std::vector<uint8_t> &position, uint32_t most,
                     std::vector<uint8_t> &keys, std::vector<uint8_t> &values) {
-  std::vector<uint8_t> next(kBucketBytes);
+  std::vector<uint8_t> next(isHash(shape.type) ? kBucketBytes : shape.keySize);
   for (;;) {
     keys.resize(size_t{most} * shape.keySize);
     values.resize(most * shape.valueBytes);

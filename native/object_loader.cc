@@ -12,6 +12,7 @@
 #include "descriptor.h"
 #include "embedded.h"
 #include "libbpf_log.h"
+#include "map_layout.h"
 #include "types.h"
 
 namespace hostroute {
@@ -36,6 +37,22 @@ std::string pinName(const struct bpf_map *map) {
 class Loader {
 public:
   Loader(const LoadOptions &options, LoadedObject &out) : options_(options), out_(out) {}
+
+  // Names of pinned maps that are of another layout.
+  Result findDiffering(std::vector<std::string> &names) {
+    if (Result failure = open()) return failure;
+    if (Result failure = findControl()) return failure;
+    struct bpf_map *map = nullptr;
+    bpf_object__for_each_map(map, out_.object.get()) {
+      std::string name = pinName(map);
+      std::string path = options_.pinDirectory + "/" + name;
+      if (name.empty() || access(path.c_str(), F_OK) != 0) continue;
+      bool differs = false;
+      if (Result failure = differ(map, path, differs)) return failure;
+      if (differs) names.push_back(name);
+    }
+    return std::nullopt;
+  }
 
   Result run() {
     if (Result failure = open()) return failure;
@@ -108,7 +125,8 @@ private:
     bpf_object__for_each_map(map, out_.object.get()) {
       std::string name = pinName(map);
       if (name.empty()) continue;
-      std::string path = options_.pinDirectory + "/" + name;
+      const bool fresh = options_.fresh.count(name) > 0;
+      std::string path = (fresh ? options_.freshDirectory : options_.pinDirectory) + "/" + name;
       if (int failed = bpf_map__set_pin_path(map, path.c_str()))
         return Failure{"cannot pin map " + name, -failed, "bpf(BPF_OBJ_PIN)", path};
       if (access(path.c_str(), F_OK) != 0) continue;
@@ -141,6 +159,22 @@ private:
       if (int failed = bpf_map__set_max_entries(map, info.max_entries))
         return Failure{"cannot take over the size of the pinned map " + name, -failed, "open", path};
     }
+    return std::nullopt;
+  }
+
+  Result differ(struct bpf_map *map, const std::string &path, bool &differs) {
+    Descriptor pinned(bpf_obj_get(path.c_str()));
+    if (!pinned) return Failure{"cannot open the pinned map", errno, "bpf(BPF_OBJ_GET)", path};
+    struct bpf_map_info info = {};
+    uint32_t length = sizeof(info);
+    if (int failed = bpf_map_get_info_by_fd(pinned.get(), &info, &length))
+      return Failure{"cannot read the pinned map", -failed, "bpf(BPF_OBJ_GET_INFO_BY_FD)", path};
+    std::string before;
+    if (Result failure = kernelTypes_.describe(pinned.get(), before)) return failure;
+    std::string now = describeTypes(bpf_object__btf(out_.object.get()), bpf_map__btf_key_type_id(map),
+                                    bpf_map__btf_value_type_id(map));
+    differs = before != now || !compare(map, info).empty() ||
+              (map == out_.control && checkLayout(pinned.get(), path).has_value());
     return std::nullopt;
   }
 
@@ -181,6 +215,7 @@ private:
   const LoadOptions &options_;
   LoadedObject &out_;
   LibbpfLog log_;
+  KernelTypes kernelTypes_;
   std::string label_;
   uint32_t layout_ = 0;
 };
@@ -192,6 +227,13 @@ Result loadObject(const LoadOptions &options, LoadedObject &out) {
   if (Result failure = Loader(options, loaded).run()) return failure;
   out = std::move(loaded);
   return std::nullopt;
+}
+
+Result findDifferingMaps(const std::string &pinDirectory, std::vector<std::string> &names) {
+  LoadOptions options;
+  options.pinDirectory = pinDirectory;
+  LoadedObject opened;
+  return Loader(options, opened).findDiffering(names);
 }
 
 bool isEmbeddedProgram(const std::string &kernelName) {

@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,9 @@ struct LoadOptions {
   std::map<std::string, uint32_t> sizes;
   std::string pinDirectory;
   std::optional<std::vector<std::string>> programs;
+  // Maps that have their pins in freshDirectory instead: made anew unless they are there.
+  std::set<std::string> fresh;
+  std::string freshDirectory;
 };
 
 struct LoadedObject {
@@ -39,6 +43,10 @@ struct LoadedObject {
 
 // After failure nothing is loaded, and nothing is pinned that was not before.
 Result loadObject(const LoadOptions &options, LoadedObject &out);
+
+// Maps pinned in the directory whose keys or values are of another layout than the object hostroute has, by
+// name.
+Result findDifferingMaps(const std::string &pinDirectory, std::vector<std::string> &names);
 
 // True when an embedded object holds a program of this name, as the kernel shows names (15 characters).
 bool isEmbeddedProgram(const std::string &kernelName);

@@ -4,6 +4,7 @@
 #include <grp.h>
 #include <linux/capability.h>
 #include <linux/magic.h>
+#include <linux/membarrier.h>
 #include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
@@ -73,6 +74,11 @@ const char *const kCapabilities[] = {
     "CHECKPOINT_RESTORE",
 };
 constexpr size_t kKnownCapabilities = sizeof(kCapabilities) / sizeof(kCapabilities[0]);
+
+// MEMBARRIER_CMD_GLOBAL is a synchronize_rcu(); kernels with nohz_full CPUs refuse it.
+Napi::Value gracePeriod(const Napi::CallbackInfo &info) {
+  return Napi::Boolean::New(info.Env(), syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) == 0);
+}
 
 Napi::Value notify(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
@@ -218,6 +224,7 @@ std::string networkNamespace() {
 
 void defineSystem(Napi::Env env, Napi::Object exports) {
   exports.Set("notify", Napi::Function::New<notify>(env, "notify"));
+  exports.Set("gracePeriod", Napi::Function::New<gracePeriod>(env, "gracePeriod"));
   exports.Set("peerCredentials", Napi::Function::New<peerCredentials>(env, "peerCredentials"));
   exports.Set("networkNamespace", Napi::Function::New<readNetworkNamespace>(env, "networkNamespace"));
   exports.Set("isBpffs", Napi::Function::New<isBpffs>(env, "isBpffs"));

@@ -145,3 +145,12 @@ function parseGroups(text: string, embeddedAllowed: boolean): string | null {
   }
   return digits
 }
+
+/** The longest prefix of the address that `has` knows. */
+export function longestPrefix(address: Address, has: (key: string) => boolean): string | null {
+  for (let length = address.length * 4; length >= 0; length--) {
+    const key = prefixKey(maskAddress(address, length), length)
+    if (has(key)) return key
+  }
+  return null
+}

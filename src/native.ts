@@ -37,13 +37,18 @@ export interface BpfMap {
   /** Absent keys are no error. Returns how many were deleted. */
   deleteBatch(keys: Buffer, count: number): number
   /**
-   * The next entries of a hash map, `most` of them or a few less, in one call: for tables that are
-   * not to be held as a whole. `position`: what `next` was, null at the beginning; `next` null: the
-   * end. Each entry present throughout comes once.
+   * The next entries of a hash map or trie, `most` of them or a few less, in one call: for tables
+   * that are not to be held as a whole. `position`: what `next` was, null at the beginning; `next`
+   * null: the end. Each entry present throughout comes once, of a trie perhaps again: it begins
+   * anew when the entry at the position was deleted.
    */
   readBatch(position: Buffer | null, most: number): MapBatch
   /** All entries, joined. A map that changes meanwhile: each entry present throughout is there once. */
   dump(): { keys: Buffer; values: Buffer; count: number }
+  /** Of keys and values, as JSON (native/map_layout.h). */
+  layout(): string
+  /** From now on this is `other`, which is closed. */
+  become(other: BpfMap): void
   close(): void
 }
 
@@ -68,9 +73,12 @@ export interface ObjectOptions {
   sizes?: Record<string, number>
   /** Directory on a bpffs: maps found there by name are taken over, the others are made and pinned there. Absent: nothing is pinned. */
   pinDirectory?: string
+  /** Names of maps that have their pins in freshDirectory instead: made anew unless they are there, and not compared with what pinDirectory has. */
+  fresh?: string[]
+  freshDirectory?: string
   /** Programs to load; absent: all. */
   programs?: string[]
-  /** Embedded object by the base name of its source, bpf/NAME.bpf.c. Default 'hostroute'. */
+  /** Embedded object by the base name of its source in bpf/, NAME.bpf.c. Default 'hostroute'. */
   object?: string
   /** Instead of an embedded object: a file. For tests. */
   objectFile?: string
@@ -97,6 +105,10 @@ export interface BpfObject {
    * 'tcx' needs Linux 6.6; it throws EINVAL or EOPNOTSUPP on older kernels.
    */
   attachTcx(program: string, ifindex: number, pinPath?: string, egress?: boolean): AttachResult
+  /** The same at TC ingress without a pin: detached when the handle is closed, or with the device or the process. */
+  linkTcx(program: string, ifindex: number): HeldLink
+  /** Puts a program in the place of the one that hangs on a held link, without a gap. Throws ENOLINK when somebody detached it. */
+  updateLink(program: string, fd: number): void
   /** Attaches through clsact, handle 1, `priority`; replaces our own filter in one step. */
   attachClsact(program: string, ifindex: number, priority: number, egress?: boolean): AttachResult
   attachXdp(program: string, ifindex: number, mode: 'native' | 'generic', pinPath?: string): AttachResult
@@ -109,6 +121,12 @@ export interface BpfObject {
   /** Throws ENOENT where the kernel has no such tracepoint. */
   attachRawTracepoint(program: string, tracepoint: string, pinPath?: string): AttachResult
   attachCgroup(program: string, cgroupPath: string, pinPath?: string): AttachResult
+  close(): void
+}
+
+/** A link that nothing but this process holds. */
+export interface HeldLink {
+  readonly fd: number
   close(): void
 }
 
@@ -150,9 +168,28 @@ export interface NetfilterSocket {
   close(): void
 }
 
+/** A TAP device of this process's (drivers/net/tun.c), up, without offloads, MTU 65521. It goes with close() or with the process. */
+export interface TapDevice {
+  readonly name: string
+  readonly ifindex: number
+  /** An Ethernet frame as if received; it passes the programs at TC ingress before this returns. false: the device did not take it (down, deleted, closed). */
+  write(frame: Buffer): boolean
+  close(): void
+}
+
 export interface Native {
   loadObject(options: ObjectOptions): BpfObject
+  /** The same on another thread: the verifier takes a second. */
+  loadObjectLater(options: ObjectOptions): Promise<BpfObject>
   openPinnedMap(path: string): BpfMap
+  /** Names of the maps pinned there whose keys or values are of another layout than those of the embedded object. */
+  differingMaps(pinDirectory: string): string[]
+  /** Rows of `from` bytes as rows of `to` bytes. pieces: triples of where from, where to and how many bytes, 32 bits each; the rest is zero. */
+  rearrange(rows: Buffer, from: number, to: number, pieces: Buffer): Buffer
+  /** The program in the link pinned at path, held by descriptor. */
+  holdProgram(path: string): HeldLink
+  /** Puts a held program into the link pinned at path, without a gap. */
+  putProgram(path: string, fd: number): void
   /** Detaches what the link pinned at path holds and removes the pin. false: nothing there. */
   detachPinned(path: string): boolean
   /** Removes our clsact filters, of both hooks; and the clsact qdisc when no filter is left and we made it. false: nothing there. */
@@ -160,6 +197,13 @@ export interface Native {
   /** Records of a ring buffer map, each copied; called in batches on the main thread. Close by the returned function. */
   readRing(map: BpfMap, onRecords: (records: Buffer[]) => void): { close(): void }
   openNetlinkReader(options: NetlinkOptions, onMessages: (messages: Buffer, overrun: boolean) => void): NetlinkReader
+  /**
+   * Makes a TAP device in the network namespace of this process. `onFrames`: what the kernel
+   * sends to it, whole Ethernet frames, each copied, 64 of them or 32 KiB at once (the last may
+   * go beyond); null, once: somebody deleted the device. Throws EBUSY when a device has this name
+   * already; ENOENT, ENODEV or ENXIO without the module tun; EPERM or EACCES when refused.
+   */
+  openTap(name: string, onFrames: (frames: Buffer[] | null) => void): TapDevice
   /**
    * One dump request on its own socket, strict checking on. `request` is the
    * message after nlmsghdr. Resolves with whole messages in chunks through
@@ -193,6 +237,8 @@ export interface Native {
   capabilities(): string[]
   groupId(name: string): number | null
   libbpfVersion(): string
+  /** Returns when every program that ran on a packet has ended (membarrier(2)). false: the kernel does not tell (nohz_full CPUs). */
+  gracePeriod(): boolean
   /** malloc_trim(3): freed memory goes back to the kernel. */
   trimMemory(): void
 }

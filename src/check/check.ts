@@ -9,12 +9,13 @@ import { hostname, release } from 'node:os'
 import type { Config } from '../config/config.js'
 import { native } from '../native.js'
 import { checkKernel, missingRights } from './kernel.js'
-import { judgeMasquerade, readMasquerade } from './masquerade.js'
+import { judgeMasquerade, readMasquerade, withAgentChains } from './masquerade.js'
 import { judgeDevices, judgeRouting, readNode } from './node.js'
+import { nodeRules } from './node-rules.js'
 import { defaultPolicy, type Policy } from './policy.js'
 import { checkPrograms } from './programs.js'
 import { bySeverity, CheckError, type CheckReport, countOutcomes, type Finding } from './report.js'
-import { checkRules, nodeRules } from './rules.js'
+import { checkRules } from './rules.js'
 import { judgeSysctls } from './sysctls.js'
 import { judgeSandbox, judgeSystem, readSystem } from './system.js'
 import { createTools } from './tool.js'
@@ -43,9 +44,9 @@ export async function runChecks(options: CheckOptions): Promise<CheckReport> {
   const kernel = await checkKernel(tools, options.pinDirectory)
   const node = await readNode(config)
   const masquerade = readMasquerade(config)
-  const facts = nodeRules(node.state, node.plan, config, masquerade.policy)
-  const rules = await checkRules(tools, facts, policy, options.everyRule ?? false)
-  const programs = await checkPrograms(tools, node, config)
+  const facts = await nodeRules(node.state, node.plan, config, masquerade.policy)
+  const rules = await checkRules(tools, facts, withAgentChains(policy, masquerade.policy), options.everyRule ?? false)
+  const programs = await checkPrograms(tools, [...node.plan.devices.values()], config)
   const findings = [
     judgeSystem(system, policy),
     ...kernel.findings,
@@ -55,7 +56,7 @@ export async function runChecks(options: CheckOptions): Promise<CheckReport> {
     ...judgeMasquerade(masquerade, config, node.plan.lackingSources),
     ...programs.findings,
     ...judgeRouting(node),
-    ...judgeSysctls(node, config)
+    ...judgeSysctls(node, config, masquerade.policy.ports)
   ].map((each) => accepted(each, policy))
   const counts = countOutcomes(findings)
   return {

@@ -27,9 +27,9 @@ rules:
   - name: ip-masq-agent
     table: nat
     chain: [IP-MASQ-AGENT, IP-MASQ]
-    text: ['* -j MASQUERADE', '* -j MASQUERADE --random-fully', '*masquerade*']
+    text: ['* -j MASQUERADE', '* -j MASQUERADE --random-fully', '* -j MASQUERADE --to-ports *', '*masquerade*']
     class: translatable
-    why: ip-masq-agent's rule; hostroute reads the same configuration and masquerades by it
+    why: ip-masq-agent's rule; hostroute reads the same configuration and flags and masquerades by them
   - name: kube-proxy
     table: filter
     chain: KUBE-FORWARD

@@ -1,10 +1,12 @@
-// What would be masqueraded, and whether ip-masq-agent's files are found.
+// What would be masqueraded, and whether ip-masq-agent's files are found. Its flags,
+// where hostroute would do something else, are among the problems.
 
 import type { Config } from '../config/config.js'
 import type { DefaultsOnly } from '../config/defaults-only.js'
-import type { MasqueradePolicy } from '../config/masquerade.js'
+import { type MasqueradePolicy, masqueradeOptions } from '../config/masquerade.js'
 import { watchMasquerade } from '../config/watch.js'
 import type { LackingSources } from '../plan/types.js'
+import type { Policy } from './policy.js'
 import { type Finding, finding } from './report.js'
 
 export interface MasqueradeFacts {
@@ -20,13 +22,25 @@ export function readMasquerade({ snat }: Config): MasqueradeFacts {
   const watch = watchMasquerade({
     patterns: snat.masqueradeFiles,
     agent: snat.agent,
-    reading: { semantics: snat.semantics, masqueradeIPv6: snat.masqueradeIPv6 },
+    reading: masqueradeOptions({ snat }),
     onChange: () => {},
     onProblem: (text) => problems.push(text)
   })
   watch.close()
   const { policy, defaultsOnly } = watch
   return { policy, defaultsOnly, problems: problems.filter((text) => text !== defaultsOnly?.text) }
+}
+
+/** What the policy says about the agent's rules holds in the chains that the agents of this node fill (--masq-chain). */
+export function withAgentChains(policy: Policy, { agents }: Pick<MasqueradePolicy, 'agents'>): Policy {
+  const chains = agents
+    .flatMap(({ flags }) => flags.map(({ flag }) => /^--masq-chain=([^*?[\]]+)$/.exec(flag)?.[1]))
+    .filter((chain) => chain !== undefined)
+  if (chains.length === 0) return policy
+  const rules = policy.rules.map((rule) =>
+    rule.name === 'ip-masq-agent' && rule.chain ? { ...rule, chain: [...rule.chain, ...chains] } : rule
+  )
+  return { ...policy, rules }
 }
 
 /** Never refuses: what is masqueraded is for the administrator to say. */
@@ -68,11 +82,18 @@ export function judgeMasquerade(
         'pass',
         'masquerade',
         'masquerade-policy',
-        `Masquerading follows ${files || 'the defaults of ip-masq-agent'}; IPv6 is ${policy.ipv6.masqueraded ? '' : 'not '}masqueraded.`
+        `Masquerading follows ${[files || 'the defaults of ip-masq-agent', ...followedFlags(policy)].join(', ')}; IPv6 is ${policy.ipv6.masqueraded ? '' : 'not '}masqueraded.`
       )
     )
   }
   return findings
+}
+
+/** "--enable-ipv6 of kube-system/ip-masq-agent-x7k2p" */
+function followedFlags({ agents }: MasqueradePolicy): string[] {
+  return agents.flatMap(({ pod, flags }) =>
+    flags.filter(({ effect }) => effect === 'followed').map(({ flag }) => `${flag} of ${pod}`)
+  )
 }
 
 function judgeSources({ entries, families }: LackingSources, six: boolean): Finding[] {

@@ -2,7 +2,6 @@
 // kernel and why. From the daemon's own dumps and plan, so that the check and
 // the daemon cannot disagree.
 
-import { prefixKey } from '../address.js'
 import type { Config } from '../config/config.js'
 import { readKernelSettings } from '../config/kernel-settings.js'
 import { readState } from '../netlink/read-state.js'
@@ -39,7 +38,7 @@ function planOptions(config: Config): PlanOptions {
     snat: config.snat.enabled,
     snatAddresses: config.snat.addresses,
     stackPrefixes: config.stackPrefixes,
-    ...readKernelSettings()
+    ...readKernelSettings([])
   }
 }
 
@@ -175,9 +174,4 @@ function otherTables(state: NodeState): Map<number, number> {
 
 export function shorten(names: readonly string[], most = 6): string {
   return names.length <= most ? names.join(', ') : `${names.slice(0, most).join(', ')} and ${names.length - most} more`
-}
-
-/** The node's own addresses as prefix keys. */
-export function ownPrefixes(state: NodeState): string[] {
-  return [...state.addresses.values()].flat().map(({ local }) => prefixKey(local, local.length * 4))
 }

@@ -6,7 +6,6 @@
 //   programs of the pod's device. The uplink's are passed as ever.
 
 import type { Config } from '../config/config.js'
-import type { NodeFacts } from './node.js'
 import { type Finding, finding, type Looked } from './report.js'
 import type { Tools } from './tool.js'
 
@@ -19,19 +18,28 @@ export interface ForeignProgram {
   name: string
 }
 
+/** A device that hostroute serves. */
+export interface ServedDevice {
+  name: string
+  role: 'pod' | 'uplink'
+}
+
 export interface Qdisc {
   device: string
   kind: string
   where: 'root' | 'clsact' | 'ingress' | 'other'
 }
 
-const ours = new Set(['from_pod', 'to_pod', 'from_uplink', 'uplink_filter'])
+const ours = new Set(['from_pod', 'to_pod', 'from_uplink', 'from_detour', 'uplink_filter'])
 
 /** Root qdiscs that only queue. */
 const plainQdiscs = new Set(['noqueue', 'noop', 'pfifo_fast', 'pfifo', 'bfifo', 'fq', 'fq_codel', 'mq', 'sfq', 'codel'])
 
-export async function checkPrograms(tools: Tools, node: NodeFacts, config: Config): Promise<Looked> {
-  const served = [...node.plan.devices.values()]
+export async function checkPrograms(
+  tools: Tools,
+  served: readonly ServedDevice[],
+  config: Pick<Config, 'uplink'>
+): Promise<Looked> {
   if (served.length === 0) return { findings: [], notLookedAt: [] }
   const looked: Looked = { findings: [], notLookedAt: [] }
   const programs: ForeignProgram[] = []
@@ -39,7 +47,7 @@ export async function checkPrograms(tools: Tools, node: NodeFacts, config: Confi
   programs.push(...(await readFilters(tools, qdiscs, looked)))
   programs.push(...(await readXdp(tools, looked)))
   programs.push(...(await readBpf(tools, looked)))
-  looked.findings.push(...judgePrograms(distinct(programs), qdiscs, node, config))
+  looked.findings.push(...judgePrograms(distinct(programs), qdiscs, served, config))
   return looked
 }
 
@@ -158,10 +166,10 @@ function distinct(programs: readonly ForeignProgram[]): ForeignProgram[] {
 export function judgePrograms(
   programs: readonly ForeignProgram[],
   qdiscs: readonly Qdisc[],
-  { plan }: NodeFacts,
-  config: Config
+  served: readonly ServedDevice[],
+  config: Pick<Config, 'uplink'>
 ): Finding[] {
-  const roles = new Map([...plan.devices.values()].map(({ name, role }) => [name, role]))
+  const roles = new Map(served.map(({ name, role }) => [name, role]))
   const findings: Finding[] = []
   for (const program of programs) {
     const role = roles.get(program.device)
@@ -189,7 +197,11 @@ export function judgePrograms(
   return findings
 }
 
-function judgeProgram({ device, where, how, name }: ForeignProgram, role: 'pod' | 'uplink', config: Config): Finding {
+function judgeProgram(
+  { device, where, how, name }: ForeignProgram,
+  role: ServedDevice['role'],
+  config: Pick<Config, 'uplink'>
+): Finding {
   const subject = `${name} (${how}) on ${role === 'pod' ? 'pod device' : 'uplink'} ${device}`
   if (where === 'xdp') {
     const wanted = role === 'uplink' && config.uplink.xdp !== 'off'

@@ -4,17 +4,13 @@
 // writes tens of thousands of rules. `everyRule` lists these, too.
 
 import { formatPrefix } from '../address.js'
-import type { Config } from '../config/config.js'
-import { type MasqueradePolicy, masqueradesLinkLocal } from '../config/masquerade.js'
-import { servedKinds } from '../plan/devices.js'
-import type { Plan } from '../plan/types.js'
-import type { NodeState } from '../state/types.js'
 import { classifyTable, type JudgedRule, type RuleContext } from './classify.js'
 import { type IpvsService, ipvsDestinations, judgeIpvs, readIpvs } from './ipvs.js'
-import { ownPrefixes, shorten } from './node.js'
+import { shorten } from './node.js'
+import type { NodeRules } from './node-rules.js'
 import type { Policy } from './policy.js'
 import { matchesPolicyRule } from './policy.js'
-import { inside, type PrefixSet, prefixSet } from './prefixes.js'
+import { type PrefixSet, prefixSet } from './prefixes.js'
 import { readRules } from './read-rules.js'
 import { type Finding, finding, type Looked, type Outcome } from './report.js'
 import type { RuleClass, RuleTable } from './ruleset.js'
@@ -187,46 +183,6 @@ function asFinding(judged: JudgedRule): Finding {
   )
 }
 
-/** Devices and addresses as rules may name them. */
-export interface NodeRules {
-  pods: readonly string[]
-  uplinks: readonly string[]
-  neverServed: readonly string[]
-  /** Prefix keys. */
-  stackPrefixes: readonly string[]
-  own: readonly string[]
-  podAddresses: readonly string[]
-  /** What the daemon finds translated; absent: what these rules and IPVS say. */
-  translated?: readonly string[]
-  snat: boolean
-  /** IPv6, too; absent: as snat says. */
-  snat6?: boolean
-  /** The policy masquerades IPv4 link-local destinations; none given: no. */
-  routesLinkLocal?: boolean
-}
-
-/** policy: the one that would hold. */
-export function nodeRules(state: NodeState, plan: Plan, config: Config, policy: MasqueradePolicy): NodeRules {
-  const served = [...plan.devices.values()]
-  const names = (role: 'pod' | 'uplink') => served.filter((device) => device.role === role).map(({ name }) => name)
-  const unserved = new Set(plan.unserved.map(({ ifindex }) => ifindex))
-  const neverServed = [...state.links.values()]
-    .filter((link) => link.up && !plan.devices.has(link.ifindex))
-    .filter((link) => unserved.has(link.ifindex) || link.master !== 0 || !servedKinds.has(link.kind))
-    .map(({ name }) => name)
-  return {
-    pods: names('pod'),
-    uplinks: names('uplink'),
-    neverServed,
-    stackPrefixes: [...config.stackPrefixes, ...stackRoutes(plan)],
-    own: ownPrefixes(state),
-    podAddresses: [...plan.pods.keys()].map((address) => `${address}/${address.length * 4}`),
-    snat: config.snat.enabled,
-    snat6: config.snat.enabled && policy.ipv6.masqueraded,
-    routesLinkLocal: config.snat.enabled && masqueradesLinkLocal(policy)
-  }
-}
-
 export function ruleContext(
   facts: NodeRules,
   translations: readonly Translation[],
@@ -258,22 +214,4 @@ function destinationsIn(translations: readonly Translation[], services: readonly
 /** Without those that have addresses of pods: the fast path delivers there. */
 function translatedSet(destinations: Iterable<string>, podAddresses: PrefixSet): PrefixSet {
   return prefixSet([...destinations].filter((each) => !podAddresses.meets(each)))
-}
-
-/** Looked at for each stack route; a node has few. */
-const mostStackRoutes = 256
-
-/** Prefixes whose routes all lead to the stack. The node's own addresses are none: answers to masqueraded connections go there. */
-function stackRoutes(plan: Plan): string[] {
-  const stack = [...plan.routes].filter(([, route]) => route.action === 'stack' && route.reason !== 'local')
-  const forwarded = [...plan.routes].filter(([, route]) => route.action !== 'stack').map(([prefix]) => prefix)
-  // A class may forward what the node's own routes do not: only what no class speaks of is sure.
-  const byClass = [...plan.classRoutes]
-    .filter(([, route]) => route.action === 'nexthop' || route.action === 'group')
-    .map(([key]) => key.slice(key.indexOf(' ') + 1))
-  return stack
-    .slice(0, mostStackRoutes)
-    .map(([prefix]) => prefix)
-    .filter((prefix) => !forwarded.some((other) => inside(other, prefix)))
-    .filter((prefix) => !byClass.some((other) => inside(other, prefix) || inside(prefix, other)))
 }

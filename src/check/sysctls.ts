@@ -3,13 +3,7 @@
 
 import { readFileSync } from 'node:fs'
 import type { Config } from '../config/config.js'
-import {
-  formatPortRanges,
-  type KernelPorts,
-  type parsePortRanges,
-  readKernelPorts,
-  snatPorts
-} from '../config/ports.js'
+import { formatPortRanges, type KernelPorts, type PortRange, readKernelPorts, snatPorts } from '../config/ports.js'
 import type { NodeFacts } from './node.js'
 import { shorten } from './node.js'
 import { type Finding, finding } from './report.js'
@@ -27,13 +21,19 @@ export function readSysctl(key: string): string | null {
 
 const fewPorts = 4096
 
-export function judgeSysctls(node: NodeFacts, config: Config, read: ReadSysctl = readSysctl): Finding[] {
+/** snatRanges: ports for SNAT in force, those of the agent where snat.ports is auto. */
+export function judgeSysctls(
+  node: NodeFacts,
+  config: Config,
+  snatRanges: 'auto' | PortRange[] = config.snat.ports,
+  read: ReadSysctl = readSysctl
+): Finding[] {
   const findings = [
     ...forwarding(node, config, read),
     ...reversePath(node, config, read),
     ...reversePathOfPods(node, config, read),
     ...looseTcp(read),
-    ...ports(config)
+    ...ports(config, snatRanges)
   ]
   if (!findings.some(({ outcome }) => outcome !== 'pass')) {
     findings.push(finding('pass', 'sysctl', 'sysctl-fine', 'Forwarding is on and no setting stands in the way.'))
@@ -149,10 +149,10 @@ function looseTcp(read: ReadSysctl): Finding[] {
   ]
 }
 
-function ports(config: Config): Finding[] {
+function ports(config: Config, snatRanges: 'auto' | PortRange[]): Finding[] {
   if (!config.snat.enabled) return []
   const kernel = readKernelPorts()
-  const free = snatPorts(config.snat.ports, config.snat.nodePorts, kernel)
+  const free = snatPorts(snatRanges, config.snat.nodePorts, kernel)
   const findings: Finding[] = []
   if (free.length < fewPorts) {
     findings.push(
@@ -168,14 +168,15 @@ function ports(config: Config): Finding[] {
       )
     )
   }
-  const overlap = config.snat.ports === 'auto' ? [] : sharedPorts(config.snat.ports, kernel)
+  const overlap = snatRanges === 'auto' ? [] : sharedPorts(snatRanges, kernel)
+  const origin = config.snat.ports === 'auto' ? "The agent's --to-ports" : 'snat.ports'
   if (overlap.length > 0) {
     findings.push(
       finding(
         'warning',
         'sysctl',
         'sysctl-ports-shared',
-        `snat.ports has ports that the kernel hands out to processes: ${formatPortRanges(overlap)}.`,
+        `${origin} has ports that the kernel hands out to processes: ${formatPortRanges(overlap)}.`,
         {
           why: 'a connection of the node and one of a pod to the same remote may get the same port; one of them then fails',
           remedy: `Reserve them: sysctl -w net.ipv4.ip_local_reserved_ports=${formatPortRanges(overlap)}; or choose others in snat.ports.`
@@ -186,7 +187,7 @@ function ports(config: Config): Finding[] {
   return findings
 }
 
-type Ranges = NonNullable<ReturnType<typeof parsePortRanges>>
+type Ranges = PortRange[]
 
 /** Ports among these that the kernel hands out to processes. */
 export function sharedPorts(ports: Ranges, kernel: KernelPorts): Ranges {

@@ -2,9 +2,7 @@
 
 import type { CheckReport } from '../check/report.js'
 import type {
-  DropRow,
   EnableResult,
-  EventRow,
   MasqueradeAnswer,
   MasqueradeStatus,
   NeighbourRow,
@@ -19,8 +17,9 @@ import type {
 import { metricsPath } from '../control/api.js'
 import { ControlError } from '../control/client.js'
 import { handedBackLines } from '../control/handed-back.js'
+import type { DropRow, EventRow } from '../control/packet-api.js'
 import { packageVersion } from '../version.js'
-import { refusedWhenDisabled } from './explain.js'
+import { leftAtWork } from './left.js'
 import { renderCheck } from './render-check.js'
 import { renderDrops, renderEvent } from './render-drops.js'
 import {
@@ -39,9 +38,20 @@ import { span } from './text.js'
 type Exit = number
 
 export async function status(session: Session): Promise<Exit> {
-  const answer = await session.client.get<Status>('/v1/status')
+  const answer = await session.client.get<Status>('/v1/status').catch(async (error: unknown) => {
+    throw await withLeft(error)
+  })
   session.show(answer, (value) => renderStatus(value, session.paint, Date.now()))
   return answer.value.mode === 'enabled' ? exitStatus.fine : exitStatus.refused
+}
+
+const unanswered = new Set(['not-running', 'no-answer', 'broken-off'])
+
+/** What the programs do meanwhile, where the daemon does not answer. */
+async function withLeft(error: unknown): Promise<unknown> {
+  if (!(error instanceof ControlError) || !unanswered.has(error.code)) return error
+  const left = await leftAtWork()
+  return left === '' ? error : new ControlError(`${error.message}\n${left}`, error.code, { cause: error })
 }
 
 export async function pods(session: Session): Promise<Exit> {
@@ -64,14 +74,10 @@ export async function routes(session: Session, filter: RouteOptions): Promise<Ex
 }
 
 export async function routeGet(session: Session, address: string, from: string | undefined): Promise<Exit> {
-  try {
-    session.show(await session.client.get<RouteAnswer>('/v1/routes/get', { address, from }), (value) =>
-      renderRouteAnswer(value, session.paint)
-    )
-    return exitStatus.fine
-  } catch (error) {
-    return refusedWhenDisabled(error)
-  }
+  session.show(await session.client.get<RouteAnswer>('/v1/routes/get', { address, from }), (value) =>
+    renderRouteAnswer(value, session.paint)
+  )
+  return exitStatus.fine
 }
 
 export async function nexthops(session: Session): Promise<Exit> {
@@ -138,7 +144,7 @@ export async function monitor(session: Session, options: MonitorOptions): Promis
     if (!signal.aborted) throw error
   }
   if (signal.aborted) return exitStatus.fine
-  throw new ControlError('hostrouted has ended', null)
+  throw new ControlError('hostrouted has ended', 'broken-off')
 }
 
 function matches(event: EventRow, { drops: dropsOnly, address, device }: MonitorOptions): boolean {
@@ -160,8 +166,8 @@ export async function confirm(session: Session): Promise<Exit> {
   return changed(session, '/v1/confirm', {}, () => 'Confirmed: hostroute stays enabled.')
 }
 
-export async function disable(session: Session): Promise<Exit> {
-  return changed(session, '/v1/disable', {}, ({ handedBack }) => {
+export async function disable(session: Session, force: boolean): Promise<Exit> {
+  return changed(session, '/v1/disable', force ? { force } : {}, ({ handedBack }) => {
     const lines = ["hostroute is disabled: all packets take the kernel's own way."]
     if (handedBack) lines.push(...handedBackLines(handedBack))
     return lines.join('\n')

@@ -2,9 +2,8 @@
 
 import type { CommandModule } from 'yargs'
 import { formatAddress, parseAddress } from '../address.js'
-import { ControlError } from '../control/client.js'
 import type { ExplainRequest, Explanation } from '../control/explain-api.js'
-import { explainReason } from './reasons.js'
+import { explainReason } from '../reasons.js'
 import { exitStatus, type GlobalOptions, openSession, type Session, UsageError } from './session.js'
 import { endpoint, facts, type Paint } from './text.js'
 
@@ -119,21 +118,10 @@ function placeOf(text: string, option: string): { host: string; port: number | u
 }
 
 async function explain(session: Session, request: ExplainRequest): Promise<number> {
-  try {
-    session.show(await session.client.get<Explanation>('/v1/explain', { ...request }), (value) =>
-      renderExplanation(value, session.paint)
-    )
-    return exitStatus.fine
-  } catch (error) {
-    return refusedWhenDisabled(error)
-  }
-}
-
-/** The sentence, and the exit status of what is refused, when hostroute is disabled. Else it throws again. */
-export function refusedWhenDisabled(error: unknown): number {
-  if (!(error instanceof ControlError) || error.status !== 409) throw error
-  process.stderr.write(`hostroute: ${error.message}\n`)
-  return exitStatus.refused
+  session.show(await session.client.get<Explanation>('/v1/explain', { ...request }), (value) =>
+    renderExplanation(value, session.paint)
+  )
+  return exitStatus.fine
 }
 
 export function renderExplanation({ packet, in: where, ...answer }: Explanation, paint: Paint): string {

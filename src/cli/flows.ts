@@ -2,9 +2,7 @@
 // some, say who uses most.
 
 import { parseAddress, parsePrefix } from '../address.js'
-import type { FlowRow, FlowVerdict } from '../control/api.js'
-import type { FlowDeletion, FlowSelection, FlowTop } from '../control/flow-api.js'
-import { refusedWhenDisabled } from './explain.js'
+import type { FlowDeletion, FlowRow, FlowSelection, FlowTop, FlowVerdict } from '../control/flow-api.js'
 import { flowTable, renderDeletion, renderTop } from './render-flows.js'
 import { more } from './render-lists.js'
 import { exitStatus, type Session, UsageError } from './session.js'
@@ -68,14 +66,10 @@ async function* linesOf(parts: AsyncIterable<string>): AsyncGenerator<string> {
 }
 
 export async function top(session: Session, count: number): Promise<number> {
-  try {
-    session.show(await session.client.get<FlowTop>('/v1/flows/top', { count }), (value) =>
-      renderTop(value, session.paint)
-    )
-    return exitStatus.fine
-  } catch (error) {
-    return refusedWhenDisabled(error)
-  }
+  session.show(await session.client.get<FlowTop>('/v1/flows/top', { count }), (value) =>
+    renderTop(value, session.paint)
+  )
+  return exitStatus.fine
 }
 
 export interface DeleteOptions extends FlowSelection {
@@ -84,14 +78,10 @@ export interface DeleteOptions extends FlowSelection {
 }
 
 export async function deleteFlows(session: Session, options: DeleteOptions): Promise<number> {
-  try {
-    session.show(await session.client.post<FlowDeletion>('/v1/flows/delete', options), (value) =>
-      renderDeletion(value, options.dryRun)
-    )
-    return exitStatus.fine
-  } catch (error) {
-    return refusedWhenDisabled(error)
-  }
+  session.show(await session.client.post<FlowDeletion>('/v1/flows/delete', options), (value) =>
+    renderDeletion(value, options.dryRun)
+  )
+  return exitStatus.fine
 }
 
 /** "203.0.113.7", "203.0.113.0/24:443", "[2001:db8::1]:443", "[2001:db8::]/32:443". */

@@ -6,7 +6,7 @@ import type { Argv } from 'yargs'
 import yargs from 'yargs'
 import { formatAddress, parseAddress } from '../address.js'
 import { parseDuration } from '../config/duration.js'
-import { defaultSocket } from '../control/client.js'
+import { ControlError, defaultSocket } from '../control/client.js'
 import { packageVersion } from '../version.js'
 import { checkCommand } from './check.js'
 import * as commands from './commands.js'
@@ -51,6 +51,7 @@ function grammar(args: string[]): Globals {
   return cli
     .demandCommand(1, 'Which command? See: hostroute --help')
     .strict()
+    .check(onlyOnce, true)
     .recommendCommands()
     .version(packageVersion())
     .alias('help', 'h')
@@ -60,6 +61,13 @@ function grammar(args: string[]): Globals {
     .fail((message: string | null, error: Error | undefined) => {
       throw error ?? new UsageError(message ?? 'wrong usage')
     })
+}
+
+/** No option is a list: of one that is there twice yargs would make an array, of which the commands know nothing. */
+function onlyOnce({ _: words, ...options }: Record<string, unknown>): true {
+  const name = Object.keys(options).find((each) => Array.isArray(options[each]))
+  if (name !== undefined) throw new UsageError(`--${name} may be given only once`)
+  return true
 }
 
 type Run = (action: (session: Session) => Promise<number>) => (options: GlobalOptions) => Promise<void>
@@ -152,8 +160,16 @@ function changingCommands(cli: Globals, run: Run): void {
   cli.command('confirm', 'Keep what enable --confirm-within has done', {}, (o) =>
     run(commands.confirm)(o as unknown as GlobalOptions)
   )
-  cli.command('disable', 'Detach the programs: back to kernel routing', {}, (o) =>
-    run(commands.disable)(o as unknown as GlobalOptions)
+  cli.command(
+    'disable',
+    'Detach the programs: back to kernel routing',
+    (y) =>
+      y.option('force', {
+        type: 'boolean',
+        default: false,
+        describe: 'Also where nobody else would masquerade the pods'
+      }),
+    (o) => run((session) => commands.disable(session, o.force))(o)
   )
   cli.command(
     'verify',
@@ -237,9 +253,14 @@ async function main(): Promise<void> {
   } catch (error) {
     const { name, message } = error as Error
     const usage = name === 'YError'
-    process.stderr.write(`hostroute: ${message}\n`)
-    if (usage) process.stderr.write('See: hostroute --help\n')
-    process.exitCode = usage ? exitStatus.usage : exitStatus.error
+    const code = usage ? 'usage' : error instanceof ControlError ? error.code : 'failed'
+    if (process.argv.includes('--json')) {
+      process.stderr.write(`${JSON.stringify({ error: message, code })}\n`)
+    } else {
+      process.stderr.write(`hostroute: ${message}\n`)
+      if (usage) process.stderr.write('See: hostroute --help\n')
+    }
+    process.exitCode = usage ? exitStatus.usage : code === 'disabled' ? exitStatus.refused : exitStatus.error
   }
 }
 

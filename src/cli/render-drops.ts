@@ -1,7 +1,7 @@
 // `hostroute drops` and `hostroute monitor` for people.
 
-import type { DropRow, EventRow } from '../control/api.js'
-import { explainReason } from './reasons.js'
+import type { DropRow, EventRow } from '../control/packet-api.js'
+import { explainReason } from '../reasons.js'
 import { count, endpoint, type Paint, plural, rate } from './text.js'
 
 interface ReasonSum {
@@ -43,14 +43,14 @@ function sumByReason(rows: DropRow[]): ReasonSum[] {
 }
 
 function paragraph(sum: ReasonSum, paint: Paint, tone: (text: string) => string): string {
-  const { words, remedy } = explainReason(sum.reason)
+  const { text, remedy } = explainReason(sum.reason)
   const now = sum.perSecond > 0 ? `, now ${rate(sum.perSecond)}` : ''
   const devices = [...sum.devices].sort((a, b) => b.packets - a.packets)
   const named = devices.slice(0, 5).map((row) => `${row.device} ${count(row.packets)}`)
   if (devices.length > 5) named.push(`${devices.length - 5} more devices`)
   const lines = [
     `${tone(paint.bold(sum.reason))}  ${plural(sum.packets, 'packet')}${now}`,
-    `  ${words}`,
+    `  ${text}`,
     `  ${paint.dim(`from: ${named.join(', ')}`)}`
   ]
   if (remedy !== '') lines.push(`  → ${remedy}`)

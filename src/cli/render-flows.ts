@@ -1,7 +1,6 @@
 // Flows for people: the list, who uses most, what was deleted.
 
-import type { FlowRow } from '../control/api.js'
-import type { FlowDeletion, FlowTop, PodUse } from '../control/flow-api.js'
+import type { FlowDeletion, FlowRow, FlowTop, PodUse } from '../control/flow-api.js'
 import { count, endpoint, type Paint, plural, rate, section, span, TableWriter, table } from './text.js'
 
 const flowColumns = [
@@ -76,7 +75,7 @@ function remotesPart({ remotes, ports, flows }: FlowTop, paint: Paint): string {
   ]
   return section(
     paint,
-    `Remotes by flows through SNAT, of ${count(ports)} ports towards each`,
+    `Remotes by flows through SNAT, of ${plural(ports, 'port')} towards each`,
     table(paint, columns, rows, '  ')
   )
 }
@@ -102,6 +101,6 @@ function podTable(pods: PodUse[], paint: Paint): string {
 export function renderDeletion({ deleted, matching, duration }: FlowDeletion, dryRun: boolean): string {
   if (dryRun) return `${plural(matching, 'flow')} would be deleted.`
   const kept = matching - deleted
-  const besides = kept > 0 ? ` (${count(kept)} others ended by themselves meanwhile)` : ''
+  const besides = kept > 0 ? ` (${plural(kept, 'other', 'others')} ended by themselves meanwhile)` : ''
   return `${plural(deleted, 'flow')} deleted in ${span(duration)}${besides}.`
 }

@@ -19,7 +19,7 @@ export function renderPods(pods: PodRow[], paint: Paint): string {
     pod.device,
     pod.l3 ? '(L3)' : (pod.mac ?? '-'),
     String(pod.mtu),
-    pod.ready ? paint.good('ready') : paint.warn('waiting for its MAC: through the kernel meanwhile')
+    podState(pod, paint)
   ])
   return table(
     paint,
@@ -134,4 +134,10 @@ function legText(leg: RouteLeg, several: boolean): string {
 
 export function more(shown: number, total: number, paint: Paint, remedy = '; raise --limit or filter'): string {
   return total > shown ? `\n${paint.dim(`… and ${count(total - shown)} more${remedy}`)}` : ''
+}
+
+function podState({ ready, mac, l3 }: PodRow, paint: Paint): string {
+  if (ready) return paint.good('ready')
+  if (mac !== null || l3) return paint.warn('through the kernel: hostroute is disabled')
+  return paint.warn('waiting for its MAC: through the kernel meanwhile')
 }

@@ -1,6 +1,6 @@
 // `hostroute status` for people: one sentence that says how it is, then the rest.
 
-import type { Fill, HookRow, PacketCounts, Status, TranslatedRow } from '../control/api.js'
+import type { DetourStatus, Fill, HookRow, PacketCounts, Status, TranslatedRow } from '../control/api.js'
 import { refusedWords } from './guard.js'
 import { renderMasquerading } from './render-masquerade.js'
 import { bitRate, bytes, count, facts, type Paint, plural, rate, section, since, span, table } from './text.js'
@@ -10,6 +10,7 @@ export function renderStatus(status: Status, paint: Paint, now: number): string 
   const parts = [
     headline(status, paint, now),
     section(paint, 'Packets', packets(status, paint)),
+    problems(status, paint, now),
     devices(status, paint),
     leftToKernel(status, paint),
     services(status, paint),
@@ -44,7 +45,15 @@ function headline(status: Status, paint: Paint, now: number): string {
     const left = span(Math.max(0, Date.parse(status.confirmBefore) - now) / 1000)
     lines.push(`  ${paint.warn(`Not confirmed: it is undone in ${left} unless you run: hostroute confirm`)}`)
   }
+  const invalid = notValid(status)
+  if (invalid.length > 0) lines.push(`  ${paint.warn(`Not valid, and so not in force: ${few(invalid)}; see below`)}`)
   return lines.join('\n')
+}
+
+/** Files that are followed and were changed to something that is not valid. */
+function notValid({ configuration, masquerade }: Status): string[] {
+  const files = masquerade.enabled ? masquerade.files.filter(({ error }) => error !== null) : []
+  return [...(configuration.error === null ? [] : [configuration.path]), ...files.map(({ path }) => path)]
 }
 
 function sentence(text: string): string {
@@ -154,7 +163,7 @@ function few(names: readonly string[], most = 6, between = ', '): string {
 const tellPodsAt = 0.25
 
 function maps({ counts }: Status, paint: Paint): string {
-  const { snatPorts, mostFlows, movedFlows: _moved, masquerade: _masquerade, ...fills } = counts
+  const { snatPorts, mostFlows, flowLimit, movedFlows: _moved, masquerade: _masquerade, ...fills } = counts
   const names: Record<keyof typeof fills, string> = {
     pods: 'pods',
     devices: 'devices',
@@ -184,7 +193,8 @@ function maps({ counts }: Status, paint: Paint): string {
   const most = [fills.flows4, fills.flows6].some(({ used, capacity }) => used >= capacity * tellPodsAt)
     ? `\n  Most flows: ${mostFlows.map(({ device, flows }) => `${device} ${count(flows)}`).join(', ')}`
     : ''
-  return `${body}${most}\n  ${plural(snatPorts, 'SNAT port')} towards each remote`
+  const limit = flowLimit.problem === null ? '' : `\n  ${paint.warn(flowLimit.problem)}`
+  return `${body}${limit}${most}\n  ${plural(snatPorts, 'SNAT port')} towards each remote`
 }
 
 function percent({ used, capacity }: Fill, paint: Paint): string {
@@ -218,6 +228,7 @@ function daemon(status: Status, paint: Paint, now: number): string {
         : `the programs go on for ${span(lease.duration)} without the daemon`
     ],
     ['guard', guardWords(status.guard, paint)],
+    ...(status.detour === null ? [] : [['detour', detourWords(status.detour, paint)] satisfies [string, string]]),
     [
       'configuration',
       configuration.error === null
@@ -233,6 +244,23 @@ function guardWords(guard: Status['guard'], paint: Paint): string {
     guard.mode === 'enforce' ? refusedWords(guard.refuses) : `iptables writes are let through (${guard.mode})`
   if (guard.backend === null) return paint.bad(guard.why ?? 'no backend refuses on this kernel')
   return `${what}, by ${guard.backend}; ${count(guard.refused)} so far; see: hostroute guard status`
+}
+
+function detourWords({ device, why, packets }: DetourStatus, paint: Paint): string {
+  if (device === null) return paint.warn(`none: ${why ?? 'it is being opened'}`)
+  const { cut, held, ignored: _ignored, ...drops } = packets
+  const dropped = Object.values(drops).reduce((sum, each) => sum + each, 0)
+  const lost = dropped === 0 ? '' : `, ${paint.warn(`${count(dropped)} dropped`)}`
+  return `${device}, for what the programs cannot finish: ${count(cut)} cut into fragments, ${count(held)} held${lost}`
+}
+
+function problems({ problems: rows }: Status, paint: Paint, now: number): string {
+  if (rows.length === 0) return ''
+  const lines = rows.flatMap(({ affects, since: from, text, remedy, nextTry }) => [
+    `  ${paint.warn(affects.padEnd(12))} ${text} (${since(from, now)})`,
+    `${' '.repeat(15)}${remedy}${nextTry === null ? '' : `; next try in ${span(Math.max(0, Date.parse(nextTry) - now) / 1000)}`}`
+  ])
+  return section(paint, 'Problems', lines.join('\n'))
 }
 
 function errors({ errors: rows }: Status, paint: Paint, now: number): string {

@@ -3,6 +3,7 @@
 import type { Argv } from 'yargs'
 import { formatAddress, parseAddress } from '../address.js'
 import { parseDuration } from '../config/duration.js'
+import { fitsEveryFlow } from '../control/flow-api.js'
 import { policy, policyTest } from './commands.js'
 import { type DeleteOptions, deleteFlows, remoteOf, snat, top } from './flows.js'
 import { type GlobalOptions, type Session, UsageError } from './session.js'
@@ -130,6 +131,8 @@ function deletionOf({ pod, remote, verdict, olderThan, idle, all, dryRun }: Dele
   const filters = Object.keys(selection).length
   if (all && filters > 0) throw new UsageError('--all is for every flow: leave the filters out, or --all')
   if (!all && filters === 0) throw new UsageError('Which flows? --pod, --remote, --older-than, --idle, or --all')
+  if (!all && fitsEveryFlow(selection))
+    throw new UsageError('--older-than 0 and --idle 0 fit every flow: that is --all, or add --pod or --remote')
   return { ...selection, ...(verdict === 'any' ? {} : { verdict }), all, dryRun }
 }
 

@@ -3,7 +3,18 @@
 
 import { readFileSync } from 'node:fs'
 import * as v from 'valibot'
-import { type Document, isAlias, isMap, isScalar, isSeq, LineCounter, type Node, parseAllDocuments } from 'yaml'
+import {
+  type Document,
+  isAlias,
+  isMap,
+  isScalar,
+  isSeq,
+  LineCounter,
+  type Node,
+  parseAllDocuments,
+  type YAMLMap
+} from 'yaml'
+import { isTransient } from '../transient.js'
 import { ConfigError, didYouMean, type Problem } from './problem.js'
 import { type Config, isKey, type Key, reference, type Section } from './reference.js'
 
@@ -21,6 +32,7 @@ export function loadConfig(path: string): { config: Config; present: boolean } {
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code
     if (code === 'ENOENT' || code === 'ENOTDIR') return { config: structuredClone(defaultConfig), present: false }
+    if (isTransient(error)) throw error
     throw new ConfigError([
       { file: path, line: 0, column: 0, key: '', text: `cannot be read: ${(error as Error).message}` }
     ])
@@ -121,8 +133,42 @@ class Reader {
       return
     }
     const bad = offendingItem(document, node, value, entry)
-    for (const { node: at, value: found } of bad)
-      this.report(offsetOf(at), path, `found ${shown(found)}; allowed: ${entry.allowed}`)
+    for (const { node: at, value: found, index } of bad) {
+      const fields = index === null ? undefined : entry.fields
+      const item = fields ? `${path}[${index}]` : path
+      const target = resolve(document, at)
+      if (fields && isMap(target)) this.readItem(document, target, found, entry, fields, item)
+      else this.report(offsetOf(at), item, `found ${shown(found)}; allowed: ${entry.allowed}`)
+    }
+  }
+
+  /** One mapping of a list, which is wrong: each field that is. */
+  private readItem(
+    document: Document,
+    node: YAMLMap,
+    value: unknown,
+    entry: Key<unknown>,
+    fields: Readonly<Record<string, string>>,
+    path: string
+  ): void {
+    const { issues = [] } = v.safeParse(entry.schema, [value])
+    for (const issue of issues) {
+      // the first part is the place in the list
+      const parts = (issue.path ?? []).slice(1).map(({ key }) => key as string | number)
+      const name = String(parts[0])
+      const key = path + parts.map((part) => (typeof part === 'number' ? `[${part}]` : `.${part}`)).join('')
+      const allowed = fields[name] ?? entry.allowed
+      if (fields[name] === undefined) {
+        const near = didYouMean(name, Object.keys(fields))
+        const hint = near ? `did you mean ${near}?` : `allowed here: ${Object.keys(fields).join(', ')}`
+        this.report(offsetOf(nodeAt(document, node, parts, 'key')), key, `unknown key; ${hint}`)
+      } else if (!node.has(name)) this.report(offsetOf(node), key, `is missing; allowed: ${allowed}`)
+      else {
+        const at = nodeAt(document, node, parts, 'value')
+        const found = resolve(document, at)?.toJS(document)
+        this.report(offsetOf(at), key, `found ${shown(found)}; allowed: ${allowed}`)
+      }
+    }
   }
 
   private unknownKey(node: Node, full: string, path: string, section: Section): void {
@@ -148,13 +194,33 @@ function offendingItem(
   node: Node,
   value: unknown,
   entry: Key<unknown>
-): { node: Node; value: unknown }[] {
+): { node: Node; value: unknown; index: number | null }[] {
+  const whole = { node, value, index: null }
   const target = resolve(document, node)
-  if (!isSeq(target) || !Array.isArray(value)) return [{ node, value }]
+  if (!isSeq(target) || !Array.isArray(value)) return [whole]
   const bad = target.items
-    .map((item, index) => ({ node: (item as Node | null) ?? node, value: value[index] as unknown }))
+    .map((item, index) => ({ node: (item as Node | null) ?? node, value: value[index] as unknown, index }))
     .filter((item) => !v.is(entry.schema, [item.value]))
-  return bad.length > 0 ? bad : [{ node, value }]
+  return bad.length > 0 ? bad : [whole]
+}
+
+/** The value at `parts` below a mapping, or its key; where there is none the nearest above it. */
+function nodeAt(document: Document, from: Node, parts: readonly (string | number)[], what: 'key' | 'value'): Node {
+  let at = from
+  for (const part of parts) {
+    const target = resolve(document, at)
+    const pair = isMap(target)
+      ? target.items.find(({ key }) => isScalar(key) && String(key.value) === String(part))
+      : undefined
+    const next = pair
+      ? what === 'key'
+        ? pair.key
+        : (pair.value ?? pair.key)
+      : isSeq(target) && target.items[Number(part)]
+    if (!next) break
+    at = next as Node
+  }
+  return at
 }
 
 function resolve(document: Document, node: Node): Node | undefined {

@@ -1,11 +1,12 @@
-// What files in pods' volumes said, kept over a restart of the daemon: while the
-// agent's pod is being replaced there is nothing to read, and the defaults would
-// apply instead.
+// What files in pods' volumes said, and the flags that agents ran with, kept over
+// a restart of the daemon: while the agent's pod is being replaced there is
+// nothing to read, and the defaults would apply instead.
 //
 // The file is a convenience. Whatever is wrong with it, there is nothing kept.
 
-import { readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import * as v from 'valibot'
+import { replaceFile } from '../replace-file.js'
 import type { Place } from './masquerade-places.js'
 
 export interface KeptFile {
@@ -13,13 +14,27 @@ export interface KeptFile {
   text: string
 }
 
-const entry = v.object({
+export interface KeptAgent {
+  pod: string
+  owner: string
+  /** Of its command line. */
+  words: string[]
+}
+
+export interface Kept {
+  files: KeptFile[]
+  agents: KeptAgent[]
+}
+
+const file = v.object({
   path: v.string(),
   label: v.string(),
   owner: v.string(),
   volume: v.string(),
   text: v.string()
 })
+const agent = v.object({ pod: v.string(), owner: v.string(), words: v.array(v.string()) })
+const contents = v.object({ files: v.array(file), agents: v.array(agent) })
 
 export class KeptFiles {
   private written: string | null = null
@@ -27,27 +42,34 @@ export class KeptFiles {
   /** path: absent: nothing is kept. */
   constructor(private readonly path: string | undefined) {}
 
-  read(): KeptFile[] {
-    if (this.path === undefined) return []
+  read(): Kept {
+    if (this.path === undefined) return { files: [], agents: [] }
     try {
-      const entries = v.parse(v.array(entry), JSON.parse(readFileSync(this.path, 'utf8')))
-      return entries.map(({ path, label, owner, volume, text }) => ({
-        place: { path, named: false, pod: { label, owner, volume } },
-        text
-      }))
+      const { files, agents } = v.parse(contents, JSON.parse(readFileSync(this.path, 'utf8')))
+      return {
+        files: files.map(({ path, label, owner, volume, text }) => ({
+          place: { path, named: false, pod: { label, owner, volume } },
+          text
+        })),
+        agents
+      }
     } catch {
-      return []
+      return { files: [], agents: [] }
     }
   }
 
   /** Throws what writing a file throws. */
-  write(files: readonly KeptFile[]): void {
+  write({ files, agents }: Kept): void {
     if (this.path === undefined) return
     const rows = files.map(({ place: { path, pod }, text }) => ({ path, ...pod, text }))
-    const json = JSON.stringify(rows)
-    if (json === this.written || (this.written === null && rows.length === 0 && this.read().length === 0)) return
-    writeFileSync(`${this.path}.new`, json, { mode: 0o600 })
-    renameSync(`${this.path}.new`, this.path)
+    const json = JSON.stringify({ files: rows, agents })
+    if (json === this.written || (this.written === null && rows.length + agents.length === 0 && this.isEmpty())) return
+    replaceFile(this.path, json)
     this.written = json
+  }
+
+  private isEmpty(): boolean {
+    const { files, agents } = this.read()
+    return files.length + agents.length === 0
   }
 }

@@ -8,19 +8,28 @@ export interface KernelSettings {
   bridgeNetfilter: boolean
   /** net.ipv4.fib_multipath_use_neigh: multipath routes pass over a leg whose gateway is not there. */
   multipathUseNeigh: boolean
+  /** Of the uplinks asked about those on which reverse path filtering is strict, sorted (the higher of all and the device's counts, ip-sysctl.rst). */
+  strictReversePath: string[]
 }
 
 const bridgeSwitches = ['bridge/bridge-nf-call-iptables', 'bridge/bridge-nf-call-ip6tables']
 
 /** A setting that is not there (a module that is not loaded) is off. */
-export function readKernelSettings(): KernelSettings {
-  return { bridgeNetfilter: bridgeSwitches.some(isOn), multipathUseNeigh: isOn('ipv4/fib_multipath_use_neigh') }
+export function readKernelSettings(uplinks: Iterable<string>): KernelSettings {
+  const all = read('ipv4/conf/all/rp_filter')
+  return {
+    bridgeNetfilter: bridgeSwitches.some(isOn),
+    multipathUseNeigh: isOn('ipv4/fib_multipath_use_neigh'),
+    strictReversePath: [...uplinks].filter((name) => Math.max(all, read(`ipv4/conf/${name}/rp_filter`)) === 1).sort()
+  }
 }
 
-function isOn(name: string): boolean {
+const isOn = (name: string): boolean => read(name) !== 0
+
+function read(name: string): number {
   try {
-    return readFileSync(`/proc/sys/net/${name}`, 'utf8').trim() !== '0'
+    return Number(readFileSync(`/proc/sys/net/${name}`, 'utf8'))
   } catch {
-    return false
+    return 0
   }
 }

@@ -29,6 +29,8 @@ export interface Places {
   files: Place[]
   /** The agent's pods, whether they have a file or not. Empty where nobody asked for them. */
   agents: AgentPod[]
+  /** Somebody asked for the agent's pods. */
+  followsAgents: boolean
   /** Directories whose changes may change the above. */
   directories: Set<string>
   /** Pods come and go without an event in `directories`: mounts make none. */
@@ -48,6 +50,7 @@ class Finder {
   private readonly directories = new Set<string>()
   private readonly warnings: string[] = []
   private agents: AgentPod[] = []
+  private followsAgents = false
   private inPods = false
 
   constructor(
@@ -63,17 +66,18 @@ class Finder {
       else this.expand(pattern)
     }
     const files = this.newest().sort((a, b) => (a.path < b.path ? -1 : 1))
-    const { agents, directories, inPods, warnings } = this
+    const { agents, followsAgents, directories, inPods, warnings } = this
     if (inPods && !this.names.known && files.some(({ pod }) => pod))
       warnings.push(
         `${this.settings.podLogsDirectory} is not there, so nothing tells the namespace of a pod: any pod with such a volume counts as the agent's; see snat.agent.podLogsDirectory`
       )
-    return { files, agents, directories, inPods, warnings }
+    return { files, agents, followsAgents, directories, inPods, warnings }
   }
 
   private findAgents(): void {
     this.named(hostFile)
     this.inPods = true
+    this.followsAgents = true
     const { kubeletDirectory, podLogsDirectory } = this.settings
     this.watch(join(kubeletDirectory, 'pods'))
     this.watch(podLogsDirectory)

@@ -9,11 +9,25 @@
 //   is said about IPv4.
 // - IPv6 as the agent does it: it refuses a file with IPv6 prefixes unless it
 //   runs with --enable-ipv6, so a file that names one says that IPv6 is to be
-//   masqueraded; without one IPv6 keeps the pod's address. Where IPv6 is
-//   masqueraded by configuration alone, unique local addresses are excluded, as
-//   the private ranges of IPv4 are: pods on other nodes have them.
+//   masqueraded, as the flag itself does; without them IPv6 keeps the pod's
+//   address. Where IPv6 is masqueraded by configuration alone, unique local
+//   addresses are excluded, as the private ranges of IPv4 are: pods on other
+//   nodes have them. The agent excludes none, so where its flag is followed
+//   hostroute does not, either.
 
+import { isDeepStrictEqual } from 'node:util'
 import { formatPrefix, maskAddress, parsePrefix, prefixKey } from '../address.js'
+import {
+  type AgentUse,
+  type FlagKeys,
+  firstWith,
+  flagWarnings,
+  followedPorts,
+  type RunningAgent,
+  useOfFlags
+} from './agent-use.js'
+import type { Config } from './config.js'
+import type { PortRange } from './ports.js'
 
 /** How a file is read. */
 export type Semantics = 'ip-masq-agent' | 'cilium'
@@ -34,13 +48,22 @@ export interface MasqueradeFile {
   warnings: string[]
 }
 
-export interface MasqueradeOptions {
+/** auto of masqueradeIPv6: also if a file names an IPv6 prefix. */
+export interface MasqueradeOptions extends FlagKeys {
   semantics: Semantics
-  /** auto: if a file names an IPv6 prefix. */
-  masqueradeIPv6: 'auto' | boolean
 }
 
-export const defaultMasqueradeOptions: MasqueradeOptions = { semantics: 'ip-masq-agent', masqueradeIPv6: 'auto' }
+export const defaultMasqueradeOptions: MasqueradeOptions = {
+  semantics: 'ip-masq-agent',
+  allReservedRanges: 'auto',
+  masqueradeIPv6: 'auto',
+  ports: 'auto'
+}
+
+export function masqueradeOptions({ snat }: Pick<Config, 'snat'>): MasqueradeOptions {
+  const { semantics, allReservedRanges, masqueradeIPv6, ports } = snat
+  return { semantics, allReservedRanges, masqueradeIPv6, ports }
+}
 
 /** One prefix of a policy. */
 export interface MasqueradeEntry {
@@ -53,7 +76,7 @@ export interface MasqueradeEntry {
 export interface MasqueradePolicy {
   /** Sorted; both families' "/0" are always there. */
   wanted: MasqueradeEntry[]
-  /** By prefix key: paths that asked for it, 'default' or 'snat.masqueradeIPv6'. */
+  /** By prefix key: paths that asked for it, 'default', a key of the configuration, or "--FLAG of POD". */
   from: { get(prefix: string): readonly string[] | undefined }
   /** The files that it was made of. */
   files: readonly MasqueradeFile[]
@@ -61,27 +84,31 @@ export interface MasqueradePolicy {
   defaultsOnly: boolean
   /** IPv6 is masqueraded, and because of what. */
   ipv6: { masqueraded: boolean; why: string }
+  /** Source ports for SNAT. */
+  ports: 'auto' | PortRange[]
+  /** Agents of this node with flags, and what these do. */
+  agents: AgentUse[]
   /** Milliseconds: the shortest that a file asks for, else 60 s. */
   resyncInterval: number
   warnings: string[]
 }
 
-/** What is excluded where no file says it. */
+const privateRanges = ['10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16']
+const otherReserved = [
+  '100.64.0.0/10',
+  '192.0.0.0/24',
+  '192.0.2.0/24',
+  '192.88.99.0/24',
+  '198.18.0.0/15',
+  '198.51.100.0/24',
+  '203.0.113.0/24',
+  '240.0.0.0/4'
+]
+
+/** What is excluded where no file says it. The agent adds the other reserved ranges with --nomasq-all-reserved-ranges. */
 export const defaultExclude: Readonly<Record<Semantics, readonly string[]>> = {
-  'ip-masq-agent': ['10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16'],
-  cilium: [
-    '10.0.0.0/8',
-    '100.64.0.0/10',
-    '172.16.0.0/12',
-    '192.0.0.0/24',
-    '192.0.2.0/24',
-    '192.88.99.0/24',
-    '192.168.0.0/16',
-    '198.18.0.0/15',
-    '198.51.100.0/24',
-    '203.0.113.0/24',
-    '240.0.0.0/4'
-  ]
+  'ip-masq-agent': privateRanges,
+  cilium: [...privateRanges, ...otherReserved]
 }
 
 /** Some IPv4 link-local destination is masqueraded (masqLinkLocal, or a longer prefix on a list). */
@@ -103,9 +130,10 @@ const slowest = 24 * 3_600_000
 
 export function mergeMasquerade(
   files: readonly MasqueradeFile[],
-  options: MasqueradeOptions = defaultMasqueradeOptions
+  options: MasqueradeOptions = defaultMasqueradeOptions,
+  agents: readonly RunningAgent[] = []
 ): MasqueradePolicy {
-  return new Merger(files, options).policy()
+  return new Merger(files, options, agents).policy()
 }
 
 interface Row {
@@ -116,12 +144,16 @@ interface Row {
 class Merger {
   private readonly rows = new Map<string, Row>()
   private readonly warnings: string[]
+  /** Those whose flags count. */
+  private readonly followed: readonly RunningAgent[]
 
   constructor(
     private readonly files: readonly MasqueradeFile[],
-    private readonly options: MasqueradeOptions
+    private readonly options: MasqueradeOptions,
+    private readonly agents: readonly RunningAgent[]
   ) {
     this.warnings = files.flatMap((file) => file.warnings)
+    this.followed = options.semantics === 'cilium' ? [] : agents
   }
 
   policy(): MasqueradePolicy {
@@ -133,27 +165,45 @@ class Merger {
     const excludesNothing = excluding && this.rows.size === 0
     for (const file of files) this.addAll(file.include, true, file.path)
     const defaultsOnly = !excluding && !including
-    if (defaultsOnly) this.addAll(defaultExclude[this.options.semantics].map(keyOf), false, 'default')
+    if (defaultsOnly) this.addDefaults()
     if (!files.some((file) => file.masqLinkLocal)) this.fallback(linkLocal[4], false)
     this.fallback(everything[4], excluding || !including)
     if (ipv6.masqueraded) {
       if (!files.some((file) => file.masqLinkLocalIPv6)) this.fallback(linkLocal[6], false)
-      if (!this.namesIPv6() && !excludesNothing) this.fallback(uniqueLocal, false)
+      if (!this.namesIPv6() && !excludesNothing && !ipv6.byAgent) this.fallback(uniqueLocal, false)
       this.fallback(everything[6], this.includesOnlyIPv6() && !excludesNothing ? false : excluding || !including)
     } else {
       this.leaveIPv6()
     }
     const { rows } = this
+    const { masqueraded, why } = ipv6
+    const agents = this.uses(!defaultsOnly, { masqueraded, why })
     const sorted = [...rows.keys()].sort(comparePrefixes)
     return {
       wanted: sorted.map((prefix) => ({ prefix, masquerade: rows.get(prefix)?.masquerade === true })),
       from: { get: (prefix) => rows.get(prefix)?.from },
       files,
       defaultsOnly,
-      ipv6,
+      ipv6: { masqueraded, why },
+      ports: followedPorts(this.options, this.followed),
+      agents,
       resyncInterval: interval(files),
-      warnings: this.warnings
+      warnings: [...this.warnings, ...flagWarnings(agents)]
     }
+  }
+
+  private uses(listed: boolean, ipv6: MasqueradePolicy['ipv6']): AgentUse[] {
+    const unused = this.followed === this.agents ? null : 'snat.semantics is cilium'
+    return useOfFlags(this.agents, this.options, { listed, ipv6, unused })
+  }
+
+  private addDefaults(): void {
+    const { allReservedRanges, semantics } = this.options
+    this.addAll(defaultExclude[semantics].map(keyOf), false, 'default')
+    if (semantics === 'cilium' || allReservedRanges === false) return
+    const agent = firstWith(this.followed, (flags) => flags.allReservedRanges === true)
+    if (allReservedRanges === true) this.addAll(otherReserved.map(keyOf), false, 'snat.allReservedRanges')
+    else if (agent) this.addAll(otherReserved.map(keyOf), false, `--nomasq-all-reserved-ranges of ${agent.pod}`)
   }
 
   /** row: shared by all prefixes that nobody else has. */
@@ -177,14 +227,27 @@ class Merger {
     if (!this.rows.has(prefix)) this.rows.set(prefix, { masquerade, from: ['default'] })
   }
 
-  private ipv6(): MasqueradePolicy['ipv6'] {
+  private ipv6(): MasqueradePolicy['ipv6'] & { byAgent: boolean } {
     const { masqueradeIPv6 } = this.options
     if (masqueradeIPv6 !== 'auto')
-      return { masqueraded: masqueradeIPv6, why: `snat.masqueradeIPv6: ${masqueradeIPv6 ? 'true' : 'false'}` }
+      return {
+        masqueraded: masqueradeIPv6,
+        why: `snat.masqueradeIPv6: ${masqueradeIPv6 ? 'true' : 'false'}`,
+        byAgent: false
+      }
     const file = this.namesIPv6()
-    return file
-      ? { masqueraded: true, why: `${file.path} names IPv6 prefixes` }
-      : { masqueraded: false, why: 'no file names an IPv6 prefix (snat.masqueradeIPv6: auto)' }
+    const agent = firstWith(this.followed, ({ ipv6 }) => ipv6 === true)
+    if (file) {
+      const [other] = this.followed
+      if (!agent && other && file.exclude?.some(isIPv6))
+        this.warnings.push(
+          `${file.path} names IPv6 prefixes, so IPv6 is masqueraded, but ${other.pod} runs without --enable-ipv6 and refuses such a file`
+        )
+      return { masqueraded: true, why: `${file.path} names IPv6 prefixes`, byAgent: false }
+    }
+    return agent
+      ? { masqueraded: true, why: `${agent.pod} runs with --enable-ipv6`, byAgent: true }
+      : { masqueraded: false, why: 'no file names an IPv6 prefix (snat.masqueradeIPv6: auto)', byAgent: false }
   }
 
   private namesIPv6(): MasqueradeFile | undefined {
@@ -215,7 +278,7 @@ class Merger {
   }
 }
 
-/** Same rows from the same places. */
+/** Same rows from the same places, same ports, same agents. */
 export function samePolicy(a: MasqueradePolicy, b: MasqueradePolicy): boolean {
   if (a.wanted.length !== b.wanted.length) return false
   for (const [index, { prefix, masquerade }] of a.wanted.entries()) {
@@ -224,7 +287,7 @@ export function samePolicy(a: MasqueradePolicy, b: MasqueradePolicy): boolean {
     const [ofA, ofB] = [a.from.get(prefix), b.from.get(prefix)]
     if (ofA?.length !== ofB?.length || !ofA?.every((path, at) => path === ofB?.[at])) return false
   }
-  return a.ipv6.why === b.ipv6.why
+  return a.ipv6.why === b.ipv6.why && isDeepStrictEqual([a.ports, a.agents], [b.ports, b.agents])
 }
 
 function interval(files: readonly MasqueradeFile[]): number {

@@ -19,7 +19,11 @@ const minute = 60 * second
 const hour = 60 * minute
 
 export const reference = {
-  enabled: key(kind.flag(), 'true', 'Attach the programs when the daemon starts. false: wait for `hostroute enable`.'),
+  enabled: key(
+    kind.flag(),
+    'true',
+    'Attach the programs when the daemon starts. false: wait for `hostroute enable`. A `hostroute enable` or `disable` counts from then on, also after a reboot, until this key is changed.'
+  ),
   checks: key(
     kind.word('refuse', 'report', 'off'),
     'refuse',
@@ -61,7 +65,7 @@ export const reference = {
     masqueradeFiles: key(
       kind.pathsOrAuto(),
       'auto',
-      "ip-masq-agent's configuration, which says what is masqueraded. auto: /etc/config/ip-masq-agent, and the agent's pod's own in its volume below snat.agent.kubeletDirectory, followed when the pod is replaced. Several files are merged; no file: the agent's defaults. A path in a pod's volume means that volume of whichever pod has it now."
+      "ip-masq-agent's configuration, which says what is masqueraded. auto: /etc/config/ip-masq-agent, and the agent's pod's own in its volume below snat.agent.kubeletDirectory, followed when the pod is replaced. The flags that the agent runs with are followed, too, by the keys that are auto. Several files are merged; no file: the agent's defaults. A path in a pod's volume means that volume of whichever pod has it now."
     ),
     agent: {
       namespaces: key(
@@ -81,10 +85,15 @@ export const reference = {
       'ip-masq-agent',
       'How the files are read. ip-masq-agent: as the agent does. cilium: as Cilium does with its ipMasqAgent: 11 default ranges instead of 3, for a missing or empty file only; a file without nonMasqueradeCIDRs masquerades everything; host bits are cleared; cidrLimit does not count.'
     ),
+    allReservedRanges: key(
+      kind.flagOrAuto(),
+      'auto',
+      "Where no file lists nonMasqueradeCIDRs, all ranges that are reserved by an RFC keep the pod's address, not only the private ones: 8 more, like 100.64.0.0/10 and 240.0.0.0/4. auto: as the agent's pod runs (--nomasq-all-reserved-ranges), else false. No effect with snat.semantics: cilium, which has them by default."
+    ),
     masqueradeIPv6: key(
       kind.flagOrAuto(),
       'auto',
-      "Masquerade IPv6. auto: if a file names an IPv6 prefix, which ip-masq-agent accepts only with --enable-ipv6. true: also without; then fc00::/7 keeps the pod's address like the default ranges of IPv4, unless a file names an IPv6 prefix or excludes nothing at all. false: never."
+      "Masquerade IPv6. auto: if a file names an IPv6 prefix, which ip-masq-agent accepts only with --enable-ipv6, or if the agent's pod runs with that flag; then, as by the agent, only what a file names keeps the pod's address. true: also without; then fc00::/7 keeps the pod's address like the default ranges of IPv4, unless a file names an IPv6 prefix or excludes nothing at all. false: never."
     ),
     addresses: key(
       kind.snatAddresses(),
@@ -94,13 +103,13 @@ export const reference = {
     ports: key(
       kind.portsOrAuto(),
       'auto',
-      'Source ports for SNAT. auto: 1024-65535 without ip_local_port_range, ip_local_reserved_ports and nodePorts.'
+      "Source ports for SNAT. auto: as the agent's pod runs (--to-ports), else 1024-65535 without ip_local_port_range, ip_local_reserved_ports and nodePorts."
     ),
     nodePorts: key(kind.portsOrNone(), '"30000-32767"', 'Ports of services of type NodePort: never taken for SNAT.'),
     otherProtocols: key(
       kind.word('stack', 'drop'),
-      'stack',
-      'Packets of protocols without ports (SCTP, GRE, ESP, ...) for which SNAT is due: stack leaves them to the kernel, drop drops and counts them.'
+      'drop',
+      "Packets for which SNAT is due and that it cannot translate: protocols without ports (SCTP, GRE, ESP, ...), and IP options or extension headers that a router has to read. drop: dropped and counted (drop-protocol, drop-options). stack: left to the kernel, for nodes whose own rules masquerade the pods; without such a rule they leave with the pod's address."
     ),
     timeouts: {
       tcpOpening: key(kind.duration(second, hour), '60s', 'TCP: no answer yet.'),
@@ -163,6 +172,11 @@ export const reference = {
     'keep',
     'When the daemon stops. keep: the pinned programs go on forwarding until the next start, for as long as the lease allows. detach: back to kernel routing.'
   ),
+  onDisable: key(
+    kind.word('nothing', 'masquerade'),
+    'nothing',
+    'When hostroute is disabled, or refused at the start. masquerade: an nft table (inet hostroute_egress) masquerades what leaves by the uplinks, until it is enabled again. nothing: pods lose their egress unless other rules masquerade them.'
+  ),
   lease: key(
     kind.durationOrOff(30 * second, 168 * hour),
     '10m',
@@ -181,13 +195,13 @@ export const reference = {
     routes4: key(
       kind.integer(1024, 16777216),
       '1048576',
-      'Rows of the IPv4 route map. What does not fit is left to the kernel.'
+      'Rows of the IPv4 route map. What does not fit is left to the kernel. Limits change with a reload, under traffic; one that is too small for what is in use is refused.'
     ),
     routes6: key(kind.integer(1024, 16777216), '1048576', 'Rows of the IPv6 route map.'),
     flows: key(
       kind.integerOrAuto(1024, 16777216),
       'auto',
-      "Flows per family. auto: by the machine's memory, 65,536 to 1,048,576. Memory is used as flows come. A change is in force at once, up to twice of what it was when hostroute was enabled."
+      "Flows per family. auto: by the machine's memory, 65,536 to 1,048,576. Memory is used as flows come. Below what is in use no pod gets a new flow until enough have ended."
     ),
     neighbours: key(kind.integer(1024, 1048576), '65536', 'Rows of the neighbour map.'),
     masquerade: key(

@@ -11,6 +11,8 @@ export interface Kind<T> {
   schema: v.GenericSchema<unknown, T>
   /** Completes "allowed: ". */
   allowed: string
+  /** Of a list of mappings: the fields of one, each with what completes "allowed: ". */
+  fields?: Readonly<Record<string, string>>
 }
 
 /** YAML 1.1 words count as well: yes, no, on, off. */
@@ -136,7 +138,12 @@ export function podSources(): Kind<{ device: string; prefix: string; masquerade:
   return {
     schema: v.array(entry),
     allowed:
-      'a list like [{device: "lxc*", prefix: 10.96.0.0/12}]: device is a name with * ? [], prefix has no host bits, and masquerade may be false'
+      'a list like [{device: "lxc*", prefix: 10.96.0.0/12}]: device is a name with * ? [], prefix has no host bits, and masquerade may be false',
+    fields: {
+      device: 'a device name with * ? [] like "lxc*"',
+      prefix: 'a prefix like 10.96.0.0/12 or "fd00::/8" without host bits',
+      masquerade: 'true or false'
+    }
   }
 }
 

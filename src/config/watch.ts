@@ -1,4 +1,5 @@
-// Follows ip-masq-agent's files and keeps the policy they make in force.
+// Follows ip-masq-agent's files and the flags that it runs with, and keeps the
+// policy they make in force.
 //
 // Invariants
 // - The policy changes as a whole, and only after the files have been seen the
@@ -9,15 +10,15 @@
 //   force and the problem is told, with its line, once per contents.
 // - A file in a pod's volume that goes with the pod stays in force until another
 //   pod of the same owner is there: an agent that is being replaced is still the
-//   agent, and what it wrote into the kernel stays, too.
+//   agent, and what it wrote into the kernel stays, too. So do its flags.
 // - Events only say when to look. Files are read again every resyncInterval too,
 //   and places in pods every few seconds, because a mount makes no event.
 
-import { readFileSync, realpathSync, statSync } from 'node:fs'
-import { dirname } from 'node:path'
+import { readFileSync, statSync } from 'node:fs'
 import type { AgentSettings } from './agent.js'
+import { Agents, signature } from './agent-watch.js'
 import { type DefaultsOnly, defaultsBesideAgent } from './defaults-only.js'
-import { DirectoryWatch } from './directory-watch.js'
+import { DirectoryWatch, directoriesOnTheWay } from './directory-watch.js'
 import { type KeptFile, KeptFiles } from './kept-files.js'
 import {
   defaultMasqueradeOptions,
@@ -97,6 +98,8 @@ type Contents = string | null | Error
 
 interface Looked {
   places: Places
+  /** null: as they were. */
+  agents: ReturnType<Agents['look']>
   files: Map<string, { place: Place; contents: Contents }>
 }
 
@@ -118,6 +121,7 @@ class Watch implements MasqueradeWatch {
   warnings: readonly string[] = []
   readonly reading: MasqueradeOptions
   readonly known = new Map<string, Known>()
+  readonly agents = new Agents()
   private readonly agent: AgentSettings
   private readonly settle: number
   private readonly keptFiles: KeptFiles
@@ -163,7 +167,7 @@ class Watch implements MasqueradeWatch {
 
   refresh(): void {
     if (this.closed) return
-    const looked = this.readAll()
+    const looked = this.readAll(true)
     if (this.differs(looked) && this.lost(looked)) return this.look()
     this.pending = null
     clearTimeout(this.timer)
@@ -228,6 +232,7 @@ class Watch implements MasqueradeWatch {
   private judge(looked: Looked): void {
     for (const { place, contents } of looked.files.values()) if (contents !== null) this.read(place, contents)
     for (const { place, contents } of looked.files.values()) if (contents === null) this.lose(place, looked)
+    if (looked.agents) this.agents.accept(looked.agents)
   }
 
   private read(place: Place, contents: string | Error): void {
@@ -289,8 +294,10 @@ class Watch implements MasqueradeWatch {
 
   /** Of an earlier watch: last good contents, and what is kept of pods that are gone. */
   private inherit(before: MasqueradeWatch): void {
-    if (!(before instanceof Watch) || before.reading.semantics !== this.reading.semantics) return
-    const { files, inPods } = this.places()
+    if (!(before instanceof Watch)) return
+    const { files, inPods, followsAgents } = this.places()
+    if (followsAgents) this.agents.inherit(before.agents)
+    if (before.reading.semantics !== this.reading.semantics) return
     for (const [path, known] of before.known) {
       const stays = files.some((place) => place.path === path) || (known.kept && inPods)
       if (stays && known.good) this.known.set(path, { ...known })
@@ -299,9 +306,11 @@ class Watch implements MasqueradeWatch {
 
   /** After a restart: of pods that are gone. Those that are there are read. */
   private recall(): void {
-    const { files, inPods } = this.places()
+    const { files, inPods, followsAgents } = this.places()
     if (!inPods) return
-    for (const { place, text } of this.keptFiles.read()) {
+    const kept = this.keptFiles.read()
+    if (followsAgents) this.agents.recall(kept.agents)
+    for (const { place, text } of kept.files) {
       if (files.some(({ pod }) => pod?.owner === place.pod?.owner)) continue
       try {
         const good = parseMasqueradeFile(text, place.path, this.reading.semantics)
@@ -316,16 +325,18 @@ class Watch implements MasqueradeWatch {
     const files: KeptFile[] = []
     for (const { place, good, text } of this.known.values()) if (place.pod && good) files.push({ place, text })
     try {
-      this.keptFiles.write(files)
+      this.keptFiles.write({ files, agents: this.agents.toKeep })
     } catch (error) {
-      this.options.onProblem(`what the agent's files say is not kept over a restart: ${(error as Error).message}`)
+      this.options.onProblem(
+        `what the agent's files and flags say is not kept over a restart: ${(error as Error).message}`
+      )
     }
   }
 
   private merged(): MasqueradePolicy {
     // a pod's file that is not valid has what the pod before had: once
     const good = new Set([...this.known.values()].flatMap((known) => known.good ?? []))
-    return mergeMasquerade([...good], this.reading)
+    return mergeMasquerade([...good], this.reading, this.agents.list)
   }
 
   /** Each warning once for as long as it holds. */
@@ -341,12 +352,13 @@ class Watch implements MasqueradeWatch {
     this.defaultsOnly = any ? null : defaultsBesideAgent(this.agent)
   }
 
-  private differs({ files }: Looked): boolean {
+  private differs({ files, agents }: Looked): boolean {
+    if (agents) return true
     for (const [path, { contents, place }] of files) {
       const known = this.known.get(path)
       if (!sameContent(known?.contents ?? null, contents)) return true
       // its pod is gone, and now there is another one, or a volume without it
-      if (known?.kept && contents === null && this.fate(place, { places: this.lastPlaces, files }) !== 'kept')
+      if (known?.kept && contents === null && this.fate(place, { places: this.lastPlaces, agents, files }) !== 'kept')
         return true
     }
     return false
@@ -367,9 +379,10 @@ class Watch implements MasqueradeWatch {
     return this.lastPlaces
   }
 
-  /** All files that are named, found, or were there before, sorted by path. */
-  private readAll(): Looked {
+  /** All files that are named, found, or were there before, sorted by path, and the agents. now: see Agents. */
+  private readAll(now = false): Looked {
     const places = this.places()
+    const agents = places.followsAgents ? this.agents.look(places.agents, now) : null
     const found: Looked['files'] = new Map()
     for (const place of places.files) found.set(place.path, { place, contents: readText(place.path) })
     for (const [path, { place }] of this.known) {
@@ -377,7 +390,7 @@ class Watch implements MasqueradeWatch {
       const succeeded = places.files.some((each) => isSuccessor(each, place))
       found.set(path, { place, contents: succeeded ? null : readText(path) })
     }
-    return { places, files: new Map([...found].sort(([a], [b]) => (a < b ? -1 : 1))) }
+    return { places, agents, files: new Map([...found].sort(([a], [b]) => (a < b ? -1 : 1))) }
   }
 
   private startResync(): void {
@@ -397,13 +410,8 @@ class Watch implements MasqueradeWatch {
 
   private directories(places: Places): Set<string> {
     const directories = new Set(places.directories)
-    for (const path of [...this.known.keys(), ...places.files.map((place) => place.path)]) {
-      try {
-        directories.add(dirname(realpathSync(path)))
-      } catch {
-        // not there now
-      }
-    }
+    for (const path of [...this.known.keys(), ...places.files.map((place) => place.path)])
+      for (const directory of directoriesOnTheWay(path)) directories.add(directory)
     return directories
   }
 }
@@ -430,8 +438,9 @@ function sameContent(a: Contents, b: Contents): boolean {
   return a instanceof Error && b instanceof Error ? a.message === b.message : a === b
 }
 
-function sameLook({ files: a }: Looked, { files: b }: Looked): boolean {
+function sameLook({ files: a, agents }: Looked, { files: b, agents: others }: Looked): boolean {
   return (
+    signature(agents ?? []) === signature(others ?? []) &&
     a.size === b.size &&
     [...a].every(([path, { contents }]) => sameContent(contents, b.get(path)?.contents ?? null) && b.has(path))
   )

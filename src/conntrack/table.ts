@@ -1,5 +1,5 @@
 // The namespace's table of tracked connections: read by a dump on a thread of
-// its own and in slices, changed by batches of at most 256 messages: neither
+// its own and in slices, changed by batches of at most 64 messages: neither
 // holds the event loop for more than some 8 ms. What the kernel has dumped is in
 // memory until it is decoded: 24 MB for 100,000 entries.
 
@@ -14,7 +14,7 @@ import { decodeEntry, type Entry } from './entry.js'
 import { Batch, messageType } from './messages.js'
 
 const netfilterProtocol = 12
-const perBatch = 256
+const perBatch = 64
 /** The chunks that come meanwhile and a batch take their time, too. */
 const sliceMilliseconds = 2
 const settings = '/proc/sys/net/netfilter/'

@@ -8,8 +8,11 @@
 
 import type { Family } from '../state/types.js'
 import type { ExplainRequest, Explanation } from './explain-api.js'
-import type { Caller, FlowDeletion, FlowSelection, FlowStream, FlowTop } from './flow-api.js'
+import type { FailureCode } from './failure.js'
+import type { Caller, FlowDeletion, FlowFilter, FlowSelection, FlowStream, FlowTop } from './flow-api.js'
 import type { GuardBackendName, GuardControl, GuardMode, GuardRefuses } from './guard-api.js'
+import type { DropRow, EventRow } from './packet-api.js'
+import type { ProblemRow } from './problem-api.js'
 
 /** Raised when an answer's meaning changes; keys may be added without. */
 export const apiVersion = 1
@@ -91,6 +94,8 @@ export interface Counts {
   neighbours: Fill
   flows4: Fill
   flows6: Fill
+  /** limits.flows of each family. problem: why it is not in force as configured, and the remedy; null: it is. */
+  flowLimit: { configured: number; inForce: number; problem: string | null }
   /** Pods with most flows, IPv4 and IPv6 together, by their device; at most five. */
   mostFlows: { device: string; flows: number }[]
   /** Flows through SNAT decided again since their address or uplink was gone; starts anew with the maps. */
@@ -131,11 +136,26 @@ export interface MasqueradeFileStatus {
   warnings: string[]
 }
 
-/** One prefix of the policy and which files asked for it ('default': nobody did; 'snat.masqueradeIPv6': the configuration). */
+/** One prefix of the policy and which files asked for it ('default': nobody did; 'snat.KEY': the configuration; '--FLAG of POD': the agent's command line). */
 export interface MasqueradeRow {
   prefix: string
   masquerade: boolean
   from: string[]
+}
+
+/** ip-masq-agent in a pod of the node, and the flags that it runs with. */
+export interface AgentStatus {
+  pod: string
+  /** Its process is gone; what it ran with counts until the next one is there. */
+  kept: boolean
+  flags: {
+    /** "--to-ports=1024-29999" */
+    flag: string
+    /** overridden: hostroute does something else than the agent. none: there is nothing that it could change. */
+    effect: 'followed' | 'overridden' | 'none'
+    /** By what, or why; null: it is followed. */
+    why: string | null
+  }[]
 }
 
 export interface MasqueradeStatus {
@@ -144,11 +164,13 @@ export interface MasqueradeStatus {
   /** IPv6 is masqueraded at all, and because of what. */
   ipv6: { masqueraded: boolean; why: string }
   files: MasqueradeFileStatus[]
+  /** Only where snat.masqueradeFiles has auto. */
+  agents: AgentStatus[]
   /** Why the policy that the files make is not in force; null: it is. */
   refused: string | null
   /** Only the defaults apply, because no file was found, but an agent runs on the node: a sentence. */
   defaultsOnly: string | null
-  /** About where the files are, and about snat.addresses; those of a file stand there. */
+  /** About where the files are, what they and the agent's flags contradict, and about snat.addresses; those of a file stand there. */
   warnings: string[]
   /** Prefixes of the policy in force, and those of them that keep the pod's address. */
   prefixes: number
@@ -197,6 +219,33 @@ export interface TranslatedStatus {
   unbounded: string[]
 }
 
+/** Packets of the detour, by what became of them. */
+export interface DetourPackets {
+  /** Into fragments, which were written back. */
+  cut: number
+  held: number
+  /** Not sent there by a program. */
+  ignored: number
+  'dropped-malformed': number
+  /** No room to hold them. */
+  'dropped-full': number
+  /** They had come back too often. */
+  'dropped-tries': number
+  /** The device did not take them, each fragment by itself. */
+  'dropped-unwritten': number
+}
+
+/** The device where programs send what they cannot finish in one go. */
+export interface DetourStatus {
+  /** null: there is none, because of `why`. */
+  device: string | null
+  why: string | null
+  /** Packets held at this moment. */
+  waiting: number
+  /** Since hostroute was enabled, or the daemon started. */
+  packets: DetourPackets
+}
+
 export interface Status {
   api: number
   version: string
@@ -230,8 +279,23 @@ export interface Status {
     refused: number
     why: string | null
   } | null
+  /** null: hostroute is disabled. */
+  detour: DetourStatus | null
+  eventLoop: EventLoopDelay
+  /** What is wrong now, the gravest first. */
+  problems: ProblemRow[]
   /** Newest first, few. */
   errors: ErrorRow[]
+}
+
+/** How late the event loop came to a timer, looked at 20 times a second; milliseconds. */
+export interface EventLoopDelay {
+  /** Times that it was looked. */
+  count: number
+  sum: number
+  longest: number
+  /** The delay of so large a share of the looks was no longer. */
+  quantiles: { share: number; delay: number }[]
 }
 
 export interface PodRow {
@@ -241,7 +305,7 @@ export interface PodRow {
   mac: string | null
   hostMac: string
   mtu: number
-  /** false: its MAC is not known yet, traffic goes through the stack. */
+  /** false: its MAC is not known yet, or hostroute is disabled: traffic goes through the stack. */
   ready: boolean
   /** netkit in L3 mode. */
   l3: boolean
@@ -332,55 +396,6 @@ export interface NeighbourRow {
   known: boolean
 }
 
-export type FlowVerdict = 'direct' | 'snat' | 'inbound' | 'stack'
-
-export interface FlowRow {
-  family: Family
-  protocol: string
-  pod: string
-  podPort: number
-  remote: string
-  remotePort: number
-  verdict: FlowVerdict
-  /** verdict snat. */
-  natAddress: string | null
-  natPort: number | null
-  /** 'opening', 'established', 'closing', 'one-way', 'replied', 'dying'; verdict stack: the reason */
-  state: string
-  /** Seconds since the last packet. */
-  idle: number
-  /** Seconds since the first; null where that is not kept (verdict stack). */
-  age: number | null
-}
-
-export interface FlowFilter {
-  family?: Family
-  verdict?: FlowVerdict
-  protocol?: string
-  /** Addresses, text. */
-  pod?: string
-  remote?: string
-}
-
-export interface FlowList {
-  flows: FlowRow[]
-  /** How many match. */
-  total: number
-}
-
-export type ReasonClass = 'forwarded' | 'stack' | 'drop'
-
-/** Packets of one device that had one reason (names: REASON_* of bpf/types.h, lowercase, '-' for '_'). */
-export interface DropRow {
-  device: string
-  reason: string
-  class: ReasonClass
-  packets: number
-  bytes: number
-  packetsPerSecond: number
-  bytesPerSecond: number
-}
-
 export interface VerifyDifference {
   map: string
   /** For people: "10.0.0.0/8". */
@@ -404,43 +419,14 @@ export interface VerifyReport {
   duration: number
 }
 
-export type EventRow =
-  | {
-      type: 'packet'
-      time: string
-      reason: string
-      class: ReasonClass
-      in: string
-      out: string | null
-      family: Family | null
-      protocol: string | null
-      source: string | null
-      sourcePort: number | null
-      destination: string | null
-      destinationPort: number | null
-      length: number
-      /** Events the programs could not send before this one. */
-      lost: number
-    }
-  | {
-      type: 'flow'
-      time: string
-      in: string
-      out: string | null
-      family: Family
-      protocol: string
-      source: string
-      sourcePort: number
-      destination: string
-      destinationPort: number
-      natAddress: string | null
-      natPort: number | null
-      lost: number
-    }
-
 export interface EnableOptions {
   /** Seconds after which it is undone unless confirmed. */
   confirmWithin?: number
+}
+
+export interface DisableOptions {
+  /** Also where pods lose their way out with it. */
+  force?: boolean
 }
 
 export interface EnableResult {
@@ -486,7 +472,7 @@ export interface NodeControl {
   /** limit: the most recently used first; null: all, as they come. */
   flows(filter: FlowFilter, limit: number | null): FlowStream
   flowTop(count: number): Promise<FlowTop>
-  /** Throws BadRequest for a pod that is not there, NotInForce while hostroute is disabled. */
+  /** Throws Failure for a pod that is not there, and while hostroute is disabled. */
   deleteFlows(selection: FlowSelection, dryRun: boolean, caller: Caller | null): Promise<FlowDeletion>
   /** Rows with packets > 0; forwarded and stack reasons too, the reader filters by class. */
   drops(): DropRow[] | Promise<DropRow[]>
@@ -498,7 +484,8 @@ export interface NodeControl {
   metrics(): string | Promise<string>
   enable(options: EnableOptions): Promise<EnableResult>
   confirm(): Promise<EnableResult>
-  disable(): Promise<EnableResult>
+  /** Refused, unless forced, where nobody else would masquerade the pods. */
+  disable(options: DisableOptions): Promise<EnableResult>
   /** Calls listener for each event until the returned function is called; the first listener switches monitoring on, the last off. */
   events(listener: (event: EventRow) => void): () => void
   reload(): Promise<ReloadResult>
@@ -508,7 +495,9 @@ export interface NodeControl {
 
 /** Body of every answer that is not 200. */
 export interface ErrorAnswer {
+  /** For people: what is wrong and what to do. */
   error: string
+  code: FailureCode
   /** 404: what there is. */
   paths?: string[]
 }

@@ -2,7 +2,9 @@
 // what to do.
 
 import { type IncomingMessage, request } from 'node:http'
-import { type ErrorAnswer, type EventRow, eventsPath } from './api.js'
+import { type ErrorAnswer, eventsPath } from './api.js'
+import type { FailureCode, UnansweredCode } from './failure.js'
+import type { EventRow } from './packet-api.js'
 
 export const defaultSocket = '/run/hostroute/control.sock'
 
@@ -11,8 +13,7 @@ export class ControlError extends Error {
   override name = 'ControlError'
   constructor(
     text: string,
-    /** HTTP status, null when there was no answer. */
-    readonly status: number | null,
+    readonly code: FailureCode | UnansweredCode,
     options?: ErrorOptions
   ) {
     super(text, options)
@@ -36,13 +37,18 @@ export interface Answer<T> {
   text: string
 }
 
-/** timeout: milliseconds without a byte from the daemon. */
-export function controlClient(socketPath: string, timeout = 60_000): ControlClient {
+/** What changes the node, or reads all of the kernel's tables, may take a while. */
+const patience = { short: 30_000, long: 120_000 }
+const slowPaths = /^\/v1\/(verify|events)/
+
+/** timeout: milliseconds without a byte from the daemon; absent: as the question deserves. */
+export function controlClient(socketPath: string, timeout?: number): ControlClient {
+  const patienceFor = (method: string, path: string) =>
+    timeout ?? (method === 'POST' || slowPaths.test(path) ? patience.long : patience.short)
   const ask = async (method: string, path: string, body?: object) => {
-    const response = await open(socketPath, method, path, body, timeout)
-    const text = await readAll(response)
-    if (response.statusCode === 200) return text
-    throw new ControlError(errorText(text, response.statusCode), response.statusCode ?? null)
+    const response = await open(socketPath, method, path, body, patienceFor(method, path))
+    if (response.statusCode !== 200) throw await refusal(response)
+    return readAll(response)
   }
   const parsed = <T>(text: string): Answer<T> => ({ value: JSON.parse(text) as T, text })
   return {
@@ -50,9 +56,8 @@ export function controlClient(socketPath: string, timeout = 60_000): ControlClie
     post: async (path, body = {}) => parsed(await ask('POST', path, body)),
     text: (path) => ask('GET', path),
     async *parts(path, query = {}) {
-      const response = await open(socketPath, 'GET', path + queryText(query), undefined, timeout)
-      if (response.statusCode !== 200)
-        throw new ControlError(errorText(await readAll(response), response.statusCode), response.statusCode ?? null)
+      const response = await open(socketPath, 'GET', path + queryText(query), undefined, patienceFor('GET', path))
+      if (response.statusCode !== 200) throw await refusal(response)
       // whoever reads what we print may take all the time there is
       response.socket.setTimeout(0)
       response.setEncoding('utf8')
@@ -64,8 +69,7 @@ export function controlClient(socketPath: string, timeout = 60_000): ControlClie
     },
     events: async (onEvent, signal) => {
       const response = await open(socketPath, 'GET', eventsPath, undefined, 0, signal)
-      if (response.statusCode !== 200)
-        throw new ControlError(errorText(await readAll(response), response.statusCode), response.statusCode ?? null)
+      if (response.statusCode !== 200) throw await refusal(response)
       await readLines(response, onEvent, signal)
     }
   }
@@ -91,7 +95,7 @@ function open(
       sent.destroy(
         new ControlError(
           `hostrouted did not answer on ${socketPath} within ${timeout / 1000} s; look at: journalctl -u hostrouted`,
-          null
+          'no-answer'
         )
       )
     )
@@ -104,40 +108,40 @@ function open(
 function explain(error: NodeJS.ErrnoException, socketPath: string): Error {
   if (error instanceof ControlError || error.name === 'AbortError') return error
   const cause = { cause: error }
+  const notRunning = (why: string) =>
+    new ControlError(
+      `hostrouted is not running: ${why} ${socketPath}. Start it with: systemctl start hostrouted`,
+      'not-running',
+      cause
+    )
   switch (error.code) {
     case 'ENOENT':
     case 'ENOTDIR':
-      return new ControlError(
-        `hostrouted is not running: there is no socket ${socketPath}. Start it with: systemctl start hostrouted`,
-        null,
-        cause
-      )
+      return notRunning('there is no socket')
     case 'ECONNREFUSED':
-      return new ControlError(
-        `hostrouted is not running: nobody answers on ${socketPath}. Start it with: systemctl start hostrouted`,
-        null,
-        cause
-      )
+      return notRunning('nobody answers on')
     case 'EACCES':
     case 'EPERM':
       return new ControlError(
         `permission denied on ${socketPath}: use sudo, or join the group hostroute (usermod -aG hostroute $USER) and log in again`,
-        null,
+        'no-access',
         cause
       )
     default:
-      return new ControlError(`hostrouted on ${socketPath}: ${error.message}`, null, cause)
+      return new ControlError(`hostrouted on ${socketPath}: ${error.message}`, 'no-answer', cause)
   }
 }
 
-function errorText(text: string, status: number | undefined): string {
+/** Of an answer that is not 200. */
+async function refusal(response: IncomingMessage): Promise<ControlError> {
+  const text = await readAll(response)
   try {
-    const { error } = JSON.parse(text) as Partial<ErrorAnswer>
-    if (typeof error === 'string') return error
+    const { error, code } = JSON.parse(text) as Partial<ErrorAnswer>
+    if (typeof error === 'string') return new ControlError(error, code ?? 'failed')
   } catch {
     // not from hostrouted, or cut off
   }
-  return `hostrouted answered with status ${status ?? 'unknown'}`
+  return new ControlError(`hostrouted answered with status ${response.statusCode ?? 'unknown'}`, 'failed')
 }
 
 async function readAll(response: IncomingMessage): Promise<string> {
@@ -151,9 +155,13 @@ async function readAll(response: IncomingMessage): Promise<string> {
 }
 
 function brokenOff(cause: unknown): ControlError {
-  return new ControlError('hostrouted ended in the middle of its answer; look at: journalctl -u hostrouted', null, {
-    cause
-  })
+  return new ControlError(
+    'hostrouted ended in the middle of its answer; look at: journalctl -u hostrouted',
+    'broken-off',
+    {
+      cause
+    }
+  )
 }
 
 async function readLines(
@@ -170,7 +178,7 @@ async function readLines(
       for (const line of lines) if (line !== '') onEvent(JSON.parse(line) as EventRow, line)
     }
   } catch (error) {
-    if (!signal.aborted) throw new ControlError('hostrouted has ended', null, { cause: error })
+    if (!signal.aborted) throw new ControlError('hostrouted has ended', 'broken-off', { cause: error })
   }
 }
 

@@ -1,8 +1,8 @@
 // What becomes of a packet, and why: question and answer over the control
 // socket. As in api.ts: JSON as it crosses the socket, null for "none".
 
+import type { ReasonKind } from '../reasons.js'
 import type { Family } from '../state/types.js'
-import type { ReasonClass } from './api.js'
 
 export interface ExplainRequest {
   /** An address, or the host-side device of a pod. */
@@ -52,7 +52,7 @@ export interface Explanation {
   packet: ExplainedPacket
   /** Where it comes in, the program that decides there, and how that place was found. program null: none, the kernel has it. */
   in: { device: string; role: 'pod' | 'uplink' | null; program: string | null; why: string | null }
-  verdict: ReasonClass
+  verdict: ReasonKind
   /** Name as in DropRow; 'not-served' where no program is. */
   reason: string
   /** One sentence. */

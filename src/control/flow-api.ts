@@ -1,7 +1,42 @@
-// What the control socket answers about flows beyond their list, and how an
-// operator acts on them. As in api.ts everything is JSON as it crosses the socket.
+// What the control socket answers about flows, and how an operator acts on them. As in api.ts everything is JSON as it crosses the socket.
 
-import type { FlowRow } from './api.js'
+import type { Family } from '../state/types.js'
+
+export type FlowVerdict = 'direct' | 'snat' | 'inbound' | 'stack'
+
+export interface FlowRow {
+  family: Family
+  protocol: string
+  pod: string
+  podPort: number
+  remote: string
+  remotePort: number
+  verdict: FlowVerdict
+  /** verdict snat. */
+  natAddress: string | null
+  natPort: number | null
+  /** 'opening', 'established', 'closing', 'one-way', 'replied', 'dying'; verdict stack: the reason */
+  state: string
+  /** Seconds since the last packet. */
+  idle: number
+  /** Seconds since the first; null where that is not kept (verdict stack). */
+  age: number | null
+}
+
+export interface FlowFilter {
+  family?: Family
+  verdict?: FlowVerdict
+  protocol?: string
+  /** Addresses, text. */
+  pod?: string
+  remote?: string
+}
+
+export interface FlowList {
+  flows: FlowRow[]
+  /** How many match. */
+  total: number
+}
 
 /** Rows in parts of a few hundred, at the reader's pace; then how many matched. */
 export type FlowStream = AsyncGenerator<FlowRow[], { total: number }>
@@ -19,6 +54,11 @@ export interface FlowSelection {
   olderThan?: number
   /** Seconds since the last packet of either side, at least. */
   idle?: number
+}
+
+/** No flow is younger than nothing: such filters choose as many as none at all. */
+export function fitsEveryFlow({ pod, remote, remotePort, olderThan = 0, idle = 0 }: FlowSelection): boolean {
+  return pod === undefined && remote === undefined && remotePort === undefined && olderThan === 0 && idle === 0
 }
 
 export interface FlowDeletion {

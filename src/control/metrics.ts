@@ -1,8 +1,9 @@
 // Prometheus text (exposition format 0.0.4) from one snapshot. Pure: names,
 // labels and order depend on the snapshot alone.
 
-import type { Counts, DropRow, Fill, Status } from './api.js'
+import type { Counts, DetourStatus, EventLoopDelay, Fill, Status } from './api.js'
 import type { GuardStatus } from './guard-api.js'
+import type { DropRow } from './packet-api.js'
 
 export interface Snapshot {
   status: Status
@@ -28,6 +29,12 @@ export function renderMetrics({ status, drops, guard }: Snapshot): string {
       'gauge',
       '1 for the mode the node is in.',
       ['enabled', 'degraded', 'disabled'].map((mode) => [{ mode }, flag(status.mode === mode)])
+    ),
+    family(
+      'hostroute_problem',
+      'gauge',
+      '1 for each problem that is there now; affects is traffic, protection or observation.',
+      status.problems.map(({ code, affects }) => [{ code, affects }, 1])
     ),
     family(
       'hostroute_packets_total',
@@ -126,9 +133,14 @@ export function renderMetrics({ status, drops, guard }: Snapshot): string {
       [{}, sync.malformed]
     ]),
     family('hostroute_sync_unknown_total', 'counter', 'rtnetlink messages of an unknown kind.', [[{}, sync.unknown]]),
+    eventLoopFamily(status.eventLoop),
+    family('hostroute_event_loop_longest_delay_seconds', 'gauge', 'Longest time that the event loop was held up.', [
+      [{}, status.eventLoop.longest / 1000]
+    ]),
     family('hostroute_lease_seconds', 'gauge', 'How long the programs go on without the daemon; 0: for ever.', [
       [{}, status.lease.duration ?? 0]
     ]),
+    ...(status.detour ? detourFamilies(status.detour) : []),
     ...(guard ? guardFamilies(guard) : []),
     family(
       'hostroute_configuration_error',
@@ -137,6 +149,31 @@ export function renderMetrics({ status, drops, guard }: Snapshot): string {
       [[{}, flag(status.configuration.error !== null)]]
     )
   ].join('')
+}
+
+function eventLoopFamily({ count, sum, quantiles }: EventLoopDelay): string {
+  const name = 'hostroute_event_loop_delay_seconds'
+  const lines = [
+    ...quantiles.map(({ share, delay }) => `${name}{quantile="${share}"} ${numberText(delay / 1000)}`),
+    `${name}_sum ${numberText(sum / 1000)}`,
+    `${name}_count ${count}`
+  ]
+  return `# HELP ${name} How late the event loop came to a timer, since the daemon started.\n# TYPE ${name} summary\n${lines.join('\n')}\n`
+}
+
+function detourFamilies({ device, waiting, packets }: DetourStatus): string[] {
+  return [
+    family('hostroute_detour_open', 'gauge', '1: packets that the programs cannot finish are cut or held.', [
+      [{}, device === null ? 0 : 1]
+    ]),
+    family('hostroute_detour_waiting', 'gauge', 'Packets that are held now.', [[{}, waiting]]),
+    family(
+      'hostroute_detour_packets_total',
+      'counter',
+      'Packets that the programs could not finish, by what became of them.',
+      Object.entries(packets).map(([result, value]) => [{ result }, value])
+    )
+  ]
 }
 
 function guardFamilies({ mode, backend, counts }: GuardStatus): string[] {

@@ -5,8 +5,8 @@
 import * as v from 'valibot'
 import { formatAddress, parseAddress, parsePrefix } from '../address.js'
 import type { NodeControl } from './api.js'
-import { BadRequest } from './failure.js'
-import type { Caller } from './flow-api.js'
+import { Failure } from './failure.js'
+import { type Caller, fitsEveryFlow } from './flow-api.js'
 import type { GuardAllowRequest, GuardControl } from './guard-api.js'
 import { RowStream } from './row-stream.js'
 
@@ -112,8 +112,8 @@ export const endpoints: Record<string, Endpoint[]> = {
     post(flowDeletion, (control, { all, dryRun, ...given }, caller) => {
       const selection = defined(given)
       const { verdict, ...filters } = selection
-      if (all === Object.keys(filters).length > 0)
-        throw new BadRequest('say which flows: pod, remote, remotePort, olderThan, idle; or all')
+      if (all ? Object.keys(filters).length > 0 : fitsEveryFlow(selection))
+        throw new Failure('bad-request', 'say which flows: pod, remote, remotePort, olderThan, idle; or all')
       return control.deleteFlows(selection, dryRun, caller)
     })
   ],
@@ -132,7 +132,11 @@ export const endpoints: Record<string, Endpoint[]> = {
     )
   ],
   '/v1/confirm': [post(nothing, (control) => control.confirm())],
-  '/v1/disable': [post(nothing, (control) => control.disable())],
+  '/v1/disable': [
+    post(v.strictObject({ force: v.optional(v.boolean()) }), (control, options) =>
+      control.disable(options.force === undefined ? {} : { force: options.force })
+    )
+  ],
   '/v1/reload': [post(nothing, (control) => control.reload())],
   '/v1/guard': [get(nothing, (control) => guardOf(control).status())],
   '/v1/guard/events': [
@@ -157,13 +161,13 @@ export const endpoints: Record<string, Endpoint[]> = {
 
 function guardOf(control: NodeControl): GuardControl {
   if (control.guard) return control.guard
-  throw new BadRequest('the guard does not run: see guard.mode in config.yaml, and hostroute status')
+  throw new Failure('guard-off', 'the guard does not run: see guard.mode in config.yaml, and hostroute status')
 }
 
 function oneWriter(request: { [K in keyof GuardAllowRequest]: GuardAllowRequest[K] | undefined }): GuardAllowRequest {
   const { unit, cgroup, executable } = request
   if ([unit, cgroup, executable].filter((given) => given !== undefined).length !== 1)
-    throw new BadRequest('name one of unit, cgroup and executable')
+    throw new Failure('bad-request', 'name one of unit, cgroup and executable')
   return defined(request) as GuardAllowRequest
 }
 
@@ -189,7 +193,7 @@ function checked<T>(schema: v.GenericSchema<unknown, T>, parameters: unknown): T
     if (issue.type === 'strict_object' && issue.expected === 'never') return `${where ?? 'parameter'} is not known here`
     return `${where ?? 'body'}: ${issue.message}`
   })
-  throw new BadRequest(sentences.join('; '))
+  throw new Failure('bad-request', sentences.join('; '))
 }
 
 function normal(text: string): string {

@@ -7,12 +7,13 @@
 //   numbers are bounded, every failure becomes an answer or a closed connection.
 // - A reader that is too slow for the events loses events and is told how many.
 
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import { createServer, type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from 'node:http'
 import type { Socket } from 'node:net'
 import { native } from '../native.js'
-import { type ErrorAnswer, type EventRow, eventsPath, metricsPath, type NodeControl } from './api.js'
-import { BadRequest, NotInForce } from './failure.js'
+import { type ErrorAnswer, eventsPath, metricsPath, type NodeControl } from './api.js'
+import { Failure, type FailureCode, failureStatus } from './failure.js'
 import type { Caller } from './flow-api.js'
+import type { EventRow } from './packet-api.js'
 import { endpoints } from './requests.js'
 import { RowStream, sendRows } from './row-stream.js'
 import { listenOnSocket } from './socket.js'
@@ -66,45 +67,42 @@ async function handle(
   monitors: Set<ServerResponse>,
   streams: Set<ServerResponse>
 ): Promise<void> {
-  const respond = (status: number, body: unknown) => sendJson(response, status, body)
+  const fail = (code: FailureCode, error: string, more: object = {}) => sendFailure(response, code, error, more)
   response.on('error', () => response.destroy())
   try {
     const url = parseUrl(request.url ?? '/')
-    if (!url) return respond(400, { error: 'the path of the request cannot be read' })
+    if (!url) return fail('bad-request', 'the path of the request cannot be read')
     if (url.pathname === metricsPath || url.pathname === '/metrics')
       return await sendMetrics(request, response, options)
     if (url.pathname === eventsPath) return streamEvents(request, response, options, monitors)
     const known = Object.hasOwn(endpoints, url.pathname) ? endpoints[url.pathname] : undefined
     if (!known)
-      return respond(404, {
-        error: `there is no ${url.pathname}`,
+      return fail('no-such-path', `there is no ${url.pathname}`, {
         paths: [...Object.keys(endpoints), metricsPath, eventsPath]
       })
     const endpoint = known.find(({ method }) => method === request.method)
     if (!endpoint) {
       response.setHeader('allow', known.map(({ method }) => method).join(', '))
-      return respond(405, {
-        error: `${url.pathname} takes ${known.map(({ method }) => method).join(' or ')}, not ${request.method}`
-      })
+      const methods = known.map(({ method }) => method).join(' or ')
+      return fail('wrong-method', `${url.pathname} takes ${methods}, not ${request.method}`)
     }
     const caller = callerOf(request.socket)
     if (endpoint.method === 'POST' && caller?.uid !== 0) {
-      return respond(403, { error: 'changing the node needs root: run the command with sudo' })
+      return fail('not-permitted', 'changing the node needs root: run the command with sudo')
     }
     const body = await readBody(request)
-    if (body === null) return respond(413, { error: `the body is longer than ${largestBody} bytes` })
+    if (body === null) return fail('body-too-long', `the body is longer than ${largestBody} bytes`)
     const parameters = endpoint.method === 'POST' ? parseBody(body) : Object.fromEntries(url.searchParams)
     const answer = await endpoint.answer(options.control, parameters, caller)
-    if (!(answer instanceof RowStream)) return respond(200, answer)
-    if (streams.size >= mostStreams) return respond(503, { error: `${mostStreams} lists are being sent already` })
+    if (!(answer instanceof RowStream)) return sendJson(response, 200, answer)
+    if (streams.size >= mostStreams) return fail('busy', `${mostStreams} lists are being sent already`)
     streams.add(response)
     await sendRows(response, answer).finally(() => streams.delete(response))
   } catch (error) {
-    if (error instanceof BadRequest) return respond(400, { error: error.message })
-    if (error instanceof NotInForce) return respond(409, { error: error.message })
+    if (error instanceof Failure) return fail(error.code, error.message)
     if (request.destroyed && !request.complete) return
     options.onError?.(`${request.method} ${request.url} failed`, error)
-    respond(500, { error: error instanceof Error ? error.message : String(error) })
+    fail('failed', error instanceof Error ? error.message : String(error))
   }
 }
 
@@ -113,7 +111,7 @@ async function sendMetrics(
   response: ServerResponse,
   options: ControlServerOptions
 ): Promise<void> {
-  if (!isRead(request)) return sendJson(response, 405, { error: 'metrics take GET' })
+  if (!isRead(request)) return sendFailure(response, 'wrong-method', 'metrics take GET')
   const text = await options.control.metrics()
   response.writeHead(200, { 'content-type': 'text/plain; version=0.0.4; charset=utf-8' }).end(text)
 }
@@ -125,9 +123,9 @@ function streamEvents(
   options: ControlServerOptions,
   monitors: Set<ServerResponse>
 ): void {
-  if (!isRead(request)) return sendJson(response, 405, { error: 'events take GET' })
+  if (!isRead(request)) return sendFailure(response, 'wrong-method', 'events take GET')
   if (monitors.size >= mostMonitors)
-    return sendJson(response, 503, { error: `${mostMonitors} monitors are running already` })
+    return sendFailure(response, 'busy', `${mostMonitors} monitors are running already`)
   request.resume()
   response.writeHead(200, { 'content-type': 'application/x-ndjson', 'cache-control': 'no-store' })
   response.flushHeaders()
@@ -145,6 +143,11 @@ function streamEvents(
     monitors.delete(response)
     stop()
   })
+}
+
+function sendFailure(response: ServerResponse, code: FailureCode, error: string, more: object = {}): void {
+  const answer: ErrorAnswer = { error, code, ...more }
+  sendJson(response, failureStatus[code], answer)
 }
 
 function sendJson(response: ServerResponse, status: number, body: unknown): void {
@@ -185,10 +188,10 @@ function parseBody(body: Buffer): Record<string, unknown> {
   try {
     value = JSON.parse(body.toString('utf8'))
   } catch (error) {
-    throw new BadRequest(`the body is not JSON: ${(error as Error).message}`)
+    throw new Failure('bad-request', `the body is not JSON: ${(error as Error).message}`)
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value))
-    throw new BadRequest('the body is not a JSON object')
+    throw new Failure('bad-request', 'the body is not a JSON object')
   return value as Record<string, unknown>
 }
 
@@ -219,13 +222,15 @@ function refuseGarbage(error: NodeJS.ErrnoException, socket: Socket): void {
   if (!socket.writable || error.code === 'ECONNRESET') return void socket.destroy()
   const late = error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
   const long = error.code === 'HPE_HEADER_OVERFLOW'
-  const status = late ? '408 Request Timeout' : long ? '431 Request Header Fields Too Large' : '400 Bad Request'
+  const code = late ? 'late' : long ? 'headers-too-long' : 'not-http'
   const answer: ErrorAnswer = {
-    error: late ? 'the request did not end in time' : long ? 'the headers are too long' : 'this is not an HTTP request'
+    error: late ? 'the request did not end in time' : long ? 'the headers are too long' : 'this is not an HTTP request',
+    code
   }
+  const status = failureStatus[code]
   const body = `${JSON.stringify(answer)}\n`
   socket.end(
-    `HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`
+    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`
   )
   // a caller that never closes its side would keep the descriptor
   setTimeout(() => socket.destroy(), 1000).unref()

@@ -7,10 +7,13 @@
 
 import { parseArgs } from 'node:util'
 import { ConfigError, configReference, formatProblem } from '../config/config.js'
+import { Refusal } from '../datapath/refusal.js'
+import { watchEventLoop } from '../event-loop.js'
 import { createLogger, type Logger } from '../log.js'
 import { packageVersion } from '../version.js'
+import { leftBehind } from './left-behind.js'
+import { look } from './look.js'
 import { Node } from './node.js'
-import { Refusal } from './refusal.js'
 import { removeFromNode } from './remove.js'
 
 const usage = `hostrouted [options]
@@ -19,10 +22,13 @@ Routes the pods of this node (the network namespace it is started in) by eBPF.
 
   --config FILE              configuration (/etc/hostroute/config.yaml)
   --run-directory DIRECTORY  control socket and lock (/run/hostroute)
+  --state-directory DIRECTORY  what outlives a reboot (/var/lib/hostroute)
   --pin-directory DIRECTORY  pinned maps and links, on a bpffs (/sys/fs/bpf/hostroute)
   --log-json                 log as JSON lines
   --print-config-reference   every key with its default, then end
   --remove                   take what a daemon that is gone left on the node off it, then end
+  --left                     say what a daemon that is gone left at work, then end
+  --force                    with --remove: also where nobody else would masquerade the pods
   --version, --help
 `
 
@@ -33,10 +39,14 @@ function readOptions() {
       options: {
         config: { type: 'string', default: '/etc/hostroute/config.yaml' },
         'run-directory': { type: 'string', default: '/run/hostroute' },
+        'state-directory': { type: 'string', default: '/var/lib/hostroute' },
         'pin-directory': { type: 'string', default: '/sys/fs/bpf/hostroute' },
         'log-json': { type: 'boolean', default: false },
         'print-config-reference': { type: 'boolean', default: false },
         remove: { type: 'boolean', default: false },
+        left: { type: 'boolean', default: false },
+        force: { type: 'boolean', default: false },
+        look: { type: 'boolean', default: false },
         version: { type: 'boolean', default: false },
         help: { type: 'boolean', default: false }
       }
@@ -55,31 +65,43 @@ async function main(): Promise<void> {
   const log = createLogger({ json: options['log-json'] })
   process.on('uncaughtException', (error) => die(log, error))
   process.on('unhandledRejection', (reason) => die(log, reason))
-  const directories = { runDirectory: options['run-directory'], pinDirectory: options['pin-directory'] }
+  const directories = {
+    runDirectory: options['run-directory'],
+    pinDirectory: options['pin-directory'],
+    stateDirectory: options['state-directory']
+  }
   try {
-    if (options.remove) return await removeFromNode({ ...directories, log })
-    const node = await Node.start({ config: options.config, ...directories, log })
-    handleSignals(node, log)
+    if (options.left) return void process.stdout.write(`${leftBehind(options['pin-directory']) ?? ''}\n`)
+    if (options.look) return await look()
+    if (options.remove) return await removeFromNode({ ...directories, force: options.force, log })
+    watchEventLoop()
+    // the signals first: much of the start is one piece
+    const starting = Promise.resolve().then(() => Node.start({ config: options.config, ...directories, log }))
+    handleSignals(starting, log)
+    await starting
   } catch (error) {
     die(log, error)
   }
 }
 
-function handleSignals(node: Node, log: Logger): void {
+/** A signal that comes while it starts is obeyed once it has started: what is attached by then is taken care of. */
+function handleSignals(starting: Promise<Node>, log: Logger): void {
   let stopping = false
   const stop = (signal: string) => {
     if (stopping) return
     stopping = true
     log.info(`stopping on ${signal}`)
-    node.stop().then(
-      () => process.exit(0),
-      (error: unknown) => die(log, error)
-    )
+    starting
+      .then((node) => node.stop())
+      .then(
+        () => process.exit(0),
+        (error: unknown) => die(log, error)
+      )
   }
   process.on('SIGTERM', () => stop('SIGTERM'))
   process.on('SIGINT', () => stop('SIGINT'))
   process.on('SIGHUP', () => {
-    void node.reload()
+    void starting.then((node) => node.reload()).catch(() => {}) // one that does not start says so itself
   })
 }
 

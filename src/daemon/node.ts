@@ -4,156 +4,274 @@
 //
 // Invariants
 // - The last good state stays: a wrong configuration, file or request changes
-//   nothing.
+//   nothing, also across restarts.
+// - Enabling is a list of steps: one that fails undoes those before it.
 // - While disabled nothing is attached or pinned; netlink is followed all the
 //   same, so that enabling is quick and `status` tells the truth.
 
-import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
-import { type Config, ConfigError, formatProblem, loadConfig } from '../config/config.js'
+import { Answers } from '../answers/answers.js'
+import { EventStream } from '../answers/event-stream.js'
+import type { NodeCommands, NodeView } from '../answers/node-view.js'
+import { createTranslatedLog, type TranslatedLog, unboundedText } from '../answers/translated-view.js'
+import { foreignFacts } from '../check/foreign-facts.js'
+import type { Finding } from '../check/report.js'
+import type { Config } from '../config/config.js'
 import { readKernelSettings } from '../config/kernel-settings.js'
 import { masqueradesLinkLocal } from '../config/masquerade.js'
-import type { EnableOptions, EnableResult, HandedBack, ReloadResult } from '../control/api.js'
+import type { HandedBack, ReloadResult } from '../control/api.js'
 import { handedBackLines } from '../control/handed-back.js'
 import { type ControlServer, startControlServer } from '../control/server.js'
-import { Guard } from '../guard/guard.js'
+import { ConntrackClaims } from '../datapath/conntrack-claims.js'
+import { Datapath } from '../datapath/datapath.js'
+import { giveBack } from '../datapath/hand-back.js'
+import { pinned } from '../datapath/leftovers.js'
+import { ManagedNeighbours } from '../datapath/managed-neighbours.js'
+import { refusalUnlessTransient } from '../datapath/refusal.js'
+import { Configuration } from '../life/configuration.js'
+import { ForeignWatch } from '../life/foreign-watch.js'
+import { GuardKeeper } from '../life/guard-keeper.js'
+import { hasEgressTable, leaveEgress, removeEgress } from '../life/kernel-egress.js'
+import { lackingSources } from '../life/lacking-sources.js'
+import { keptMasquerade, Masquerade } from '../life/masquerade-policy.js'
+import { releaseMemory } from '../life/memory.js'
+import { Periodic } from '../life/periodic.js'
+import { checkCapabilities, type Lock, lockRunDirectory, preparePinDirectory } from '../life/preflight.js'
+import { Problems } from '../life/problems.js'
+import { RecentErrors } from '../life/recent-errors.js'
+import { Retry } from '../life/retry.js'
+import { Switching } from '../life/switching.js'
 import { type Logger, rateLimit, setLevel, subsystem } from '../log.js'
 import { native } from '../native.js'
 import { type Sync, startSync } from '../netlink/sync.js'
+import type { PlanChange } from '../plan/change.js'
 import type { PlanOptions } from '../plan/options.js'
 import { createPlanner, type Planner } from '../plan/planner.js'
+import { noChanges } from '../state/changes.js'
 import type { Changes } from '../state/types.js'
 import { startTranslated, type Translated } from '../translated/translated.js'
-import { admit } from './admission.js'
-import { Answers } from './answers.js'
-import { Datapath } from './datapath.js'
-import { EventStream } from './event-stream.js'
-import { giveBack } from './hand-back.js'
-import { isPinned, removeLeftovers } from './leftovers.js'
-import { ManagedNeighbours } from './managed.js'
-import { keptMasquerade, Masquerade } from './masquerade.js'
-import { lackingSources } from './masquerade-view.js'
-import { releaseMemory } from './memory.js'
-import { checkCapabilities, type Lock, lockRunDirectory, preparePinDirectory } from './preflight.js'
-import { RecentErrors } from './recent-errors.js'
-import { Refusal } from './refusal.js'
-import { Routine } from './routine.js'
-import { disabledFile, wasDisabled } from './switch-file.js'
-import { type Claim, claimTranslated, forgetStale } from './take-over.js'
-import { createTranslatedLog, type TranslatedLog, unboundedText } from './translated-view.js'
+import { lookApart } from './look.js'
+import { prove } from './proof.js'
+import { removePinned } from './remove.js'
 
 export interface NodeOptions {
   config: string
   runDirectory: string
   pinDirectory: string
+  /** What outlives a reboot: the switch, the last good configuration. */
+  stateDirectory: string
   log: Logger
 }
 
-const switchedOff = 'switched off by `hostroute disable`; `hostroute enable` starts it'
+/** Milliseconds: what is done every 5 s has been done once, and has left what it needed only for that. */
+const afterFirstTurns = 5500
+const mapsTimes = { first: 1_000, most: 30_000 }
 
 export class Node {
-  readonly started = Date.now()
-  readonly errors = new RecentErrors()
-  readonly events: EventStream
-  readonly log: Logger
-  config: Config
-  configuration: { present: boolean; error: string | null; loaded: string }
-  datapath: Datapath | null = null
-  guard: Guard | null = null
-  /** Why it is not enabled, or not fully. */
-  why: string | null = null
-  confirmBefore: number | null = null
-  synced = false
-  sync!: Sync
-  planner!: Planner
-  masquerade!: Masquerade
-  translated!: Translated
+  private readonly started = Date.now()
+  private readonly errors = new RecentErrors()
+  private readonly events: EventStream
+  private readonly log: Logger
+  private datapath: Datapath | null = null
+  private synced = false
+  private sync!: Sync
+  private planner!: Planner
+  private masquerade!: Masquerade
+  private translated!: Translated
   private translatedLog!: TranslatedLog
   private managed!: ManagedNeighbours
-  private settings = readKernelSettings()
+  private readonly lock: Lock
+  private settings = readKernelSettings([])
   private sourcesTold: string[] = []
+  /** ifindex of each device that has been a pod's. */
+  private readonly podDevices = new Set<number>()
   private server: ControlServer | null = null
-  private confirmTimer: NodeJS.Timeout | undefined
-  readonly routine: Routine
-  private readonly problems: ReturnType<typeof rateLimit>
+  private readonly view: NodeView
+  private readonly periodic: Periodic
+  private readonly problems: Problems
+  private readonly configuration: Configuration
+  private readonly switching: Switching
+  private readonly guardKeeper: GuardKeeper
+  private readonly claims: ConntrackClaims
+  private readonly foreign: ForeignWatch
+  private readonly mapsRetry = new Retry(mapsTimes, () => this.writeMapsAgain())
+  private readonly limitedLog: ReturnType<typeof rateLimit>
   private readonly firstSync: Promise<void>
   private haveSynced!: () => void
-  /** Enabling and disabling, one after the other. */
-  private switching: Promise<unknown> = Promise.resolve()
 
-  private constructor(
-    readonly options: NodeOptions,
-    private readonly lock: Lock,
-    loaded: { config: Config; present: boolean }
-  ) {
+  /** Throws ConfigError and Refusal. */
+  private constructor(private readonly options: NodeOptions) {
     this.log = subsystem(options.log, 'node')
-    this.problems = rateLimit(this.log)
-    this.config = loaded.config
-    this.configuration = { present: loaded.present, error: null, loaded: new Date().toISOString() }
+    this.limitedLog = rateLimit(this.log)
+    this.problems = new Problems({
+      error: (text) => this.problem('node', text),
+      info: (text) => this.log.info(text)
+    })
+    const { config: path, stateDirectory, pinDirectory, runDirectory } = options
+    this.configuration = new Configuration({ path, stateDirectory, problems: this.problems })
+    setLevel(options.log, this.config.log.level)
+    checkCapabilities()
+    this.lock = lockRunDirectory(runDirectory)
+    this.guardKeeper = new GuardKeeper({
+      pinDirectory,
+      runDirectory,
+      log: options.log,
+      problems: this.problems,
+      config: () => this.config
+    })
     this.events = new EventStream(subsystem(options.log, 'datapath'), (ifindex) => this.deviceName(ifindex))
     this.firstSync = new Promise((resolve) => {
       this.haveSynced = resolve
     })
-    this.routine = new Routine(this)
+    this.claims = new ConntrackClaims({
+      datapath: () => this.datapath,
+      log: subsystem(options.log, 'conntrack'),
+      onProblem: (text) => this.problem('conntrack', text)
+    })
+    this.foreign = new ForeignWatch({ problems: this.problems, look: () => this.lookAtForeign() })
+    this.view = this.createView()
+    this.periodic = new Periodic(this.view, {
+      claimForNewPods: () => this.claims.claimForNewPods(),
+      forgetStale: (idle) => this.claims.forgetStale(idle),
+      keepNeighbours: () => this.keepNeighbours(),
+      lookAtSettings: () => this.lookAtSettings(),
+      lookAtGuard: () => this.guardKeeper.look(),
+      lookAtForeign: () => this.foreign.poll()
+    })
+    this.switching = new Switching({
+      stateDirectory,
+      pinDirectory,
+      log: this.log,
+      problems: this.problems,
+      config: () => this.config,
+      pods: () => this.planner.plan.pods.keys(),
+      datapath: () => this.datapath,
+      synced: this.firstSync,
+      open: () => this.openDatapath(),
+      fill: (datapath) => {
+        this.noteDestinations()
+        datapath.start(this.planner.plan)
+      },
+      begin: (takenOver) => this.switchedOn(takenOver),
+      prove: (datapath) => prove(this.view, datapath),
+      leaveEgress: () => this.leaveEgress(),
+      releaseEgress: () => this.releaseEgress(),
+      drop: () => this.dropDatapath(),
+      removeAll: () => this.removeAll(),
+      renewLease: () => this.periodic.renewLease()
+    })
   }
 
-  /** Resolves when the node is served, or known to be disabled. Throws ConfigError and Refusal. */
+  private get config(): Config {
+    return this.configuration.config
+  }
+
+  private createView(): NodeView {
+    const node = this
+    return {
+      started: this.started,
+      log: this.log,
+      errors: this.errors,
+      events: this.events,
+      problems: this.problems,
+      configuration: this.configuration,
+      get config() {
+        return node.config
+      },
+      get synced() {
+        return node.synced
+      },
+      get sync() {
+        return node.sync
+      },
+      get state() {
+        return node.sync.state
+      },
+      get plan() {
+        return node.planner.plan
+      },
+      get translated() {
+        return node.translated
+      },
+      get masquerade() {
+        return node.masquerade
+      },
+      get datapath() {
+        return node.datapath
+      },
+      get guard() {
+        return node.guardKeeper.guard
+      },
+      get confirmBefore() {
+        return node.switching.confirmBefore
+      },
+      get why() {
+        return node.switching.why
+      },
+      get lease() {
+        const { leaseRenewed: renewed, leaseEnds: ends } = node.periodic
+        return node.datapath ? { renewed, ends } : { renewed: null, ends: null }
+      },
+      podsThatBecameUplinks: () => this.podsThatBecameUplinks(),
+      deviceName: (ifindex) => this.deviceName(ifindex),
+      problem: (area, text) => this.problem(area, text)
+    }
+  }
+
+  private commands(): NodeCommands {
+    return {
+      enable: (options) => this.switching.enable(options),
+      confirm: () => this.switching.confirm(),
+      disable: (options) => this.switching.disable(options),
+      reload: () => this.reload(),
+      planSource: {
+        options: () => this.planOptions(),
+        translated: this.planner.translated,
+        replan: () => this.replan(),
+        resync: () => this.sync.resync()
+      }
+    }
+  }
+
+  /** Resolves when the node is served, or known to be disabled. Throws ConfigError and Refusal; then nothing new is pinned. */
   static async start(options: NodeOptions): Promise<Node> {
-    const loaded = loadConfig(options.config)
-    setLevel(options.log, loaded.config.log.level)
-    checkCapabilities()
-    const lock = lockRunDirectory(options.runDirectory)
-    const node = new Node(options, lock, loaded)
-    await node.run()
+    const node = new Node(options)
+    await node.run().catch(async (error: unknown) => {
+      if (pinned(options.pinDirectory) !== 'works') await node.removeAll()
+      throw error
+    })
     return node
   }
 
   private async run(): Promise<void> {
-    const enable = this.config.enabled && !wasDisabled(this.options.runDirectory)
     preparePinDirectory(this.options.pinDirectory)
     this.masquerade = new Masquerade(this.config, {
       log: subsystem(this.options.log, 'masquerade'),
-      keptFile: keptMasquerade(this.options.runDirectory),
+      keptFile: keptMasquerade(this.options.stateDirectory),
       onProblem: (text) => this.problem('configuration', text),
+      onPorts: () => this.datapath?.writePorts(),
       onPolicy: (policy) => this.datapath?.control.routeLinkLocal(masqueradesLinkLocal(policy)),
       onFailure: (error) => this.mapsFailed(error)
     })
     this.planner = createPlanner(this.planOptions())
     this.startTranslated()
-    if (enable) await this.openAtStart()
-    else this.removeAll()
+    await this.switching.openAtStart()
     // The first plan has them all: the programs meet no Service address that the maps do not know.
     await this.translated.ready
     this.startSync()
     this.server = await startControlServer({
       path: join(this.options.runDirectory, 'control.sock'),
-      control: new Answers(this),
+      control: new Answers(this.view, this.commands()),
       onError: (text, error) => this.problem('control', `${text}: ${(error as Error).message}`)
     }).catch((error: Error) => {
-      throw new Refusal(error.message, error)
+      throw refusalUnlessTransient(error.message, error)
     })
     await this.firstSync
-    if (this.datapath) await this.switchedOn(this.datapath.takenOver)
-    else if (!enable)
-      this.why = this.config.enabled ? switchedOff : 'configured with enabled: false; `hostroute enable` starts it'
-    this.routine.start()
+    await this.switching.serveFromStart()
+    this.periodic.start()
     native().notify('READY=1')
-    setTimeout(releaseMemory, 3000).unref()
-  }
-
-  /** What runs already was admitted when it was enabled; anything else is checked first. */
-  private async openAtStart(): Promise<void> {
-    if (!isPinned(this.options.pinDirectory)) {
-      const { refusal } = await admit(this.config, this.options.pinDirectory, this.log)
-      if (refusal) {
-        this.why = `refused: ${refusal}`
-        this.problem('check', `not enabled: ${refusal}`)
-        this.removeAll()
-        return
-      }
-    }
-    this.datapath = await this.openDatapath()
+    setTimeout(releaseMemory, afterFirstTurns).unref()
   }
 
   private startTranslated(): void {
@@ -163,7 +281,7 @@ export class Node {
       onChange: (diff) => {
         this.planner.translate(diff)
         this.translatedLog.note(diff, this.translated.size)
-        if (this.synced) this.onChanges({ all: false, prefixes: new Set(), neighbours: new Set() })
+        if (this.synced) this.onChanges(noChanges())
       },
       onProblem: (text) => this.problem('services', text),
       onUnbounded: (rules) => {
@@ -179,7 +297,7 @@ export class Node {
     const { datapath } = this
     if (!datapath) return
     datapath.control.setTranslating('configured', any)
-    if (any && datapath.followTranslation()) void this.claimForNewPods()
+    if (any && datapath.followTranslation()) void this.claims.claimForNewPods()
   }
 
   private startSync(): void {
@@ -196,6 +314,7 @@ export class Node {
 
   private onChanges(changes: Changes): void {
     const change = this.planner.update(this.sync.state, changes)
+    this.noteRoles(change)
     const first = !this.synced
     this.synced = true
     this.noteSources()
@@ -212,6 +331,22 @@ export class Node {
     if (first) this.haveSynced()
   }
 
+  /** Devices of pods, for the time that they have them; they are compared when devices change. */
+  private noteRoles({ devices }: PlanChange): void {
+    for (const ifindex of devices) {
+      const device = this.planner.plan.devices.get(ifindex)
+      if (device?.role === 'pod') this.podDevices.add(ifindex)
+      else if (!this.sync.state.links.has(ifindex)) this.podDevices.delete(ifindex)
+    }
+  }
+
+  private podsThatBecameUplinks(): string[] {
+    return [...this.podDevices].flatMap((ifindex) => {
+      const device = this.planner.plan.devices.get(ifindex)
+      return device?.role === 'uplink' ? [device.name] : []
+    })
+  }
+
   /** Tells once what the node lacks of snat.addresses. */
   private noteSources(): void {
     const texts = lackingSources(this.planner.plan, this.masquerade.policy.ipv6.masqueraded)
@@ -221,28 +356,47 @@ export class Node {
   }
 
   private mapsFailed(error: Error): void {
-    this.problem('maps', `the maps could not be written: ${error.message}; everything is compared again in a moment`)
-    this.routine.repairSoon()
+    this.problems.set('maps-not-written', `the maps could not be written: ${error.message}`, () => this.mapsRetry.next)
+    this.mapsRetry.again()
+  }
+
+  /** Compares everything. true: the maps hold what they should, or there are none. */
+  private writeMapsAgain(): boolean {
+    try {
+      this.datapath?.bring(this.planner.plan)
+      this.datapath?.writePorts()
+      this.masquerade.writeAgain()
+    } catch (error) {
+      this.mapsFailed(error as Error)
+      return false
+    }
+    this.problems.set('maps-not-written', null)
+    return true
   }
 
   /** After a change of configuration: everything is planned anew. */
-  replan(): void {
+  private replan(): void {
     this.planner.setOptions(this.planOptions())
-    if (this.synced) this.onChanges({ all: true, prefixes: new Set(), neighbours: new Set() })
+    if (this.synced) this.onChanges({ ...noChanges(), all: true })
   }
 
-  lookAtSettings(): void {
-    const settings = readKernelSettings()
+  private lookAtSettings(): void {
+    const settings = readKernelSettings(this.uplinkNames())
     if (isDeepStrictEqual(settings, this.settings)) return
     this.settings = settings
     this.replan()
+    this.switching.reconsider()
   }
 
-  keepNeighbours(): void {
+  private *uplinkNames(): Iterable<string> {
+    for (const { role, name } of this.planner.plan.devices.values()) if (role === 'uplink') yield name
+  }
+
+  private keepNeighbours(): void {
     if (this.datapath) this.managed.update(this.planner.plan.managed)
   }
 
-  planOptions(): PlanOptions {
+  private planOptions(): PlanOptions {
     const { pods, uplink, ipv4, ipv6, snat, stackPrefixes } = this.config
     return {
       podDevices: pods.devices,
@@ -264,7 +418,8 @@ export class Node {
       pinDirectory: this.options.pinDirectory,
       runDirectory: this.options.runDirectory,
       log: subsystem(this.options.log, 'datapath'),
-      onEvents: (records) => this.events.push(records)
+      onEvents: (records) => this.events.push(records),
+      ports: () => this.masquerade.ports
     })
     try {
       this.masquerade.use(datapath.writer.masquerade)
@@ -273,17 +428,33 @@ export class Node {
       datapath.close()
       throw error
     }
+    this.datapath = datapath
     return datapath
   }
 
   private async switchedOn(takenOver: boolean): Promise<void> {
     const { pods, devices, routes } = this.planner.plan
     const start = takenOver ? 'took over the running datapath' : 'routing by eBPF'
-    this.why = null
     await this.begin(takenOver)
+    if (takenOver) await this.datapath?.fitLimits()
     this.datapath?.control.monitor(this.events.isWanted)
     this.log.info(`${start}: ${pods.size} pod addresses, ${devices.size} devices, ${routes.size} routes`)
-    await this.startGuard()
+    await this.guardKeeper.start()
+    this.watchForeign(!takenOver)
+  }
+
+  /** looked: the checks have just been made. */
+  private watchForeign(looked: boolean): void {
+    if (this.config.checks === 'off') this.foreign.stop()
+    else if (this.datapath) this.foreign.start(looked)
+  }
+
+  private async lookAtForeign(): Promise<Finding[]> {
+    const { sync, planner, config, masquerade, translated } = this
+    const { state } = sync
+    return lookApart(
+      await foreignFacts({ state, plan: planner.plan }, config, masquerade.policy, translated.destinations())
+    )
   }
 
   /** What conntrack translates stays with the stack; a running datapath knows it. */
@@ -291,132 +462,42 @@ export class Node {
     const { datapath } = this
     if (!datapath) return
     this.noteDestinations()
-    if (!takenOver) await this.claimTranslated({ forwarding: false, tell: true })
+    if (!takenOver) await this.claims.claim({ forwarding: false, tell: true })
     datapath.switchOn()
-    await this.claimTranslated({ forwarding: true, tell: takenOver })
-    await this.forgetStale()
+    await this.claims.claim({ forwarding: true, tell: takenOver })
+    await this.claims.forgetStale()
   }
 
-  private async claimTranslated(claim: Claim): Promise<void> {
-    const { datapath } = this
-    if (!datapath) return
+  /** The guard would refuse the rule; it ends with what it guards. */
+  private async leaveEgress(): Promise<void> {
+    const { onDisable, snat } = this.config
+    if (onDisable !== 'masquerade' || !snat.enabled) return
+    await this.guardKeeper.stop(true)
     try {
-      await claimTranslated(datapath, claim, subsystem(this.options.log, 'conntrack'))
+      await leaveEgress(this.masquerade.policy, this.planner.plan)
     } catch (error) {
-      // it may have been switched off meanwhile
-      if (this.datapath === datapath)
-        this.problem('conntrack', `translated connections may break: ${(error as Error).message}`)
+      if (this.datapath) await this.guardKeeper.start()
+      throw error
     }
   }
 
-  /** A pod that is new here may have connections from before. */
-  async claimForNewPods(): Promise<void> {
-    if (this.datapath && this.datapath.unread.size > 0) await this.claimTranslated({ forwarding: true, tell: true })
+  private async releaseEgress(): Promise<void> {
+    if ((await hasEgressTable()) && (await removeEgress()))
+      this.log.info('the nft table inet hostroute_egress has gone: hostroute masquerades')
   }
 
-  /** Entries of conntrack about connections that the fast path carries; `idle`: seconds without a packet that it saw. */
-  async forgetStale(idle?: number): Promise<void> {
-    if (!this.datapath) return
-    const log = subsystem(this.options.log, 'conntrack')
-    await forgetStale(this.datapath.object, log, idle)
-  }
-
-  /** After the datapath: only then are the kernel's rules without effect. A guard that cannot start is told, and traffic goes on. */
-  private async startGuard(): Promise<void> {
-    const { mode, backend, remove, allow } = this.config.guard
+  private async removeAll(): Promise<void> {
     const { pinDirectory, runDirectory } = this.options
-    if (mode === 'off') return Guard.remove({ pinDirectory, runDirectory })
-    try {
-      this.guard = await Guard.start({
-        pinDirectory,
-        runDirectory,
-        mode,
-        backend,
-        remove,
-        allow,
-        log: subsystem(this.options.log, 'guard')
-      })
-    } catch (error) {
-      this.problem('guard', `the guard does not run: ${(error as Error).message}`)
-    }
-  }
-
-  private async stopGuard(remove: boolean): Promise<void> {
-    const { guard } = this
-    this.guard = null
-    await guard?.stop({ remove })
-  }
-
-  private removeAll(): void {
-    Guard.remove({ pinDirectory: this.options.pinDirectory, runDirectory: this.options.runDirectory })
-    removeLeftovers(this.options.pinDirectory, this.options.runDirectory)
-  }
-
-  enable({ confirmWithin }: EnableOptions): Promise<EnableResult> {
-    return this.inTurn(async () => {
-      await this.firstSync
-      let report: object | null = null
-      if (!this.datapath) {
-        const admission = await admit(this.config, this.options.pinDirectory, this.log)
-        report = admission.report
-        if (admission.refusal) return this.result(false, admission.refusal, report)
-        try {
-          const datapath = await this.openDatapath()
-          this.datapath = datapath
-          this.noteDestinations()
-          datapath.start(this.planner.plan)
-        } catch (error) {
-          this.removeAll()
-          return this.result(false, (error as Error).message, report)
-        }
-        await this.switchedOn(false)
-        this.keepNeighbours()
-      }
-      rmSync(disabledFile(this.options.runDirectory), { force: true })
-      clearTimeout(this.confirmTimer)
-      this.confirmBefore = null
-      if (confirmWithin !== undefined) this.armRollback(confirmWithin)
-      return this.result(true, this.masquerade.refused, report)
-    })
-  }
-
-  private armRollback(seconds: number): void {
-    this.confirmBefore = Date.now() + seconds * 1000
-    this.log.warn(`enabled until confirmed: without "hostroute confirm" within ${seconds} s it is undone`)
-    this.confirmTimer = setTimeout(() => {
-      this.log.warn('not confirmed in time: going back to kernel routing')
-      void this.disable().then(() => {
-        this.why = 'enabled, but not confirmed in time; `hostroute enable` tries again'
-      })
-    }, seconds * 1000)
-  }
-
-  confirm(): Promise<EnableResult> {
-    return this.inTurn(async () => {
-      if (this.confirmBefore === null)
-        return this.result(this.datapath !== null, this.datapath ? 'there was nothing to confirm' : this.why)
-      clearTimeout(this.confirmTimer)
-      this.confirmBefore = null
-      this.log.info('confirmed')
-      return this.result(true, null)
-    })
-  }
-
-  disable(): Promise<EnableResult> {
-    return this.inTurn(async () => {
-      clearTimeout(this.confirmTimer)
-      this.confirmBefore = null
-      writeFileSync(disabledFile(this.options.runDirectory), 'by hostroute disable\n')
-      const handedBack = await this.dropDatapath()
-      this.why = switchedOff
-      return this.result(true, null, null, handedBack)
-    })
+    await removePinned({ pinDirectory, runDirectory, log: this.log })
   }
 
   private async dropDatapath(): Promise<HandedBack | null> {
     const { datapath } = this
     if (!datapath) return null
-    await this.stopGuard(true)
+    this.foreign.stop()
+    await this.guardKeeper.stop(true)
+    this.mapsRetry.stop()
+    this.problems.set('maps-not-written', null)
     const handedBack = await giveBack({
       maps: datapath.object,
       control: datapath.control
@@ -431,76 +512,57 @@ export class Node {
     return handedBack
   }
 
-  private result(
-    done: boolean,
-    why: string | null,
-    report: object | null = null,
-    handedBack: HandedBack | null = null
-  ): EnableResult {
-    return {
-      done,
-      mode: this.datapath ? 'enabled' : 'disabled',
-      why,
-      confirmBefore: this.confirmBefore === null ? null : new Date(this.confirmBefore).toISOString(),
-      report,
-      handedBack
-    }
-  }
-
-  private inTurn<T>(action: () => Promise<T>): Promise<T> {
-    const turn = this.switching.then(action)
-    this.switching = turn.catch(() => {})
-    return turn
-  }
-
+  /** Never rejects. */
   async reload(): Promise<ReloadResult> {
     native().notify(`RELOADING=1\nMONOTONIC_USEC=${process.hrtime.bigint() / 1000n}`)
-    const result = this.readConfiguration()
+    const { ok, problems, restartNeeded } = await this.switching.inTurn(() =>
+      this.configuration.reload((config, before) => this.use(config, before))
+    )
     native().notify('READY=1')
-    return result
-  }
-
-  private readConfiguration(): ReloadResult {
-    let loaded: ReturnType<typeof loadConfig>
-    try {
-      loaded = loadConfig(this.options.config)
-    } catch (error) {
-      const problems = error instanceof ConfigError ? error.problems.map(formatProblem) : [(error as Error).message]
-      this.configuration.error = problems.join('; ')
-      for (const text of problems) this.problem('configuration', `${text}; the configuration in force stays`)
-      return { ok: false, problems, restartNeeded: [] }
-    }
-    const restartNeeded = needRestart(this.config, loaded.config)
-    this.config = loaded.config
-    this.configuration = { present: loaded.present, error: null, loaded: new Date().toISOString() }
-    setLevel(this.options.log, loaded.config.log.level)
-    if (loaded.config.guard.mode !== 'off') this.guard?.setMode(loaded.config.guard.mode)
-    this.datapath?.configure(loaded.config)
-    this.masquerade.configure(loaded.config)
-    this.replan()
-    this.routine.start()
+    if (!ok) return { ok, problems, restartNeeded }
     this.log.info(
       `configuration read again${restartNeeded.length > 0 ? `; only a restart brings ${restartNeeded.join(', ')} into force` : ''}`
     )
-    const flows = this.datapath?.flowLimitProblem ?? null
-    const problems = [...this.masquerade.problems, ...(flows === null ? [] : [flows])]
-    return { ok: true, problems, restartNeeded }
+    const also = [this.flowLimitProblem(), this.problems.text('maps-not-written')]
+    return { ok, problems: [...this.masquerade.problems, ...also.filter((text) => text !== null)], restartNeeded }
+  }
+
+  /** The configuration is in force, also where this cannot be read. */
+  private flowLimitProblem(): string | null {
+    try {
+      return this.datapath?.flowLimitProblem ?? null
+    } catch (error) {
+      return `whether limits.flows can be kept is not known: ${(error as Error).message}`
+    }
+  }
+
+  /** Brings it into force. Throws; then parts of it are. */
+  private async use(config: Config, before: Config): Promise<void> {
+    setLevel(this.options.log, config.log.level)
+    await this.datapath?.configure(config)
+    this.masquerade.configure(config)
+    this.replan()
+    this.periodic.start()
+    await this.guardKeeper.configure(before.guard, config.guard)
+    this.watchForeign(false)
+    this.switching.reconsider()
   }
 
   /** As configured: detached, or the pinned datapath left to forward. */
   async stop(): Promise<void> {
     native().notify('STOPPING=1')
-    this.routine.stop()
-    clearTimeout(this.confirmTimer)
+    this.periodic.stop()
+    this.mapsRetry.stop()
+    this.foreign.stop()
     this.masquerade.close()
     await this.server?.close()
-    await this.switching
-    if (this.config.onStop === 'detach' || this.confirmBefore !== null) {
+    await this.switching.stop()
+    if (this.config.onStop === 'detach') {
       await this.dropDatapath()
-      this.removeAll()
+      await this.removeAll()
     } else if (this.datapath) {
-      await this.stopGuard(false)
-      this.datapath.control.renewLease(this.config.lease)
+      await this.guardKeeper.stop(false)
+      this.periodic.renewLease()
       this.datapath.close()
       this.log.info('the datapath goes on forwarding without the daemon, for as long as its lease allows')
     }
@@ -513,28 +575,14 @@ export class Node {
   }
 
   /** Logged at a limited rate, and kept for `status`. */
-  problem(area: string, text: string): void {
+  private problem(area: string, text: string): void {
     this.errors.add(area, text)
-    this.problems.log('error', `${area}:${text}`, text)
+    this.limitedLog.log('error', `${area}:${text}`, text)
   }
 
-  deviceName(ifindex: number): string {
+  private deviceName(ifindex: number): string {
     return (
       this.sync.state.links.get(ifindex)?.name ?? this.planner.plan.devices.get(ifindex)?.name ?? `device ${ifindex}`
     )
   }
-}
-
-/** Keys that are read only when the datapath is made. */
-function needRestart(before: Config, after: Config): string[] {
-  const keys: string[] = []
-  if (before.uplink.xdp !== after.uplink.xdp) keys.push('uplink.xdp')
-  if (before.guard.backend !== after.guard.backend) keys.push('guard.backend')
-  if (before.guard.remove !== after.guard.remove) keys.push('guard.remove')
-  if (JSON.stringify(before.guard.allow) !== JSON.stringify(after.guard.allow)) keys.push('guard.allow')
-  if ((before.guard.mode === 'off') !== (after.guard.mode === 'off')) keys.push('guard.mode')
-  for (const name of Object.keys(before.limits) as (keyof Config['limits'])[]) {
-    if (name !== 'flows' && before.limits[name] !== after.limits[name]) keys.push(`limits.${name}`)
-  }
-  return keys
 }

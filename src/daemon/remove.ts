@@ -4,40 +4,80 @@
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { handedBackLines } from '../control/handed-back.js'
+import { giveBack } from '../datapath/hand-back.js'
+import { removeLeftovers } from '../datapath/leftovers.js'
+import { PinnedControl } from '../datapath/pinned-control.js'
+import { Refusal } from '../datapath/refusal.js'
 import { Guard } from '../guard/guard.js'
+import { losesEgress } from '../life/egress.js'
+import { keptConfig } from '../life/last-good.js'
+import { keptMasquerade } from '../life/masquerade-policy.js'
+import { checkCapabilities, lockRunDirectory } from '../life/preflight.js'
+import { switchFile } from '../life/switch.js'
 import type { Logger } from '../log.js'
 import { decodeAddress, decodeNeighbourKey, decodeNexthop, decodePod } from '../maps/codec.js'
 import { type BpfMap, native } from '../native.js'
 import { openNeighbourRequests } from '../netlink/requests.js'
 import type { Address } from '../state/types.js'
-import { giveBack } from './hand-back.js'
-import { removeLeftovers } from './leftovers.js'
-import { keptMasquerade } from './masquerade.js'
-import { PinnedControl } from './pinned-control.js'
-import { checkCapabilities, lockRunDirectory } from './preflight.js'
-import { disabledFile } from './switch-file.js'
 
 export interface RemoveOptions {
   pinDirectory: string
   runDirectory: string
+  stateDirectory: string
+  /** Also where nobody else would masquerade the pods. */
+  force: boolean
   log: Logger
 }
 
-/** Programs, links, maps, managed neighbours and the run directory's files go. Throws Refusal when a daemon runs or rights are missing. */
-export async function removeFromNode({ pinDirectory, runDirectory, log }: RemoveOptions): Promise<void> {
+/** Programs, links, maps, managed neighbours and the run directory's files go. Throws Refusal when a daemon runs, rights are missing or, unless forced, pods would lose their way out. */
+export async function removeFromNode({
+  pinDirectory,
+  runDirectory,
+  stateDirectory,
+  force,
+  log
+}: RemoveOptions): Promise<void> {
   checkCapabilities()
   const lock = lockRunDirectory(runDirectory)
-  await handBack(pinDirectory, log)
-  const released = await releaseNeighbours(pinDirectory)
-  Guard.remove({ pinDirectory, runDirectory })
-  removeLeftovers(pinDirectory, runDirectory)
-  for (const path of [disabledFile(runDirectory), keptMasquerade(runDirectory), join(runDirectory, 'control.sock')])
+  if (!force) await refuseLoss(pinDirectory)
+  const released = await removePinned({ pinDirectory, runDirectory, log })
+  for (const path of [
+    switchFile(stateDirectory),
+    keptConfig(stateDirectory),
+    keptMasquerade(stateDirectory),
+    join(runDirectory, 'control.sock')
+  ])
     rmSync(path, { force: true })
   log.info(
     `removed from this node: programs, links and maps${released > 0 ? `, and ${released} neighbours are the kernel's own again` : ''}`
   )
   lock.close()
   rmSync(join(runDirectory, 'hostrouted.lock'), { force: true })
+}
+
+/** What a daemon that is gone left: its flows go to the stack, then all of it goes. Returns how many neighbours are the kernel's own again. */
+export async function removePinned({
+  pinDirectory,
+  runDirectory,
+  log
+}: Pick<RemoveOptions, 'pinDirectory' | 'runDirectory' | 'log'>): Promise<number> {
+  await handBack(pinDirectory, log)
+  const released = await releaseNeighbours(pinDirectory)
+  Guard.remove({ pinDirectory, runDirectory })
+  removeLeftovers(pinDirectory, runDirectory)
+  return released
+}
+
+/** Throws Refusal where pods would lose their way out: programs that forward and masquerade, and no rule of the kernel's that does. */
+async function refuseLoss(pinDirectory: string): Promise<void> {
+  const control = PinnedControl.open(pinDirectory)
+  const forwards = control?.isForwarding === true
+  control?.close()
+  const masquerades = pinnedRows(pinDirectory, 'masquerade').some(({ value }) => value.some((byte) => byte !== 0))
+  if (!forwards || !masquerades) return
+  const pods = pinnedRows(pinDirectory, 'pods').map(({ key }) => decodeAddress(key))
+  const loses = await losesEgress({ snat: { enabled: true } }, pods)
+  if (loses !== null) throw new Refusal(loses)
 }
 
 /** Once the lease is over the stack has had the connections for long: there is nothing to hand back. */

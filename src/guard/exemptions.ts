@@ -1,6 +1,6 @@
 // Who may write: systemd units, cgroups and executables, some until a time.
 //
-// Units and cgroups are given to the programs as paths (bpf/guard_cgroup.h), so
+// Units and cgroups are given to the programs as paths (bpf/guard/cgroup.h), so
 // that a cgroup made a moment ago is exempt from its first write on. An
 // executable is known by device and inode, because names can be chosen by
 // anybody; an updated file is another one, and refresh() follows it.

@@ -10,7 +10,6 @@
 //   report again.
 
 import { join } from 'node:path'
-import type { Logger } from 'pino'
 import type {
   GuardAllowRequest,
   GuardBackendName,
@@ -20,6 +19,7 @@ import type {
   GuardPresentRow,
   GuardStatus
 } from '../control/guard-api.js'
+import { type Logger, rateLimit } from '../log.js'
 import { type BpfObject, type NetfilterSocket, native } from '../native.js'
 import { backendNames, type Chosen, chooseBackend, removePins } from './backend.js'
 import { cgroupRoot, legacyHierarchies } from './cgroups.js'
@@ -60,6 +60,8 @@ export class Guard implements GuardControl {
   readonly #presence: Presence
   readonly #observer: Observer
   readonly #closers: (() => void)[] = []
+  /** A program that tries the same over and over is told of in sum; every attempt is an event. */
+  readonly #lines: ReturnType<typeof rateLimit>
   #mode: GuardMode
   /** Backend cgroup: the exemption for whose sake no table is owned. */
   #unownedFor: string | null = null
@@ -86,6 +88,7 @@ export class Guard implements GuardControl {
     this.#chosen = chosen
     this.#object = chosen.object
     this.#mode = options.mode
+    this.#lines = rateLimit(options.log)
     this.#socket = native().openNetfilter(false)
     this.#legacy = new LegacyReader(this.#socket)
     this.#tables = new OwnedTables(options.runDirectory)
@@ -129,7 +132,8 @@ export class Guard implements GuardControl {
 
   /** Holds for the next write; no event is lost. */
   setMode(mode: GuardMode): void {
-    if (mode === this.#mode) return
+    // what was in the way may be gone, e.g. a table of somebody's
+    if (mode === this.#mode) return this.#arm()
     if (this.#mode === 'off') this.#observer.beginHere()
     this.#mode = mode
     this.#observer.forgetSightings()
@@ -165,6 +169,7 @@ export class Guard implements GuardControl {
   async stop(options: { remove: boolean }): Promise<void> {
     for (const close of this.#closers.splice(0)) close()
     this.#journal.flush()
+    this.#lines.close()
     if (options.remove) {
       this.#object?.writeControl(controlOffset.mode, u32(modeCode.off))
       removePins(join(this.#options.pinDirectory, 'guard'))
@@ -274,8 +279,8 @@ export class Guard implements GuardControl {
 
   #log(event: GuardEventRow): void {
     const { time: _, reason: _reason, message: _message, position: _position, arguments: _arguments, ...fields } = event
-    if (event.verdict === 'exempt') this.#options.log.info(fields, sentence(event))
-    else this.#options.log.warn(fields, sentence(event))
+    const text = sentence(event)
+    this.#lines.log(event.verdict === 'exempt' ? 'info' : 'warn', text, text, fields)
   }
 
   /** Every half second. */

@@ -1,4 +1,4 @@
-// bpf/guard.h in TypeScript: offsets of the event and of the control section,
+// bpf/guard/types.h in TypeScript: offsets of the event and of the control section,
 // and the words for its codes. A test compares the sizes with the object's.
 
 import type { GuardBackendName, GuardMode, GuardReason, GuardSystem, GuardVerdict } from '../control/guard-api.js'

@@ -8,11 +8,12 @@
 // owned: its row says so, and watching remains.
 
 import { spawn } from 'node:child_process'
-import { closeSync, fstatSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs'
+import { closeSync, fstatSync, readFileSync, readlinkSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import type { GuardTableRow } from '../control/guard-api.js'
 import { type NetfilterSocket, native } from '../native.js'
 import { attribute, batch, family, flag, message, name, nft, number, parse, textOf } from '../netfilter/nfnetlink.js'
+import { replaceFile } from '../replace-file.js'
 
 const ownerFlag = 2
 const ipTables = ['filter', 'nat', 'mangle', 'raw', 'security']
@@ -58,10 +59,22 @@ export class OwnedTables {
     })
   }
 
-  /** Makes what is missing and has it kept. */
+  /** Makes what is missing and has it kept. Throws; then nothing new is held. */
   take(): void {
     const inherited = this.#inheritedPorts()
     const made = native().openNetfilter(false)
+    try {
+      this.#takeWith(made, inherited)
+    } catch (error) {
+      // with it go the tables that it made
+      made.close()
+      this.#socket = null
+      this.#deletions = []
+      throw error
+    }
+  }
+
+  #takeWith(made: NetfilterSocket, inherited: readonly number[]): void {
     const errors = wanted.map(([of, table]) => create(made, of, table))
     const present = listTables(made)
     this.#rows = wanted.map(([of, table], index) => {
@@ -101,21 +114,27 @@ export class OwnedTables {
     this.#socket = null
   }
 
+  /** The process waits for a line until its name is on disk: without a daemon nothing stays that a later one would not find. */
   #keep(fd: number): void {
     if (native().storeDescriptor(storedName, fd)) return
-    const holder = spawn('sleep', ['infinity'], {
+    const holder = spawn('sh', ['-c', 'read -r _ && exec sleep infinity </dev/null'], {
       detached: true,
-      stdio: ['ignore', 'ignore', 'ignore', fd],
+      stdio: ['pipe', 'ignore', 'ignore', fd],
       cwd: '/',
-      env: {}
+      env: { PATH: process.env['PATH'] ?? '/usr/bin:/bin' }
     })
     holder.unref()
     holder.on('error', () => undefined)
-    const { pid } = holder
-    if (pid === undefined) throw new Error('cannot start sleep(1) to keep the owned tables: install coreutils')
-    writeFileSync(this.#holderFile, JSON.stringify([...this.#holders(), { pid, started: startTime(pid) }]), {
-      mode: 0o600
-    })
+    const { pid, stdin } = holder
+    if (pid === undefined) throw new Error('cannot start sh(1) to keep the owned tables')
+    stdin?.on('error', () => undefined)
+    try {
+      replaceFile(this.#holderFile, JSON.stringify([...this.#holders(), { pid, started: startTime(pid) }]))
+    } catch (error) {
+      holder.kill('SIGKILL')
+      throw error
+    }
+    stdin?.end('\n')
   }
 
   /** Those that still live. More than one: tables were missing when a later daemon came. */

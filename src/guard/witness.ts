@@ -1,6 +1,6 @@
 // Backend cgroup: who writes to nf_tables. Nothing there can refuse before
 // nfnetlink, so a program that only looks on says who it was, and what: the
-// first one that is seen to see. bpf/guard_witness.h has what it knows.
+// first one that is seen to see. bpf/guard/witness.h has what it knows.
 //
 // What will be refused, is exempt or audited it reports itself. All else the
 // kernel lets through and tells of afterwards, by which time a short-lived

@@ -5,9 +5,9 @@
 
 import { formatAddress, formatMac, toMapped } from '../address.js'
 import { splitPrefix } from '../plan/options.js'
+import { REASON_MAX, reasonCode, reasonName } from '../reasons.js'
 import type { Address, Mac } from '../state/types.js'
 import { CODES, GROUP_LEGS, STRUCTS } from './layout.js'
-import { REASON_MAX, reasonCode, reasonName } from './reasons.js'
 
 const {
   device,
@@ -56,6 +56,8 @@ export interface DeviceRow {
   /** 0: none. */
   class4: number
   class6: number
+  /** Not 0: strict rp_filter, by a number of the uplink's own. */
+  replyTag: number
   mac: Mac
 }
 
@@ -71,6 +73,7 @@ export function encodeDevice(row: DeviceRow): Buffer {
   if (row.address4) bytes.write(row.address4, at.address4, 'hex')
   bytes.writeUInt16LE(row.class4, at.class4)
   bytes.writeUInt16LE(row.class6, at.class6)
+  bytes.writeUInt8(row.replyTag, at.reply_tag)
   if (row.address6) bytes.write(row.address6, at.address6, 'hex')
   bytes.write(row.mac, at.mac, 'hex')
   bytes.writeUInt32LE(row.row * REASON_MAX, at.counters)
@@ -90,6 +93,7 @@ export function decodeDevice(bytes: Buffer): DeviceRow {
     address6: address16(bytes, at.address6),
     class4: bytes.readUInt16LE(at.class4),
     class6: bytes.readUInt16LE(at.class6),
+    replyTag: bytes.readUInt8(at.reply_tag),
     mac: hex(bytes, at.mac, 6)
   }
 }

@@ -1,6 +1,7 @@
 // A row of any of our maps in words, for `hostroute verify` and for status.
 
 import { formatAddress, formatPrefix } from '../address.js'
+import { reasonName } from '../reasons.js'
 import {
   decodeAddress,
   decodeClassRouteKey,
@@ -19,7 +20,6 @@ import {
 } from './codec.js'
 import { CODES } from './layout.js'
 import { decodePodSource, decodePodSourceKey } from './pod-sources.js'
-import { reasonName } from './reasons.js'
 import { decodeSources } from './snat-sources.js'
 
 /** A map's key as people write it: an address, a prefix, a row's number. */

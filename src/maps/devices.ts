@@ -7,13 +7,13 @@
 
 import { randomInt } from 'node:crypto'
 import type { WantedDevice } from '../plan/types.js'
+import { REASON_MAX } from '../reasons.js'
 import type { Address, Family } from '../state/types.js'
 import { CapacityError, type MapAccess } from './access.js'
 import { decodeDevice, encodeDevice } from './codec.js'
 import { createIndexPool } from './index-pool.js'
 import { CODES, DEVICE_SLOTS, STRUCTS } from './layout.js'
 import { createMirror, indexKey, type Mirror } from './mirror.js'
-import { REASON_MAX } from './reasons.js'
 
 /** Ids after a restart begin this far above the highest in the maps, at random: flows of pods now gone had ids too. */
 const idGap = 1 << 20
@@ -46,7 +46,8 @@ export interface DeviceRows {
 export function createDeviceRows(access: MapAccess): DeviceRows {
   const mirror = createMirror(access.map('devices'))
   const counters = access.map('counters')
-  const pool = createIndexPool(0, Math.floor(counters.info.maxEntries / REASON_MAX))
+  const before = access.map('counted_before')
+  const pool = createIndexPool(0, () => Math.floor(counters.info.maxEntries / REASON_MAX))
   const rows = new Map<number, number>()
   const lives = new Map<number, Life>()
   let nextId = 1
@@ -59,8 +60,11 @@ export function createDeviceRows(access: MapAccess): DeviceRows {
   const zeroCounters = (row: number): void => {
     const first = Buffer.from(indexKey(row * REASON_MAX), 'hex')
     const zeros = Buffer.alloc(counters.lookup(first)?.length ?? counters.info.valueSize)
-    for (let reason = 0; reason < REASON_MAX; reason++)
-      counters.update(Buffer.from(indexKey(row * REASON_MAX + reason), 'hex'), zeros)
+    for (let reason = 0; reason < REASON_MAX; reason++) {
+      const key = Buffer.from(indexKey(row * REASON_MAX + reason), 'hex')
+      counters.update(key, zeros)
+      before.delete(key)
+    }
   }
 
   return {
@@ -91,10 +95,10 @@ export function createDeviceRows(access: MapAccess): DeviceRows {
       nextId = (highest + 1 + randomInt(idGap)) % 0xffffffff || 1
     },
     podId(device) {
-      const before = lives.get(device.ifindex)
-      const none = before?.addresses.length === 0 && device.addresses.length === 0
-      const kept = none || before?.addresses.some((address) => device.addresses.includes(address))
-      const life = { id: before && kept ? before.id : newId(), addresses: device.addresses }
+      const earlier = lives.get(device.ifindex)
+      const none = earlier?.addresses.length === 0 && device.addresses.length === 0
+      const kept = none || earlier?.addresses.some((address) => device.addresses.includes(address))
+      const life = { id: earlier && kept ? earlier.id : newId(), addresses: device.addresses }
       lives.set(device.ifindex, life)
       return life.id
     },
@@ -109,7 +113,7 @@ export function createDeviceRows(access: MapAccess): DeviceRows {
         zeroCounters(row)
         rows.set(device.ifindex, row)
       }
-      const before = mirror.rows.get(key)
+      const written = mirror.rows.get(key)
       const address4 = device.addresses.find((address) => address.length === 8) ?? null
       const bytes = encodeDevice({
         ifindex: device.ifindex,
@@ -127,6 +131,7 @@ export function createDeviceRows(access: MapAccess): DeviceRows {
         address6: device.addresses.find((address) => address.length === 32) ?? null,
         class4: device.class4 === null ? 0 : classId(device.class4),
         class6: device.class6 === null ? 0 : classId(device.class6),
+        replyTag: device.strictReversePath ? 2 + (row % 254) : 0,
         mac: device.mac
       })
       // A row that comes to life is complete before its ifindex shows.
@@ -136,7 +141,7 @@ export function createDeviceRows(access: MapAccess): DeviceRows {
         mirror.put(key, hidden)
       }
       mirror.put(key, bytes)
-      return before !== undefined && !sameClasses(before, bytes)
+      return written !== undefined && !sameClasses(written, bytes)
     },
     remove(ifindex) {
       const row = rows.get(ifindex)

@@ -12,8 +12,9 @@ export interface IndexPool {
   readonly used: number
 }
 
-/** Indexes from `first` up to but not including `end`. */
-export function createIndexPool(first: number, end: number): IndexPool {
+/** Indexes from `first` up to but not including `end`, which may change. */
+export function createIndexPool(first: number, end: number | (() => number)): IndexPool {
+  const endNow = typeof end === 'number' ? () => end : end
   const taken = new Set<number>()
   const resting = new Set<number>()
   const free: number[] = []
@@ -24,7 +25,8 @@ export function createIndexPool(first: number, end: number): IndexPool {
     },
     take() {
       let index = free.pop()
-      while (index === undefined && next < end) {
+      while (index !== undefined && index >= endNow()) index = free.pop()
+      while (index === undefined && next < endNow()) {
         if (!taken.has(next) && !resting.has(next)) index = next
         next++
       }
@@ -33,7 +35,7 @@ export function createIndexPool(first: number, end: number): IndexPool {
       return index
     },
     reserve(index) {
-      if (index < first || index >= end || taken.has(index)) return false
+      if (index < first || index >= endNow() || taken.has(index)) return false
       taken.add(index)
       return true
     },

@@ -37,6 +37,7 @@ export const STRUCTS = {
       class6: 30,
       address6: 32,
       mac: 48,
+      reply_tag: 54,
       counters: 56
     }
   },
@@ -96,7 +97,10 @@ export const STRUCTS = {
   },
   owner: { size: 12, offset: { seen: 0, pod_id: 4, reason: 8 } },
   fragment_key: { size: 40, offset: { source: 0, destination: 16, id: 32, protocol: 36 } },
-  fragment: { size: 40, offset: { route: 0, address: 8, seen: 24, pod_id: 28, verdict: 32, ifindex: 36 } },
+  fragment: {
+    size: 40,
+    offset: { route: 0, address: 8, seen: 24, pod_id: 28, verdict: 32, by_stack: 33, next: 34, ifindex: 36 }
+  },
   snat_port: { size: 4, offset: { port: 0, may_be_taken: 2 } },
   account: { size: 8, offset: { flows4: 0, flows6: 4 } },
   usage: { size: 16, offset: { flows4: 0, flows6: 4, moved: 8 } },
@@ -120,6 +124,7 @@ export const STRUCTS = {
       straight: 80,
       port_key: 84,
       flow_limit: 88,
+      detour: 92,
       shared: 96
     }
   },
@@ -241,7 +246,9 @@ export const CODES = {
   CONTROL_DROP_PROTOCOLS: 8,
   CONTROL_MARKS: 16,
   CONTROL_HAND_OVER: 32,
+  CONTROL_PAUSED: 256,
   CONTROL_LINK_LOCAL: 64,
+  CONTROL_NAT_CHAIN: 128,
   TIMEOUT_TCP_OPENING: 0,
   TIMEOUT_TCP_ESTABLISHED: 1,
   TIMEOUT_TCP_CLOSING: 2,

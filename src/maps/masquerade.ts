@@ -30,7 +30,6 @@ const sweptAtOnce = 1024
 
 export function createMasqueradeRows(access: MapAccess): MasqueradeRows {
   const mirror = createMirror(access.map('masquerade'))
-  const capacity = mirror.map.info.maxEntries
   const [due, notDue] = [encodeMasquerade(true), encodeMasquerade(false)]
   let epoch = 0
   let isLoaded = false
@@ -93,9 +92,9 @@ export function createMasqueradeRows(access: MapAccess): MasqueradeRows {
       if (!isLoaded) load()
       if (isInForce(wanted)) return null
       sweep(outdated.length)
-      const room = capacity - mirror.rows.size
+      const room = mirror.map.info.maxEntries - mirror.rows.size
       if (wanted.length > room)
-        return `it has ${wanted.length} prefixes, and ${room} fit into its map beside the policy in force (a pinned map keeps its size until hostroute disable and enable)`
+        return `it has ${wanted.length} prefixes, and ${room} fit into its map beside the policy in force: raise limits.masquerade`
       isLoaded = false
       const before = [...mirror.rows.keys()]
       const next = (epoch + 1) >>> 0

@@ -5,7 +5,7 @@
 //
 // Keys are hexadecimal bytes. In an array map a row of zeros is an absent one.
 
-import type { BpfMap } from '../native.js'
+import type { BpfMap, MapBatch } from '../native.js'
 
 const BPF_MAP_TYPE_ARRAY = 2
 
@@ -99,6 +99,18 @@ export function* entries(map: BpfMap): Iterable<[Buffer, Buffer]> {
   for (let i = 0; i < count; i++) {
     yield [keys.subarray(i * keySize, (i + 1) * keySize), values.subarray(i * valueSize, (i + 1) * valueSize)]
   }
+}
+
+/** A trie's entries, some at a time. What is deleted meanwhile may make some come twice; never for ever. */
+export function* batchesOf(map: BpfMap, most: number): Iterable<MapBatch> {
+  let position: Buffer | null = null
+  let left = 2 * map.info.maxEntries + most
+  do {
+    const batch = map.readBatch(position, most)
+    if (batch.count > 0) yield batch
+    position = batch.next
+    left -= batch.count
+  } while (position !== null && left > 0)
 }
 
 /** Key of an array map. */

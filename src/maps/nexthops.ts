@@ -135,8 +135,13 @@ export function createGroupRows(access: MapAccess, nexthops: NexthopRows): Group
   const mirror = createMirror(access.map('groups'))
   const pool = createIndexPool(0, mirror.map.info.maxEntries)
   const indexes = new Map<string, number>()
+  const contents = new Map<number, string>()
   const users = new Map<number, number>()
   const left = new Set<number>()
+  const know = (content: string, index: number): void => {
+    indexes.set(content, index)
+    contents.set(index, content)
+  }
   return {
     mirror,
     settle() {
@@ -148,13 +153,14 @@ export function createGroupRows(access: MapAccess, nexthops: NexthopRows): Group
       mirror.load()
       pool.clear()
       indexes.clear()
+      contents.clear()
       users.clear()
       left.clear()
       for (const index of references) users.set(index, (users.get(index) ?? 0) + 1)
       for (const [name, bytes] of [...mirror.rows]) {
         const index = Buffer.from(name, 'hex').readUInt32LE()
         if (!users.has(index)) mirror.remove(name)
-        else if (!indexes.has(decodeGroup(bytes).join())) indexes.set(decodeGroup(bytes).join(), index)
+        else if (!indexes.has(decodeGroup(bytes).join())) know(decodeGroup(bytes).join(), index)
       }
       for (const index of users.keys()) pool.reserve(index)
     },
@@ -168,7 +174,7 @@ export function createGroupRows(access: MapAccess, nexthops: NexthopRows): Group
         if (free === null)
           throw new CapacityError(families, `more than ${mirror.map.info.maxEntries} groups of next hops`)
         index = free
-        indexes.set(content, index)
+        know(content, index)
         mirror.put(indexKey(index), encodeGroup(legs))
       }
       users.set(index, (users.get(index) ?? 0) + 1)
@@ -181,7 +187,8 @@ export function createGroupRows(access: MapAccess, nexthops: NexthopRows): Group
         return
       }
       users.delete(index)
-      for (const [content, known] of indexes) if (known === index) indexes.delete(content)
+      indexes.delete(contents.get(index) ?? '')
+      contents.delete(index)
       left.add(index)
       pool.giveBack(index)
     }

@@ -1,10 +1,10 @@
 // The one row of `traces`: what a program found out about a traced packet
 // (bpf/trace.h), and the blank that is put there before a run.
 
+import { REASON_MAX, reasonName } from '../reasons.js'
 import type { Address, Mac } from '../state/types.js'
 import { decodeAddress, decodeFlow, decodeRoute, type FlowRow, type RouteRow } from './codec.js'
 import { CODES, STRUCTS } from './layout.js'
-import { REASON_MAX, reasonName } from './reasons.js'
 
 const { size, offset } = STRUCTS.trace
 const AF_INET = 2

@@ -22,6 +22,8 @@ export interface MapDifference {
   want: Record<string, unknown> | null
 }
 
+const families: readonly Family[] = [4, 6]
+
 export interface Tables {
   access: MapAccess
   devices: DeviceRows
@@ -35,9 +37,14 @@ export interface Tables {
   masquerade: MasqueradeRows
 }
 
-/** In the order in which they are repaired: what is referred to before what refers. */
-export function compareMaps(tables: Tables): { difference: MapDifference; repair: () => void }[] {
-  const found: { difference: MapDifference; repair: () => void }[] = []
+interface Wrong {
+  difference: MapDifference
+  repair: () => void
+}
+
+/** In steps. In the order in which they are repaired: what is referred to before what refers. */
+function* compareInSteps(tables: Tables): Generator<void, Wrong[]> {
+  const found: Wrong[] = []
   const add = (name: string, rows: RowDifference[]): void => {
     const map = tables.access.map(name)
     for (const row of rows) {
@@ -56,8 +63,8 @@ export function compareMaps(tables: Tables): { difference: MapDifference; repair
   add('snat_sources', tables.nexthops.sources.differences())
   add('nexthops', tables.nexthops.mirror.differences())
   add('groups', tables.groups.mirror.differences())
-  for (const family of [4, 6] satisfies Family[]) add(`routes${family}`, tables.routes.differences(family))
-  for (const family of [4, 6] satisfies Family[]) add(`class_routes${family}`, tables.classRoutes.differences(family))
+  for (const family of families) add(`routes${family}`, yield* tables.routes.differences(family))
+  for (const family of families) add(`class_routes${family}`, yield* tables.classRoutes.differences(family))
   add('pods', tables.pods.pods.differences())
   add('pod_slots', tables.pods.slots.differences())
   add('pod_sources', tables.podSources.mirror.differences())
@@ -79,9 +86,30 @@ export function compareMaps(tables: Tables): { difference: MapDifference; repair
   return found
 }
 
+export function compareMaps(tables: Tables): MapDifference[] {
+  return toEnd(compareInSteps(tables)).map(({ difference }) => difference)
+}
+
 /** What was wrong, each row written right. Throws NativeError, with the rest not yet repaired. */
 export function repairMaps(tables: Tables): MapDifference[] {
-  const wrong = compareMaps(tables)
+  return repairAll(toEnd(compareInSteps(tables)))
+}
+
+/** The same in steps. What is wrong may be written while it goes on: then all is compared again at its end, and repaired at once. */
+export function* repairInSteps(tables: Tables, isWritten: () => boolean): Generator<void, MapDifference[]> {
+  const wrong = yield* compareInSteps(tables)
+  if (wrong.length === 0) return []
+  return isWritten() ? repairMaps(tables) : repairAll(wrong)
+}
+
+function repairAll(wrong: Wrong[]): MapDifference[] {
   for (const { repair } of wrong) repair()
   return wrong.map(({ difference }) => difference)
+}
+
+function toEnd<Result>(steps: Generator<void, Result>): Result {
+  for (;;) {
+    const { done, value } = steps.next()
+    if (done) return value
+  }
 }

@@ -21,7 +21,8 @@
 //   next apply reads them and goes on from there.
 
 import type { PlanChange } from '../plan/change.js'
-import type { Plan } from '../plan/types.js'
+import type { Plan, WantedRoute } from '../plan/types.js'
+import { Slice } from '../slice.js'
 import type { Family } from '../state/types.js'
 import { CapacityError, isFull, type MapAccess } from './access.js'
 import { createClassNumbers } from './classes.js'
@@ -34,7 +35,7 @@ import { createGroupRows, createNexthopRows } from './nexthops.js'
 import { createPodSourceRows } from './pod-sources.js'
 import { createPodRows } from './pods.js'
 import { classRoutes, createRouteRows, familyOfKey, nodeRoutes, type RouteRows } from './routes.js'
-import { compareMaps, type MapDifference, repairMaps } from './verify.js'
+import { compareMaps, type MapDifference, repairInSteps, repairMaps } from './verify.js'
 
 export interface ApplyResult {
   /** Families left to the stack because something does not fit, and why. */
@@ -52,6 +53,15 @@ export interface Writer {
   verify(): MapDifference[]
   /** Writes the maps right; returns what was wrong. */
   repair(): MapDifference[]
+  /** The same in slices, so that the event loop turns; null: not now, the last time was too long or goes on. */
+  repairSlowly(): Promise<MapDifference[] | null>
+  /**
+   * The generation once more, if it was raised since the last call. A program that
+   * looked up the old route, and read the new generation after, has given its flow
+   * the one under the other; so the caller waits, after `onRaised`, until every
+   * program that ran then has ended.
+   */
+  confirmGeneration(): void
   /** Device's first row in `counters`, divided by REASON_MAX; by ifindex. */
   readonly counterRows: ReadonlyMap<number, number>
   /** Row of a next hop in `nexthops`, and back; undefined: none. */
@@ -72,6 +82,10 @@ export interface Writer {
   >
 }
 
+const sliceMilliseconds = 4
+/** Comparing takes 1/500 of the time at most. */
+const pausesPerRepair = 500
+
 /** What an attempt to apply works on. */
 interface Attempt {
   change: PlanChange | 'all'
@@ -81,7 +95,8 @@ interface Attempt {
   skip: Map<Family, string>
 }
 
-export function createWriter(access: MapAccess): Writer {
+/** onRaised: the generation was raised; confirmGeneration() is to be called later. */
+export function createWriter(access: MapAccess, onRaised: () => void = () => {}): Writer {
   const nexthops = createNexthopRows(access)
   const groups = createGroupRows(access, nexthops)
   const routes = createRouteRows(access, nexthops, groups, nodeRoutes)
@@ -105,9 +120,14 @@ export function createWriter(access: MapAccess): Writer {
     access
   }
   let loaded = false
+  /** The last apply threw. */
+  let broken = false
   let generation = 0
   let left = new Map<Family, string>()
   let sizeWhenLeft = 0
+  let applies = 0
+  /** performance.now() before which maps are not compared by repairSlowly. */
+  let repairNotBefore = 0
 
   const load = (plan: Plan): void => {
     generation = decodeControl(access.readControl()).routeGeneration
@@ -118,12 +138,21 @@ export function createWriter(access: MapAccess): Writer {
     pods.load()
     podSources.load()
     devices.load(pods.found())
-    classes.load([...ofClasses.keys.keys()].map((key) => Number.parseInt(key, 10)))
+    classes.load([...ofClasses.keys()].map((key) => Number.parseInt(key, 10)))
     classes.adopt(devices.mirror.rows.values(), plan)
     neighbours.load()
   }
 
+  /** Raised, and not confirmed yet. */
+  let unconfirmed = false
+
   const raiseGeneration = (): void => {
+    unconfirmed = true
+    nextGeneration()
+    onRaised()
+  }
+
+  const nextGeneration = (): void => {
     generation = (generation + 1) >>> 0
     const bytes = Buffer.alloc(4)
     bytes.writeUInt32LE(generation)
@@ -131,12 +160,9 @@ export function createWriter(access: MapAccess): Writer {
   }
 
   const addRoutes = (plan: Plan, { change, skip }: Attempt): boolean => {
-    let written = false
     const wanted = change === 'all' ? plan.routes.keys() : change.routes
-    for (const prefix of byLength(wanted, (key) => plan.routes.has(key) && !skip.has(familyOfKey(key)), -1)) {
-      const route = plan.routes.get(prefix)
-      if (route && routes.write(prefix, route)) written = true
-    }
+    const ordered = byLength(wanted, (key) => plan.routes.has(key) && !skip.has(familyOfKey(key)), -1)
+    let written = routes.writeAll(withRoutes(ordered, plan.routes))
     const ofClass = change === 'all' ? plan.classRoutes.keys() : change.classRoutes
     for (const key of byLength(ofClass, (each) => plan.classRoutes.has(each) && !skip.has(familyOfKey(each)), -1)) {
       const route = plan.classRoutes.get(key)
@@ -148,11 +174,11 @@ export function createWriter(access: MapAccess): Writer {
 
   const removeRoutes = (plan: Plan, { change, skip }: Attempt): boolean => {
     let removed = false
-    const gone = change === 'all' ? [...routes.keys.keys()] : change.routes
+    const gone = change === 'all' ? routes.keys() : change.routes
     for (const prefix of byLength(gone, (key) => !plan.routes.has(key) && !skip.has(familyOfKey(key)), 1)) {
       if (routes.remove(prefix)) removed = true
     }
-    const rows = change === 'all' ? [...ofClasses.keys.keys()] : rowsOf(change.classRoutes)
+    const rows = change === 'all' ? [...ofClasses.keys()] : rowsOf(change.classRoutes)
     for (const row of byLength(rows, (each) => !isWanted(plan, each) && !skip.has(familyOfKey(each)), 1)) {
       if (ofClasses.remove(row)) removed = true
     }
@@ -296,9 +322,8 @@ export function createWriter(access: MapAccess): Writer {
 
   /** Removes routes that are to change, so that their groups become free. Only while the families are paused. */
   const releaseChanged = (rows: RouteRows, skip: Attempt['skip'], stays: (key: string) => boolean): void => {
-    for (const [key, packed] of [...rows.keys]) {
-      if (!skip.has(familyOfKey(key)) && (packed < 0 || packed % 4 !== 0 || !stays(key))) rows.remove(key)
-    }
+    for (const key of [...rows.keys()])
+      if (!skip.has(familyOfKey(key)) && !(rows.isStack(key) && stays(key))) rows.remove(key)
   }
 
   /** Families whose tables cannot fit, known by counting. */
@@ -335,6 +360,11 @@ export function createWriter(access: MapAccess): Writer {
     }
   }
 
+  const afterRepair = (wrong: MapDifference[]): MapDifference[] => {
+    if (wrong.some(({ map }) => /^(routes|class_routes|nexthops|groups|masquerade)/.test(map))) raiseGeneration()
+    return wrong
+  }
+
   const sizeOf = (plan: Plan): number =>
     plan.routes.size + plan.classRoutes.size + plan.nexthops.size + plan.pods.size + plan.devices.size
 
@@ -349,31 +379,55 @@ export function createWriter(access: MapAccess): Writer {
         pods: pods.pods.rows.size,
         nexthops: nexthops.mirror.rows.size,
         groups: groups.mirror.rows.size,
-        routes4: countOf(routes, 4),
-        routes6: countOf(routes, 6),
-        classRoutes4: countOf(ofClasses, 4),
-        classRoutes6: countOf(ofClasses, 6),
+        routes4: routes.count(4),
+        routes6: routes.count(6),
+        classRoutes4: ofClasses.count(4),
+        classRoutes6: ofClasses.count(6),
         neighbours: neighbours.rows.size,
         masquerade: masquerade.mirror.rows.size
       }
     },
     apply(plan, change) {
-      if (!loaded) load(plan)
+      applies++
       const whole = !loaded || change === 'all'
+      if (!loaded) load(plan)
+      const again = broken
+      broken = true
       loaded = false
       // Still too much, in all likelihood: then only the rest is kept up to date.
       const hopeless = left.size > 0 && !whole && sizeOf(plan) >= sizeWhenLeft
       const warnings = fit(plan, whole ? 'all' : change, hopeless ? left : new Map())
+      // what was written before the throw needs a generation of its own, and may be no difference any more
+      if (again) raiseGeneration()
+      broken = false
       loaded = true
       sizeWhenLeft = left.size > 0 ? Math.min(sizeWhenLeft || Number.POSITIVE_INFINITY, sizeOf(plan)) : 0
       return { alarms: [...left].map(([family, why]) => ({ family, why })), warnings }
     },
-    verify: () => (loaded ? compareMaps(tables).map((entry) => entry.difference) : []),
-    repair() {
-      if (!loaded) return []
-      const wrong = repairMaps(tables)
-      if (wrong.some((difference) => /^(routes|class_routes|nexthops|groups)/.test(difference.map))) raiseGeneration()
-      return wrong
+    confirmGeneration() {
+      if (unconfirmed) nextGeneration()
+      unconfirmed = false
+    },
+    verify: () => (loaded ? compareMaps(tables) : []),
+    repair: () => (loaded ? afterRepair(repairMaps(tables)) : []),
+    async repairSlowly() {
+      if (!loaded || performance.now() < repairNotBefore) return null
+      repairNotBefore = Number.POSITIVE_INFINITY
+      const applied = applies
+      const slice = new Slice(sliceMilliseconds)
+      let worked = 0
+      try {
+        const steps = repairInSteps(tables, () => applies !== applied || !loaded)
+        for (;;) {
+          const begin = performance.now()
+          const step = steps.next()
+          worked += performance.now() - begin
+          if (step.done) return afterRepair(step.value)
+          if (slice.due(true)) await slice.rest()
+        }
+      } finally {
+        repairNotBefore = performance.now() + worked * pausesPerRepair
+      }
     }
   }
 }
@@ -382,16 +436,20 @@ function familyOf(address: string): Family {
   return address.length === 8 ? 4 : 6
 }
 
-function countOf({ keys }: RouteRows, family: Family): number {
-  let count = 0
-  for (const key of keys.keys()) if (familyOfKey(key) === family) count++
-  return count
-}
-
 /** "4-0123456789ab 0a000000/8" -> class and prefix; a row of a class route likewise. */
 function splitKey(key: string): [string, string] {
   const space = key.indexOf(' ')
   return [key.slice(0, space), key.slice(space + 1)]
+}
+
+function* withRoutes(
+  keys: Iterable<string>,
+  routes: ReadonlyMap<string, WantedRoute>
+): Iterable<[key: string, wanted: WantedRoute]> {
+  for (const key of keys) {
+    const wanted = routes.get(key)
+    if (wanted) yield [key, wanted]
+  }
 }
 
 /** The keys that pass, ordered by prefix length. */

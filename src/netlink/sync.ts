@@ -4,18 +4,23 @@
 //   dump socket  ──chunks──▶ Replacement ──difference──▶ State
 //
 // Invariants:
-// - Events that arrive while dumps run wait in the queue and are replayed
-//   after them; nothing is published between the first byte of a dump and the
-//   end of that replay, so nobody sees a table older than one shown before.
+// - Events go on being applied and published while routes are dumped, which may
+//   take seconds: State takes them into account when it compares (its
+//   replacement.ts). During dumps of other tables, and the first one of all, they
+//   wait in the queue and are replayed after it; then nothing is published
+//   between the first byte of the dump and the end of that replay, so nobody sees
+//   a table older than one shown before.
 // - The tables are never emptied: a dump is taken in as a difference, and one
 //   that failed or was interrupted is dropped and repeated. Where IPv6 routes
 //   change without a pause, what several interrupted ones show together counts
 //   until one is whole.
+// - What State did on its own account is published at once and confirmed by a
+//   dump later; what it cannot tell is dumped at once.
 // - No slice of work holds the event loop for more than about 10 ms.
 // - Everything happens in the network namespace of the process.
 
 import { native } from '../native.js'
-import { hasChanges, mergeChanges, noChanges } from '../state/changes.js'
+import { clearChanges, hasChanges, mergeChanges, noChanges } from '../state/changes.js'
 import { type DumpKind, dumpKinds } from '../state/messages.js'
 import { type Replacement, State } from '../state/state.js'
 import type { Changes } from '../state/types.js'
@@ -65,8 +70,10 @@ export interface Sync {
   close(): Promise<void>
 }
 
-/** Least distance of two onChanges while busy. */
-const publishInterval = 8
+/** Least distance of two onChanges while busy; a callee that takes longer gets no more than half of the time. */
+const publishInterval = 1
+/** Of work that events are not to wait for. */
+const shortSlice = 2
 const interruptedAttempts = 5
 const retryMilliseconds = 1000
 /** After dumps that together may still lack a route. */
@@ -74,6 +81,10 @@ const longestRetry = 60_000
 /** Needs that come together (a link goes, its addresses go) are met by one dump. */
 const gatherMilliseconds = 5
 const longestDumpPause = 2000
+/** A dump that only confirms waits until its predecessor's time is 1/50 of what has passed. */
+const confirmPauses = 50
+const leastConfirmPause = 100
+const longestConfirmPause = 300_000
 /** A storm overruns and interrupts many times a second. */
 const logInterval = 10_000
 
@@ -101,8 +112,11 @@ class SyncLoop implements Sync {
   /** performance.now() before which no dump starts. */
   private dumpNotBefore = 0
   private working: Promise<void> | null = null
+  private applying: Promise<void> | null = null
+  /** Routes are dumped, and events applied meanwhile. */
+  private following = false
   private workTimer: NodeJS.Timeout | null = null
-  /** Between the begin of a dump and the end of its replay. */
+  /** Between the begin of a dump that events wait for, and the end of their replay. */
   private settling = false
 
   private overrunLogged = Number.NEGATIVE_INFINITY
@@ -110,9 +124,13 @@ class SyncLoop implements Sync {
   /** Times in a row that no dump of IPv6 routes was whole. */
   private unquiet = 0
   private quietTimer: NodeJS.Timeout | null = null
+  private confirmTimer: NodeJS.Timeout | null = null
+  /** performance.now() before which no dump is made only to confirm. */
+  private confirmNotBefore = 0
 
   private pending = noChanges()
-  private lastPublished = 0
+  /** performance.now() before which nothing is published. */
+  private publishNotBefore = 0
   private publishTimer: NodeJS.Timeout | null = null
 
   constructor(private readonly options: SyncOptions) {}
@@ -144,6 +162,7 @@ class SyncLoop implements Sync {
     if (this.workTimer) clearTimeout(this.workTimer)
     if (this.publishTimer) clearTimeout(this.publishTimer)
     if (this.quietTimer) clearTimeout(this.quietTimer)
+    if (this.confirmTimer) clearTimeout(this.confirmTimer)
     await this.working
   }
 
@@ -172,7 +191,9 @@ class SyncLoop implements Sync {
 
   /** Makes sure that somebody works on the queue and on wanted dumps. */
   private wake(): void {
-    if (this.working || this.closed) return
+    if (this.closed) return
+    if (this.following) void this.applyArrived()
+    if (this.working) return
     if (this.workTimer) clearTimeout(this.workTimer)
     this.workTimer = null
     this.working = this.work()
@@ -204,34 +225,68 @@ class SyncLoop implements Sync {
     }
   }
 
-  /** One round: dumps of all wanted kinds, then the events that came meanwhile. */
+  /** One round: dumps of all wanted kinds, and the events that come meanwhile. */
   private async dumpWanted(): Promise<void> {
+    const first = this.missing.size > 0
     this.settling = true
     // what came before a gap must not be replayed over the dump that closes it
-    if (this.missing.size === 0) await this.applyQueue(false)
+    if (!first) await this.applyQueue(false)
     const kinds = dumpKinds.filter((kind) => this.wanted.has(kind))
     const begin = performance.now()
-    const changes = noChanges()
     this.wanted.clear()
     this.state.needsDump.clear()
+    for (const kind of kinds) this.state.doubts.delete(kind)
     const failed = new Set<DumpKind>()
     for (const kind of kinds) {
       if (this.closed) return
-      const outcome = await this.dumpKind(kind, changes)
+      const follows = !first && (kind === 'routes4' || kind === 'routes6')
+      if (follows) this.follow()
+      const outcome = await this.dumpKind(kind, first)
+      this.following = false
+      this.settling = true
+      if (!first) await this.applyQueue(true)
       if (outcome !== 'failed') this.missing.delete(kind)
       if (outcome === 'failed') failed.add(kind)
       if (kind === 'routes6') this.noteUnquiet(outcome === 'united')
     }
-    await this.applyQueue(true)
+    if (first) await this.applyQueue(true)
     this.settling = false
     const end = performance.now()
     this.dumpNotBefore = Math.max(this.dumpNotBefore, end + Math.min(4 * (end - begin), longestDumpPause))
+    this.confirmNotBefore = end + Math.min(confirmPauses * (end - begin), longestConfirmPause)
     if (failed.size > 0) {
       this.want(failed)
       this.dumpNotBefore = end + retryMilliseconds
     }
-    mergeChanges(this.pending, changes)
     this.finishRound()
+  }
+
+  private follow(): void {
+    this.settling = false
+    this.following = true
+    this.publishSoon()
+    void this.applyArrived()
+  }
+
+  /** What comes while routes are dumped, at once. */
+  private async applyArrived(): Promise<void> {
+    if (this.applying) return
+    try {
+      while (this.following && this.queue.length > 0 && !this.closed) await this.applyQueue(false)
+    } catch (error) {
+      this.fail('the sync loop failed', error)
+    }
+  }
+
+  /** What State did without a message is confirmed by a dump, when that costs little. */
+  private confirmSoon(): void {
+    if (this.confirmTimer || this.state.doubts.size === 0) return
+    const wait = Math.max(leastConfirmPause, this.confirmNotBefore - performance.now())
+    this.confirmTimer = setTimeout(() => {
+      this.confirmTimer = null
+      this.want(this.state.doubts)
+      this.wake()
+    }, wait)
   }
 
   /** IPv6 routes are dumped again later, without holding up other dumps. */
@@ -262,8 +317,9 @@ class SyncLoop implements Sync {
    * it was. 'united': IPv6 routes change so fast that no dump is whole, so State
    * has what several show together.
    */
-  private async dumpKind(kind: DumpKind, changes: Changes): Promise<'whole' | 'united' | 'failed'> {
-    const replacement = this.state.beginReplace(kind)
+  private async dumpKind(kind: DumpKind, first: boolean): Promise<'whole' | 'united' | 'failed'> {
+    const replacement = this.state.beginReplace(kind, first)
+    const changes = noChanges()
     try {
       let whole = false
       for (let attempt = 1; attempt <= interruptedAttempts && !whole && !this.closed; attempt++) {
@@ -277,15 +333,29 @@ class SyncLoop implements Sync {
       if (this.closed) return 'failed'
       if (!whole) this.logInterrupted(kind)
       if (!whole && kind !== 'routes6') return 'failed'
-      const slice = new Slice()
+      const slice = new Slice(this.following ? shortSlice : undefined)
       const steps = whole ? replacement.finish(changes) : replacement.unite(changes)
-      for (const _ of steps) if (slice.due(true)) await slice.rest()
+      for (const _ of steps) {
+        if (!slice.due(true)) continue
+        this.take(changes)
+        await slice.rest()
+      }
       this.counts.dumps++
       return whole ? 'whole' : 'united'
     } catch (error) {
       this.fail(`cannot dump ${kind}, trying again in a second`, error)
+    } finally {
+      replacement.drop()
+      this.take(changes)
     }
     return 'failed'
+  }
+
+  /** Changes that a dump has brought so far. */
+  private take(changes: Changes): void {
+    mergeChanges(this.pending, changes)
+    clearChanges(changes)
+    if (this.following) this.publishSoon()
   }
 
   private logInterrupted(kind: DumpKind): void {
@@ -300,7 +370,7 @@ class SyncLoop implements Sync {
 
   /** false: the table changed meanwhile, or closed. */
   private async dumpOnce(kind: DumpKind, replacement: Replacement): Promise<boolean> {
-    const slice = new Slice()
+    const slice = new Slice(this.following ? shortSlice : undefined)
     for (const request of dumpRequests(kind)) {
       const dump = new DumpInbox(request)
       for (let chunk = await dump.next(); chunk; chunk = await dump.next()) {
@@ -320,8 +390,18 @@ class SyncLoop implements Sync {
     return nextFact(cursor, this.counters)
   }
 
-  /** Applies what is in the queue now. Live events are published as they go; replayed ones by the caller. */
+  /** Applies what is in the queue now, after whoever does so already. Live events are published as they go; replayed ones by the caller. */
   private async applyQueue(replaying: boolean): Promise<void> {
+    while (this.applying) await this.applying.catch(() => {})
+    this.applying = this.applyChunks(replaying)
+    try {
+      await this.applying
+    } finally {
+      this.applying = null
+    }
+  }
+
+  private async applyChunks(replaying: boolean): Promise<void> {
     const chunks = this.queue
     this.queue = []
     const slice = new Slice()
@@ -340,12 +420,13 @@ class SyncLoop implements Sync {
       this.want(this.state.needsDump)
       this.state.needsDump.clear()
     }
+    this.confirmSoon()
     if (!replaying) this.publishSoon()
   }
 
   private publishSoon(): void {
     if (this.publishTimer || !hasChanges(this.pending)) return
-    const wait = this.lastPublished + publishInterval - performance.now()
+    const wait = this.publishNotBefore - performance.now()
     if (wait <= 0) this.publish()
     else this.publishTimer = setTimeout(() => this.publish(), Math.ceil(wait))
   }
@@ -356,13 +437,15 @@ class SyncLoop implements Sync {
     if (this.closed || this.settling || !hasChanges(this.pending)) return
     const changes = this.pending
     this.pending = noChanges()
+    const begin = performance.now()
     try {
       this.options.onChanges(changes)
     } catch (error) {
       this.fail('a change could not be processed', error)
       mergeChanges(this.pending, changes)
     }
-    this.lastPublished = performance.now()
+    const end = performance.now()
+    this.publishNotBefore = end + Math.max(publishInterval, end - begin)
   }
 
   private enter(phase: SyncStatus['state']): void {

@@ -66,6 +66,7 @@ export function comparePlans(before: Plan, after: Plan): PlanChange {
 }
 
 function compareTables<K, V>(before: Map<K, V>, after: Map<K, V>, same: (a: V, b: V) => boolean): Set<K> {
+  if (before.size === 0) return new Set(after.keys())
   const changed = new Set<K>()
   for (const [key, value] of after) {
     const old = before.get(key)

@@ -44,14 +44,24 @@ export function createCover(): Cover {
       prefixes.delete(prefix)
     },
     find(address, length) {
+      let best: Covered | null = null
+      let bestLength = 0
       for (const [shorter, known] of byLength[address.length === 8 ? 4 : 6]) {
         if (shorter > length) continue
         const covered = known.get(leadingBits(address, shorter))
-        if (covered) return covered
+        if (!covered || (best && !goesBefore(covered, shorter, best, bestLength))) continue
+        best = covered
+        bestLength = shorter
       }
-      return null
+      return best
     }
   }
+}
+
+/** What somebody wants goes before what a route says; else the wider prefix. */
+function goesBefore(a: Covered, length: number, b: Covered, other: number): boolean {
+  const [first, second] = [a.reason === 'route', b.reason === 'route']
+  return first === second ? length < other : second
 }
 
 /** The first `length` bits, as a string that only the same bits make. */

@@ -21,6 +21,7 @@
 
 import { matchesGlob } from '../config/glob.js'
 import type { Link } from '../state/types.js'
+import { isDetourDevice } from './detour-device.js'
 import type { PlanOptions } from './options.js'
 
 export type DeviceRole =
@@ -51,7 +52,7 @@ export const servedKinds = new Set<string | null>([null, 'veth', 'netkit', 'vlan
 
 /** The role by a device's own facts; whether its row is free is decided by assignRole. */
 function ownRole(link: Link, use: DeviceUse, links: ReadonlyMap<number, Link>, options: PlanOptions): DeviceRole {
-  if (link.type === LOOPBACK) return { role: 'none' }
+  if (link.type === LOOPBACK || isDetourDevice(link)) return { role: 'none' }
   const used = use.hosts + use.gateways + use.onlinks > 0
   const podKind = link.kind === 'veth' || link.kind === 'netkit'
   const named = options.uplinkDevices !== 'auto' && matchesAny(options.uplinkDevices, link.name)
@@ -86,8 +87,10 @@ function refuseBridge(link: Link, uplink: boolean, options: PlanOptions): string
 export interface Classifier {
   /** The role of a device as things stand. */
   roleOf(ifindex: number): DeviceRole
-  /** Devices that share a row with this one: their role may depend on it. */
-  sharing(ifindex: number): readonly number[]
+  /** The link came, went or is another. */
+  refresh(ifindex: number): void
+  /** Devices whose role may depend on this one's: itself, those that share a row with it, those it is the master of. */
+  dependents(ifindex: number): Iterable<number>
 }
 
 export function createClassifier(
@@ -96,19 +99,30 @@ export function createClassifier(
   options: PlanOptions
 ): Classifier {
   const bySlot = new Map<number, number[]>()
-  for (const ifindex of [...links.keys()].sort((a, b) => a - b)) {
+  const masters = new Map<number, number>()
+  const ports = new Map<number, Set<number>>()
+  const refresh = (ifindex: number): void => {
+    const link = links.get(ifindex)
     const slot = ifindex % deviceSlots
-    const list = bySlot.get(slot)
-    if (list) list.push(ifindex)
-    else bySlot.set(slot, [ifindex])
+    const others = (bySlot.get(slot) ?? []).filter((other) => other !== ifindex)
+    const list = link ? [...others, ifindex].sort((a, b) => a - b) : others
+    if (list.length > 0) bySlot.set(slot, list)
+    else bySlot.delete(slot)
+    ports.get(masters.get(ifindex) ?? 0)?.delete(ifindex)
+    masters.delete(ifindex)
+    if (!link || link.master === 0) return
+    masters.set(ifindex, link.master)
+    ports.set(link.master, (ports.get(link.master) ?? new Set()).add(ifindex))
   }
+  for (const ifindex of links.keys()) refresh(ifindex)
   const alone = (ifindex: number): DeviceRole => {
     const link = links.get(ifindex)
     return link ? ownRole(link, useOf(ifindex), links, options) : { role: 'none' }
   }
   const sharing = (ifindex: number): number[] => bySlot.get(ifindex % deviceSlots) ?? []
   return {
-    sharing,
+    refresh,
+    dependents: (ifindex) => new Set([ifindex, ...sharing(ifindex), ...(ports.get(ifindex) ?? [])]),
     roleOf(ifindex) {
       const role = alone(ifindex)
       if (role.role !== 'pod' && role.role !== 'uplink') return role

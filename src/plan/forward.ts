@@ -5,7 +5,7 @@ import type { Link, RouteNexthop } from '../state/types.js'
 import type { PlanChange } from './change.js'
 import type { Choice } from './routes.js'
 import type { StackReason, WantedClassRoute, WantedRoute } from './types.js'
-import type { World } from './world.js'
+import type { World } from './world-types.js'
 
 /** user: the prefix or class that the row belongs to, as for Gateways. */
 export function forwardRoute(

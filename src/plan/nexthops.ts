@@ -2,7 +2,7 @@
 // everything but MACs, so one MAC change is one row, however many routes share
 // it.
 //
-// Invariant: table.wanted, table.managed and byNeighbour hold exactly the next
+// Invariant: plan.nexthops, byNeighbour and byDevice hold exactly the next
 // hops with at least one user.
 
 import type { Address, Family, Link, NodeState, Route, RouteNexthop } from '../state/types.js'
@@ -32,6 +32,8 @@ export interface NexthopTable {
   release(key: string, change: PlanChange): void
   /** A neighbour entry changed: its next hops are built anew. */
   refresh(neighbour: string, change: PlanChange): void
+  /** Likewise for a device's name or MAC. */
+  refreshDevice(ifindex: number, change: PlanChange): void
   /** The neighbour is the gateway of a next hop in use. */
   usesNeighbour(neighbour: string): boolean
 }
@@ -40,6 +42,7 @@ export function createNexthopTable(plan: Plan, context: NexthopContext): Nexthop
   const { state, options, sources } = context
   const rows = new Map<string, Row>()
   const byNeighbour = new Map<string, Set<string>>()
+  const byDevice = new Map<number, Set<string>>()
 
   const put = (key: string, change: PlanChange): void => {
     const wanted = build(key, state)
@@ -51,6 +54,7 @@ export function createNexthopTable(plan: Plan, context: NexthopContext): Nexthop
 
   const watch = (key: string, change: PlanChange): void => {
     const { ifindex, gateway } = parseKey(key)
+    byDevice.set(ifindex, (byDevice.get(ifindex) ?? new Set()).add(key))
     if (gateway === null) return
     const neighbour = neighbourKey(ifindex, gateway)
     const users = byNeighbour.get(neighbour) ?? new Set()
@@ -62,6 +66,8 @@ export function createNexthopTable(plan: Plan, context: NexthopContext): Nexthop
 
   const unwatch = (key: string, change: PlanChange): void => {
     const { ifindex, gateway } = parseKey(key)
+    const others = byDevice.get(ifindex)
+    if (others?.delete(key) && others.size === 0) byDevice.delete(ifindex)
     if (gateway === null) return
     const neighbour = neighbourKey(ifindex, gateway)
     const users = byNeighbour.get(neighbour)
@@ -101,6 +107,9 @@ export function createNexthopTable(plan: Plan, context: NexthopContext): Nexthop
     },
     refresh(neighbour, change) {
       for (const key of byNeighbour.get(neighbour) ?? []) put(key, change)
+    },
+    refreshDevice(ifindex, change) {
+      for (const key of byDevice.get(ifindex) ?? []) put(key, change)
     }
   }
 }

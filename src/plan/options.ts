@@ -30,6 +30,8 @@ export interface PlanOptions {
   bridgeNetfilter: boolean
   /** The sysctl by which IPv4 multipath routes pass over a leg whose gateway is not there. */
   multipathUseNeigh: boolean
+  /** Uplinks with strict reverse path filtering. */
+  strictReversePath: readonly string[]
 }
 
 export const defaultPlanOptions: PlanOptions = {
@@ -42,7 +44,8 @@ export const defaultPlanOptions: PlanOptions = {
   snatAddresses: 'auto',
   stackPrefixes: [],
   bridgeNetfilter: false,
-  multipathUseNeigh: false
+  multipathUseNeigh: false,
+  strictReversePath: []
 }
 
 export function familyEnabled(options: PlanOptions, family: Family): boolean {

@@ -30,49 +30,53 @@ import {
   type Step
 } from './rules.js'
 import type { LeftToKernel, WantedClassRoute } from './types.js'
-import type { World } from './world.js'
+import type { Policy, RouteClass, World } from './world-types.js'
 
 /** Prefixes that a class may be made of: what is planned anew when one of them changes. */
 const mostPrefixes = 32_768
 const families: readonly Family[] = [4, 6]
 
-interface RouteClass {
-  key: string
-  family: Family
-  steps: readonly Step[]
-  /** The tables are others than when it was merged. */
-  stale: boolean
-  tooLarge: boolean
-  routes: Map<string, WantedClassRoute>
-  /** Lengths of the prefixes in `routes`, longest first. */
-  lengths: number[]
-  /** Single translated addresses for which the node's own routes answer, whatever `routes` say. */
-  translated: Set<string>
-}
-
-export interface Policy {
-  rules: Record<Family, FamilyRules>
-  /** Prefixes of the tables that rules send packets to, and of table local; empty where the rules are plain. */
-  tables: Record<Family, Map<number, Set<string>>>
-  classes: Map<string, RouteClass>
-  /** Some steps ask beyond table main: devices have to be looked at when a route of main changes. */
-  beyondMain: Record<Family, boolean>
-  /** Steps by "device/address": they change with the rules only. */
-  steps: Map<string, { key: string; steps: Step[] } | null>
-  /** Steps for what comes in by uplinks, by family; made anew for each pass over the devices. */
-  inbound: Record<Family, { uplink: string; steps: Step[] }[]> | null
-}
-
 export function createPolicy(state: NodeState): Policy {
   const rules = { 4: readRules(state.rules, 4), 6: readRules(state.rules, 6) }
-  const tables = { 4: new Map<number, Set<string>>(), 6: new Map<number, Set<string>>() }
-  for (const family of families) {
-    if (rules[family].plain) continue
-    for (const table of [TABLE_LOCAL, ...rules[family].tables]) tables[family].set(table, new Set())
-    for (const [prefix, routes] of family === 4 ? state.routes4 : state.routes6)
-      for (const { table } of routes) tables[family].get(table)?.add(prefix)
+  return {
+    rules,
+    tables: { 4: tablesOf(state, rules[4]), 6: tablesOf(state, rules[6]) },
+    classes: new Map(),
+    beyondMain: { 4: false, 6: false },
+    steps: new Map(),
+    inbound: null
   }
-  return { rules, tables, classes: new Map(), beyondMain: { 4: false, 6: false }, steps: new Map(), inbound: null }
+}
+
+function tablesOf({ routeUsers }: NodeState, rules: FamilyRules): Map<number, Set<string>> {
+  const tables = new Map<number, Set<string>>()
+  if (rules.plain) return tables
+  for (const table of [TABLE_LOCAL, ...rules.tables]) {
+    const own = [...routeUsers.inTable(table)].filter((prefix) => ofFamily(prefix, rules.family))
+    tables.set(table, new Set(own))
+  }
+  return tables
+}
+
+/**
+ * Reads the rules again; all devices have to be looked at. A class is known by
+ * its way through the tables, so one that is still asked for stays as it is.
+ * Returns prefixes of tables that count now, or no longer.
+ */
+export function refreshRules({ policy, state, plan }: World): Set<string> {
+  const before = policy.rules
+  Object.assign(policy, createPolicy(state), { classes: policy.classes })
+  plan.marks = policy.rules[4].marks || policy.rules[6].marks
+  const prefixes = new Set<string>()
+  for (const family of families) {
+    for (const table of differing(before[family].tables, policy.rules[family].tables))
+      for (const prefix of state.routeUsers.inTable(table)) if (ofFamily(prefix, family)) prefixes.add(prefix)
+  }
+  return prefixes
+}
+
+function differing(a: ReadonlySet<number>, b: ReadonlySet<number>): number[] {
+  return [...[...a].filter((item) => !b.has(item)), ...[...b].filter((item) => !a.has(item))]
 }
 
 export function isPlainNode({ rules }: Policy): boolean {

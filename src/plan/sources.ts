@@ -13,6 +13,7 @@
 // hop's own device if there are any, since answers to others may not come back
 // that way, else all. A device counts for both families.
 
+import { isDeepStrictEqual } from 'node:util'
 import { formatAddress, formatPrefix } from '../address.js'
 import { matchesGlob } from '../config/glob.js'
 import type { Address, Family, InterfaceAddress, NodeState } from '../state/types.js'
@@ -25,13 +26,88 @@ export interface SourceChooser {
   source(family: Family, ifindex: number, target: Address | null, preferred: Address | null): Address | null
   /** Addresses configured for what leaves by the device, sorted, SOURCE_PLACES of the maps at most; null: none are configured. */
   configured(family: Family, ifindex: number): readonly Address[] | null
-  readonly lacking: LackingSources
+  lacking(): LackingSources
   /** The node has this address. */
   isOwn(address: Address): boolean
+  /** Reads addresses and links again: for what source() or configured() may say something else now, of these devices and their gateways. */
+  refresh(devices: ReadonlyMap<number, Iterable<Address>>): {
+    moves: SourceMoves[] /** Usable now or no longer: of routes that prefer them. */
+    turned: Address[]
+  }
 }
 
+/** Routes of one family through the device, `through` these gateways (null: on-link, or a gateway of the other family), or all. */
+export interface SourceMoves {
+  family: Family
+  ifindex: number
+  through: (Address | null)[] | 'all'
+}
+
+type Candidates = ReadonlyMap<number, InterfaceAddress[]>
+
+/** The node's addresses, sorted out. */
+interface Sources {
+  own: ReadonlySet<Address>
+  usable: ReadonlySet<Address>
+  /** By device: what is chosen from. */
+  candidates: Record<Family, Candidates>
+  /** Lists of candidates in the order in which they are asked when a device has none of its own. */
+  others: Record<Family, InterfaceAddress[][]>
+  listed: ReturnType<typeof findConfigured> | null
+}
+
+const families: readonly Family[] = [4, 6]
+
 export function createSourceChooser(state: NodeState, snatAddresses: 'auto' | SnatAddress[] = 'auto'): SourceChooser {
-  const listed = snatAddresses === 'auto' ? null : findConfigured(state, snatAddresses)
+  let now = readSources(state, snatAddresses)
+
+  return {
+    isOwn: (address) => now.own.has(address),
+    configured: (family, ifindex) => now.listed?.of(family, ifindex) ?? null,
+    lacking: () => now.listed?.lacking ?? { entries: [], families: [] },
+    source(family, ifindex, target, preferred) {
+      if (preferred !== null && now.usable.has(preferred)) return preferred
+      return choose(now, family, ifindex, target)
+    },
+    refresh(devices) {
+      const before = now
+      now = readSources(state, snatAddresses)
+      const moves: SourceMoves[] = []
+      const turned: Address[] = []
+      for (const family of families) {
+        const others = !isDeepStrictEqual(before.others[family], now.others[family])
+        for (const [ifindex, gateways] of devices) {
+          const [was, is] = [before, now].map((sources) => sources.listed?.of(family, ifindex))
+          if (!isDeepStrictEqual(was, is)) moves.push({ family, ifindex, through: 'all' })
+          const [old, own] = [before.candidates[family].get(ifindex), now.candidates[family].get(ifindex)]
+          if (own ? isDeepStrictEqual(old, own) : !others && !old) continue
+          const moved = [...gateways].filter(
+            (gateway) => choose(before, family, ifindex, gateway) !== choose(now, family, ifindex, gateway)
+          )
+          moves.push({ family, ifindex, through: [null, ...moved] })
+        }
+      }
+      for (const address of [...before.usable, ...now.usable])
+        if (before.usable.has(address) !== now.usable.has(address)) turned.push(address)
+      return { moves, turned }
+    }
+  }
+}
+
+/** As the kernel's MASQUERADE would. */
+function choose(sources: Sources, family: Family, ifindex: number, target: Address | null): Address | null {
+  const onDevice = sources.candidates[family].get(ifindex) ?? []
+  const known = target !== null && target.length === (family === 4 ? 8 : 32) ? target : null
+  const best = family === 4 ? choose4(onDevice, known) : choose6(onDevice, known)
+  if (best !== null) return best
+  for (const list of sources.others[family]) {
+    const first = family === 4 ? list[0]?.local : choose6(list, known)
+    if (first) return first
+  }
+  return null
+}
+
+function readSources(state: NodeState, snatAddresses: 'auto' | SnatAddress[]): Sources {
   const own = new Set<Address>()
   const usable = new Set<Address>()
   const candidates = { 4: new Map<number, InterfaceAddress[]>(), 6: new Map<number, InterfaceAddress[]>() }
@@ -46,28 +122,21 @@ export function createSourceChooser(state: NodeState, snatAddresses: 'auto' | Sn
       else candidates[address.family].set(ifindex, [address])
     }
   }
-  const others = [...state.links.values()]
-    .filter((link) => state.links.get(link.master)?.kind !== 'vrf' && link.kind !== 'vrf')
-    .map((link) => link.ifindex)
-    .sort((a, b) => a - b)
-
+  const isOutsideVrfs = (ifindex: number): boolean => {
+    const link = state.links.get(ifindex)
+    return link !== undefined && link.kind !== 'vrf' && state.links.get(link.master)?.kind !== 'vrf'
+  }
+  const othersOf = (of: Candidates): InterfaceAddress[][] =>
+    [...of]
+      .filter(([ifindex]) => isOutsideVrfs(ifindex))
+      .sort(([a], [b]) => a - b)
+      .map(([, list]) => list)
   return {
-    isOwn: (address) => own.has(address),
-    configured: (family, ifindex) => listed?.of(family, ifindex) ?? null,
-    lacking: listed?.lacking ?? { entries: [], families: [] },
-    source(family, ifindex, target, preferred) {
-      if (preferred !== null && usable.has(preferred)) return preferred
-      const onDevice = candidates[family].get(ifindex) ?? []
-      const known = target !== null && target.length === (family === 4 ? 8 : 32) ? target : null
-      const best = family === 4 ? choose4(onDevice, known) : choose6(onDevice, known)
-      if (best !== null) return best
-      for (const other of others) {
-        const list = candidates[family].get(other)
-        const first = list && (family === 4 ? list[0]?.local : choose6(list, known))
-        if (first) return first
-      }
-      return null
-    }
+    own,
+    usable,
+    candidates,
+    others: { 4: othersOf(candidates[4]), 6: othersOf(candidates[6]) },
+    listed: snatAddresses === 'auto' ? null : findConfigured(state, snatAddresses)
   }
 }
 

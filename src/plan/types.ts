@@ -42,6 +42,8 @@ export interface WantedDevice {
   /** Key of the class that routes the pod's packets; null: the node's own routes. */
   class4: string | null
   class6: string | null
+  /** role uplink: IPv4 comes in only where its answers would go out (rp_filter). */
+  strictReversePath: boolean
 }
 
 export interface LeftToKernel {

@@ -1,8 +1,7 @@
-// Which devices unicast routes use, kept up to date prefix by prefix: those of
-// table main, and of tables that ip rules send packets to (only main's host
+// How many unicast routes use a device, kept up to date prefix by prefix: those
+// of table main, and of tables that ip rules send packets to (only main's host
 // routes count: they make a device a pod's). From the counts the roles of
-// devices follow; from the sets, which prefixes to plan anew when a role
-// changes.
+// devices follow.
 
 import type { Family, NodeState } from '../state/types.js'
 import { isKernelsOwn } from './cover.js'
@@ -15,45 +14,45 @@ const kinds: readonly UseKind[] = ['hosts', 'gateways', 'onlinks']
 
 export interface UseIndex {
   useOf(ifindex: number): DeviceUse
-  prefixesOf(ifindex: number): ReadonlySet<string>
   /** Reads the prefix again from the state; devices whose counts changed are added to `touched`. */
   refresh(prefix: string, state: NodeState, touched?: Set<number>): void
+  /** What the prefix adds. */
+  usesOf(prefix: string): number | number[] | undefined
+  /** A prefix that is new adds the same as another. */
+  add(prefix: string, uses: number | number[] | undefined): void
 }
 
-interface Row extends DeviceUse {
-  prefixes: Set<string>
-}
-
-const nothing: ReadonlySet<string> = new Set()
-
-/** tables: besides main. */
-export function createUseIndex(tables: Record<Family, ReadonlySet<number>>): UseIndex {
-  const rows = new Map<number, Row>()
+/** tables: besides main; asked for each time. */
+export function createUseIndex(tables: (family: Family) => ReadonlySet<number>): UseIndex {
+  const rows = new Map<number, DeviceUse>()
   /** By prefix, what it adds: ifindex * 4 + index of the kind. */
   const added = new Map<string, number | number[]>()
 
-  const count = (prefix: string, use: number, step: 1 | -1): void => {
+  const count = (use: number, step: 1 | -1): void => {
     const ifindex = Math.floor(use / 4)
     let row = rows.get(ifindex)
     if (!row) {
-      row = { hosts: 0, gateways: 0, onlinks: 0, prefixes: new Set() }
+      row = { hosts: 0, gateways: 0, onlinks: 0 }
       rows.set(ifindex, row)
     }
     row[kinds[use % 4] ?? 'onlinks'] += step
-    if (step > 0) row.prefixes.add(prefix)
-    else row.prefixes.delete(prefix)
+    if (row.hosts + row.gateways + row.onlinks === 0) rows.delete(ifindex)
   }
 
   return {
     useOf: (ifindex) => rows.get(ifindex) ?? unused,
-    prefixesOf: (ifindex) => rows.get(ifindex)?.prefixes ?? nothing,
+    usesOf: (prefix) => added.get(prefix),
+    add(prefix, uses) {
+      if (uses === undefined) return
+      for (const use of listOf(uses)) count(use, 1)
+      added.set(prefix, uses)
+    },
     refresh(prefix, state, touched) {
       const before = added.get(prefix)
       const after = usesOf(prefix, state, tables)
       if (before === after || (before !== undefined && after !== undefined && String(before) === String(after))) return
-      // Removing first: one device may stand in both, and its set must keep the prefix.
-      for (const use of listOf(before)) count(prefix, use, -1)
-      for (const use of listOf(after)) count(prefix, use, 1)
+      for (const use of listOf(before)) count(use, -1)
+      for (const use of listOf(after)) count(use, 1)
       if (after === undefined) added.delete(prefix)
       else added.set(prefix, after)
       if (touched) for (const use of [...listOf(before), ...listOf(after)]) touched.add(Math.floor(use / 4))
@@ -69,7 +68,7 @@ function listOf(uses: number | number[] | undefined): readonly number[] {
 function usesOf(
   prefix: string,
   state: NodeState,
-  tables: Record<Family, ReadonlySet<number>>
+  tables: (family: Family) => ReadonlySet<number>
 ): number | number[] | undefined {
   const { address, length, family } = splitPrefix(prefix)
   const routes = (family === 4 ? state.routes4 : state.routes6).get(prefix)
@@ -79,8 +78,9 @@ function usesOf(
   if (full && routes.some((route) => route.table === TABLE_LOCAL)) return undefined
   let single: number | undefined
   let many: number[] | undefined
+  const others = tables(family)
   for (const route of routes) {
-    if (route.type !== UNICAST || (route.table !== TABLE_MAIN && !tables[family].has(route.table))) continue
+    if (route.type !== UNICAST || (route.table !== TABLE_MAIN && !others.has(route.table))) continue
     const legs = legsOf(route, state.nexthopObjects)
     if (typeof legs === 'string') continue
     for (const leg of legs) {

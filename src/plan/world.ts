@@ -7,77 +7,42 @@
 import { formatAddress } from '../address.js'
 import type { Address, Family, NodeState } from '../state/types.js'
 import { emptyPlan, type PlanChange, sameDevice, sameFlat, sameNeighbour, sameRoute } from './change.js'
-import { type Cover, type Covered, contains, createCover, isKernelsOwn } from './cover.js'
-import { type Classifier, createClassifier, type DeviceRole, sameRole } from './devices.js'
+import { isKernelsOwn } from './cover.js'
+import { coveredBy, readCovers } from './covering.js'
+import { createClassifier, sameRole } from './devices.js'
 import { forwardRoute, releaseRoute, stackRoute } from './forward.js'
-import { createGateways, type Gateways } from './gateways.js'
+import { createGateways } from './gateways.js'
 import { neighbourKey, wantedNeighbour } from './neighbours.js'
-import { createNexthopTable, type NexthopTable } from './nexthops.js'
+import { createNexthopTable } from './nexthops.js'
 import { familyEnabled, type PlanOptions, splitPrefix } from './options.js'
 import { buildPod, type PodPlace, podPlace, podSources } from './pods.js'
-import { createPolicy, isPlainNode, type Policy, policyOf, settleClasses } from './policy.js'
-import { type Choice, chooseFrom, chooseLocal, TABLE_LOCAL, TABLE_MAIN } from './routes.js'
-import { createSourceChooser, type SourceChooser } from './sources.js'
-import type { LeftToKernel, Plan, WantedDevice, WantedRoute } from './types.js'
-import { createUseIndex, type UseIndex } from './uses.js'
-
-export interface World {
-  state: NodeState
-  options: PlanOptions
-  plan: Plan
-  uses: UseIndex
-  classifier: Classifier
-  /** Served and unserved devices; others are absent. */
-  roles: Map<number, DeviceRole>
-  policy: Policy
-  cover: Cover
-  /** Prefixes of the cover that come from table local. */
-  localCover: Set<string>
-  /** Destinations that the node translates: cover what is inside them, too. */
-  translated: Cover
-  sources: SourceChooser
-  nexthops: NexthopTable
-  gateways: Gateways
-  places: Map<Address, PodPlace>
-  addressesOf: Map<number, Set<Address>>
-  dirtyDevices: Set<number>
-  dirtyPods: Set<Address>
-  stackRoutes: Map<string, WantedRoute>
-}
+import { createPolicy, isPlainNode, policyOf, settleClasses } from './policy.js'
+import { type Choice, chooseFrom, chooseLocal, TABLE_MAIN } from './routes.js'
+import { createSourceChooser } from './sources.js'
+import type { LeftToKernel, WantedDevice, WantedRoute } from './types.js'
+import { createUseIndex } from './uses.js'
+import type { World } from './world-types.js'
 
 const families: readonly Family[] = [4, 6]
 const noAddresses: ReadonlySet<Address> = new Set()
-
-const translatedDestination: Covered = {
-  reason: 'translated-destination',
-  why: "translated by the node's own rules"
-}
 
 export function createWorld(state: NodeState, options: PlanOptions, destinations: Iterable<string>): World {
   const plan = emptyPlan()
   const policy = createPolicy(state)
   plan.marks = policy.rules[4].marks || policy.rules[6].marks
-  const uses = createUseIndex({ 4: policy.rules[4].tables, 6: policy.rules[6].tables })
+  const uses = createUseIndex((family) => policy.rules[family].tables)
   const sources = createSourceChooser(state, options.snat ? options.snatAddresses : 'auto')
-  plan.lackingSources = sources.lacking
-  const cover = createCover()
-  const localCover = new Set<string>()
-  for (const prefix of options.stackPrefixes)
-    cover.add(prefix, { reason: 'policy', why: 'left to the kernel by configuration' })
-  const translated = createCover()
-  for (const prefix of destinations) translated.add(prefix, translatedDestination)
-  for (const table of [state.routes4, state.routes6]) coverLocal(table, cover, localCover)
+  plan.lackingSources = sources.lacking()
   return {
     state,
+    links: new Map(state.links),
     options,
     plan,
     uses,
     classifier: createClassifier(state.links, uses.useOf, options),
     roles: new Map(),
     policy,
-    cover,
-    localCover,
-    translated,
+    ...readCovers(state, options, destinations),
     sources,
     nexthops: createNexthopTable(plan, { state, options, sources }),
     gateways: createGateways(state, options),
@@ -86,16 +51,6 @@ export function createWorld(state: NodeState, options: PlanOptions, destinations
     dirtyDevices: new Set(),
     dirtyPods: new Set(),
     stackRoutes: new Map()
-  }
-}
-
-function coverLocal(table: NodeState['routes4'], cover: Cover, localCover: Set<string>): void {
-  for (const [prefix, routes] of table) {
-    if (!routes.some((route) => route.table === TABLE_LOCAL)) continue
-    const { address, length } = splitPrefix(prefix)
-    if (length === address.length * 4 || isKernelsOwn(address, length)) continue
-    localCover.add(prefix)
-    cover.add(prefix, { reason: 'route', why: 'inside a route of table local' })
   }
 }
 
@@ -164,36 +119,6 @@ function wantedRoute(
   return forwardRoute(world, choice, address.length === 32, prefix, change)
 }
 
-function coveredBy({ cover, translated }: World, address: Address, length: number): Covered | null {
-  return translated.find(address, length) ?? cover.find(address, length)
-}
-
-/**
- * Takes in whether a prefix is translated; adds what has to be planned anew to
- * `prefixes` and the world's dirty sets. A single address costs the same however
- * many others there are; for a shorter prefix all routes are looked through.
- */
-export function moveTranslated(world: World, prefix: string, translated: boolean, prefixes: Set<string>): void {
-  if (translated === world.translated.prefixes.has(prefix)) return
-  if (translated) world.translated.add(prefix, translatedDestination)
-  else world.translated.remove(prefix)
-  prefixes.add(prefix)
-  const { address, length, family } = splitPrefix(prefix)
-  if (length === address.length * 4) {
-    const place = world.places.get(address)
-    if (place) world.dirtyDevices.add(place.ifindex)
-    return
-  }
-  const { state, places, cover } = world
-  for (const known of [family === 4 ? state.routes4 : state.routes6, cover.prefixes, world.translated.prefixes]) {
-    for (const inner of known.keys()) {
-      const { address: other, length: longer } = splitPrefix(inner)
-      if (longer > length && contains(address, length, other)) prefixes.add(inner)
-    }
-  }
-  for (const [other, { ifindex }] of places) if (contains(address, length, other)) world.dirtyDevices.add(ifindex)
-}
-
 function movePod(world: World, address: Address, place: PodPlace | null, length: number): void {
   if (length !== address.length * 4) return
   const before = world.places.get(address)
@@ -221,7 +146,7 @@ export function planDevices(world: World, change: PlanChange): void {
   const plain = isPlainNode(world.policy)
   const dirty = plain ? world.dirtyDevices : new Set([...world.dirtyDevices, ...world.plan.devices.keys()])
   for (const ifindex of dirty) planDevice(world, ifindex, change)
-  if (!plain) settleClasses(world, change)
+  if (!plain || world.policy.classes.size > 0) settleClasses(world, change)
   world.dirtyDevices.clear()
 }
 
@@ -253,7 +178,8 @@ function wantedDevice(world: World, ifindex: number, change: PlanChange): Wanted
     sources: role === 'pod' ? podSources(world.options, link.name) : [],
     stack: [],
     class4: null,
-    class6: null
+    class6: null,
+    strictReversePath: role === 'uplink' && world.options.strictReversePath.includes(link.name)
   }
   for (const family of families) {
     if (!familyEnabled(world.options, family)) {

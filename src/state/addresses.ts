@@ -23,18 +23,20 @@ export function applyAddress(addresses: AddressTable, removed: boolean, address:
   return true
 }
 
-/** Applies a whole dump, its order too. true: the table is another now. */
-export function replaceAddresses(addresses: AddressTable, dumped: InterfaceAddress[]): boolean {
+/** Applies a whole dump, its order too. Returns the devices whose addresses are others now. */
+export function replaceAddresses(addresses: AddressTable, dumped: InterfaceAddress[]): number[] {
   const fresh: AddressTable = new Map()
   for (const address of dumped) applyAddress(fresh, false, address)
-  let changed = false
+  const changed: number[] = []
   for (const ifindex of [...addresses.keys()]) {
-    if (!fresh.has(ifindex)) changed = addresses.delete(ifindex)
+    if (fresh.has(ifindex)) continue
+    addresses.delete(ifindex)
+    changed.push(ifindex)
   }
   for (const [ifindex, list] of fresh) {
     if (sameFact(addresses.get(ifindex), list)) continue
     addresses.set(ifindex, list)
-    changed = true
+    changed.push(ifindex)
   }
   return changed
 }

@@ -3,16 +3,33 @@
 import type { Changes } from './types.js'
 
 export function noChanges(): Changes {
-  return { all: false, prefixes: new Set(), neighbours: new Set() }
+  return {
+    all: false,
+    prefixes: new Set(),
+    neighbours: new Set(),
+    links: new Set(),
+    addresses: new Set(),
+    objects: new Set(),
+    rules: false
+  }
 }
 
 export function hasChanges(changes: Changes): boolean {
-  return changes.all || changes.prefixes.size > 0 || changes.neighbours.size > 0
+  return Object.values(changes).some((part) => (part instanceof Set ? part.size > 0 : part))
 }
 
 /** Adds `from` to `into`. */
 export function mergeChanges(into: Changes, from: Changes): void {
-  if (from.all) into.all = true
+  into.all ||= from.all
+  into.rules ||= from.rules
   for (const key of from.prefixes) into.prefixes.add(key)
   for (const key of from.neighbours) into.neighbours.add(key)
+  for (const ifindex of from.links) into.links.add(ifindex)
+  for (const ifindex of from.addresses) into.addresses.add(ifindex)
+  for (const id of from.objects) into.objects.add(id)
+}
+
+/** Takes everything out. */
+export function clearChanges(changes: Changes): void {
+  Object.assign(changes, noChanges())
 }

@@ -17,29 +17,53 @@ export class NexthopTable {
   }
 
   /** true: the table is another now. */
-  apply(removed: boolean, object: NexthopObject): boolean {
+  set(object: NexthopObject): boolean {
     const known = this.objects.get(object.id)
-    if (removed ? !known : known && sameFact(known, object)) return false
-    if (removed) this.remove(object.id)
-    else this.objects.set(object.id, object)
+    if (known && sameFact(known, object)) return false
+    this.objects.set(object.id, object)
     this.resolveWith(object.id)
     return true
   }
 
-  /** Applies a whole dump. true: the table is another now. */
-  replace(dumped: NexthopObject[]): boolean {
+  /** Applies a whole dump. Returns the objects that are others now, or gone. */
+  replace(dumped: NexthopObject[]): number[] {
     const fresh = new Map(dumped.map((object) => [object.id, object]))
-    let changed = false
+    const changed: number[] = []
     for (const id of [...this.objects.keys()]) {
-      if (!fresh.has(id)) changed = this.remove(id)
+      if (fresh.has(id)) continue
+      this.remove(id)
+      changed.push(id)
     }
     for (const [id, object] of fresh) {
       if (sameFact(this.objects.get(id), object)) continue
       this.objects.set(id, object)
-      changed = true
+      changed.push(id)
     }
-    if (changed) for (const [id, list] of this.lists) this.resolve(id, list)
+    if (changed.length > 0) for (const [id, list] of this.lists) this.resolve(id, list)
     return changed
+  }
+
+  /** Objects, no groups, whose next hop is on the device. */
+  onDevice(ifindex: number): NexthopObject[] {
+    return [...this.objects.values()].filter(({ nexthop }) => nexthop?.ifindex === ifindex)
+  }
+
+  /** As the kernel does when an object goes: groups lose it, and go with their last member. Returns all that are others now, or gone. */
+  forget(id: number): number[] {
+    const touched = [id]
+    this.remove(id)
+    for (const [user, object] of this.objects) {
+      const group = object.group.filter((member) => member.id !== id)
+      if (group.length === object.group.length) continue
+      touched.push(user)
+      if (group.length === 0) this.remove(user)
+      else this.objects.set(user, { ...object, group })
+    }
+    for (const user of touched) {
+      const list = this.lists.get(user)
+      if (list) this.resolve(user, list)
+    }
+    return touched
   }
 
   private listOf(id: number): RouteNexthop[] {

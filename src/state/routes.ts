@@ -18,9 +18,17 @@
 
 import { prefixKey } from '../address.js'
 import { sameFact } from './equal.js'
+import type { RouteIndex } from './route-index.js'
 import type { Changes, Route, RouteNexthop } from './types.js'
 
-export type RouteTable = Map<string, Route[]>
+/** A table as far as it is needed here. What `get` returns may be changed, and is then `set`. */
+export interface RouteLists {
+  get(key: string): Route[] | undefined
+  set(key: string, routes: Route[]): unknown
+  delete(key: string): boolean
+}
+
+type Index = Pick<RouteIndex, 'add' | 'remove'>
 
 export interface RouteEvent {
   removed: boolean
@@ -38,17 +46,19 @@ const RTPROT_RA = 9
  * the next hops of an IPv6 route differ in their properties. `mixed`: prefixes of such, kept here.
  */
 export function applyRoute(
-  table: RouteTable,
+  table: RouteLists,
   event: RouteEvent,
   changes: Changes,
-  mixed: Set<string>
+  mixed: Set<string>,
+  index: Index
 ): 'sure' | 'unsure' | 'ambiguous' {
   const { route } = event
   const key = prefixKey(route.destination, route.prefixLength)
   const list = table.get(key)
   if (event.removed) {
-    const outcome = list ? removeRoute(list, route) : 'absent'
+    const outcome = list ? removeRoute(list, route, key, index) : 'absent'
     if (outcome !== 'absent') changes.prefixes.add(key)
+    if (list && list.length > 0) table.set(key, list)
     if (outcome === 'removed' && list?.length !== 0 && mixed.has(key)) return 'ambiguous'
     if (list?.length === 0) {
       table.delete(key)
@@ -56,11 +66,18 @@ export function applyRoute(
     }
     return outcome === 'misfit' ? 'unsure' : 'sure'
   }
-  if (!list) table.set(key, [route])
+  if (!list) {
+    table.set(key, [route])
+    index.add(key, route)
+  }
   const mixes = list?.some((known) => joinsAsAnother(known, event)) ?? false
   if (mixes) mixed.add(key)
   const ambiguous = mixes || (list !== undefined && isAmbiguous(list, event))
-  if (!list || addRoute(list, event)) changes.prefixes.add(key)
+  if (!list) changes.prefixes.add(key)
+  else if (addRoute(list, event, key, index)) {
+    table.set(key, list)
+    changes.prefixes.add(key)
+  }
   return ambiguous ? 'ambiguous' : 'sure'
 }
 
@@ -83,7 +100,7 @@ function joinsAsAnother(known: Route, { route, replace }: RouteEvent): boolean {
 }
 
 /** true: the list is another now. */
-function addRoute(list: Route[], { route, replace, append }: RouteEvent): boolean {
+function addRoute(list: Route[], { route, replace, append }: RouteEvent, key: string, index: Index): boolean {
   const first = list.findIndex((known) => order(known, route) >= 0)
   const peersStart = first < 0 ? list.length : first
   let peersEnd = peersStart
@@ -95,10 +112,13 @@ function addRoute(list: Route[], { route, replace, append }: RouteEvent): boolea
     const next = replace || route.family === 4 ? route : joined(known, route)
     if (sameRoute(known, next)) return false
     list[target] = next
-    if (route.family === 4) dropCopies(list, target, peersStart, peersEnd)
+    index.remove(key, known, list)
+    index.add(key, next)
+    if (route.family === 4) dropCopies(list, target, peersStart, peersEnd, key, index)
     return true
   }
   list.splice(append || route.family === 6 ? peersEnd : peersStart, 0, route)
+  index.add(key, route)
   return true
 }
 
@@ -120,16 +140,18 @@ function targetOf(list: Route[], start: number, end: number, route: Route, repla
 }
 
 /** A replayed replace can make two of a kind, of which IPv4 never has two (IPv6 has, after a replace). */
-function dropCopies(list: Route[], kept: number, start: number, end: number): void {
+function dropCopies(list: Route[], kept: number, start: number, end: number, key: string, index: Index): void {
   for (let i = end - 1; i >= start; i--) {
-    if (i !== kept && sameRoute(list[i] as Route, list[kept] as Route)) {
+    const copy = list[i] as Route
+    if (i !== kept && sameRoute(copy, list[kept] as Route)) {
       list.splice(i, 1)
+      index.remove(key, copy, list)
       if (i < kept) kept--
     }
   }
 }
 
-function removeRoute(list: Route[], route: Route): 'removed' | 'absent' | 'misfit' {
+function removeRoute(list: Route[], route: Route, key: string, index: Index): 'removed' | 'absent' | 'misfit' {
   let peers = 0
   for (let i = 0; i < list.length; i++) {
     const known = list[i] as Route
@@ -140,10 +162,14 @@ function removeRoute(list: Route[], route: Route): 'removed' | 'absent' | 'misfi
     // Next hops that another message has taken away already: nothing left to do.
     if (left.length === known.nexthops.length && left.length > 0) return 'misfit'
     if (left.length > 0) {
-      list[i] = { ...known, nexthops: left }
+      const rest = { ...known, nexthops: left }
+      list[i] = rest
+      index.remove(key, known, list)
+      index.add(key, rest)
       return 'removed'
     }
     list.splice(i, 1)
+    index.remove(key, known, list)
     // Of two of a kind the dump that showed them may have told one twice.
     return route.family === 6 && list.some((other) => sameRoute(other, known)) ? 'misfit' : 'removed'
   }
@@ -227,48 +253,22 @@ export function sameRoute(a: Route, b: Route): boolean {
   )
 }
 
-/** Adds one route of a dump to the table being built; an equal one in `old` is kept instead, to spare memory. */
-export function addDumped(fresh: RouteTable, old: RouteTable, route: Route): void {
+/** Adds one route of a dump to what it shows. */
+export function addDumped(fresh: Map<string, Route[]>, route: Route): void {
   const key = prefixKey(route.destination, route.prefixLength)
-  const kept = old.get(key)?.find((known) => sameRoute(known, route)) ?? route
   const list = fresh.get(key)
-  if (!list) {
-    fresh.set(key, [kept])
-    return
-  }
-  // A dump shows routes whole, and equal ones in the kernel's order.
+  if (list) insertDumped(list, route)
+  else fresh.set(key, [route])
+}
+
+/** Into the list of its prefix: a dump shows routes whole, and equal ones in the kernel's order. */
+export function insertDumped(list: Route[], route: Route): void {
   let at = list.length
-  while (at > 0 && order(list[at - 1] as Route, kept) > 0) at--
-  list.splice(at, 0, kept)
+  while (at > 0 && order(list[at - 1] as Route, route) > 0) at--
+  list.splice(at, 0, route)
 }
 
-/** Adds to a dump what earlier ones show of prefixes that it lacks; then no route stands twice. In steps, as compareTables. */
-export function* uniteDumps(last: RouteTable, earlier: readonly RouteTable[]): Generator<void> {
-  let done = 0
-  for (const table of earlier.toReversed()) {
-    for (const [key, list] of table) {
-      if (!last.has(key)) last.set(key, list)
-      if (++done % 4096 === 0) yield
-    }
-  }
-  for (const [key, list] of last) {
-    const once = list.filter((route, at) => !list.slice(0, at).some((other) => sameRoute(other, route)))
-    if (once.length < list.length) last.set(key, once)
-    if (++done % 4096 === 0) yield
-  }
-}
-
-/** Notes the prefixes whose lists differ, in steps: yields every few thousand prefixes. */
-export function* compareTables(old: RouteTable, fresh: RouteTable, changes: Changes): Generator<void> {
-  let done = 0
-  for (const [key, list] of fresh) {
-    const known = old.get(key)
-    if (!known || known.length !== list.length || list.some((route, index) => route !== known[index]))
-      changes.prefixes.add(key)
-    if (++done % 4096 === 0) yield
-  }
-  for (const key of old.keys()) {
-    if (!fresh.has(key)) changes.prefixes.add(key)
-    if (++done % 4096 === 0) yield
-  }
+/** Without routes that stand twice. */
+export function withoutCopies(list: Route[]): Route[] {
+  return list.filter((route, at) => !list.slice(0, at).some((other) => sameRoute(other, route)))
 }

@@ -1,26 +1,37 @@
 // The node as rtnetlink tells it: all tables together.
 //
 // Invariants:
-// - Only apply and a finished replacement change anything; between two calls
-//   the tables are consistent, and a replacement shows itself all at once.
+// - Only apply and a replacement at its end change anything; between two calls
+//   the tables are consistent. Routes are replaced prefix by prefix, other
+//   tables at once.
 // - Facts about a device that does not exist are dropped: late events of a
 //   dead ifindex leave no trace.
-// - What the kernel does without a message (routes that vanish with a link, an
-//   address or a nexthop object) is asked for in `needsDump`. Whoever dumps
-//   takes the kinds out before the dump begins.
+// - What the kernel does to routes without a message when a link, an address or
+//   a nexthop object goes (loss.ts) or comes back (revival.ts) is done here at
+//   once, for the routes that depend on it; `doubts` asks for the dump that
+//   confirms it, when it suits, where more may have happened.
+// - What it does that cannot be told is asked for in `needsDump`.
+// - Whoever dumps takes the kinds out of both before the dump begins.
 
 import { applyAddress, replaceAddresses } from './addresses.js'
 import { noChanges } from './changes.js'
-import { applyLink, replaceLinks } from './links.js'
+import { applyLink, type LinkEffect, replaceLinks } from './links.js'
+import { afterLoss, type Loss } from './loss.js'
 import type { DumpKind, StateMessage } from './messages.js'
 import { applyNeighbour, removeNeighboursOf, replaceNeighbours } from './neighbours.js'
 import { NexthopTable } from './nexthops.js'
-import { addDumped, applyRoute, compareTables, type RouteTable, uniteDumps } from './routes.js'
+import { RouteReplacement } from './replacement.js'
+import { afterRevival, type Revival } from './revival.js'
+import { RouteIndex } from './route-index.js'
+import { RouteTable } from './route-table.js'
+import { applyRoute } from './routes.js'
 import { addRule, removeRule, replaceRules } from './rules.js'
 import type { Changes, InterfaceAddress, Link, Neighbour, NexthopObject, NodeState, Route, Rule } from './types.js'
 
-/** A fresh dump on its way in. Dropping it half way changes nothing. */
+/** A fresh dump on its way in. */
 export interface Replacement {
+  /** It is not made after all; to be called when it was not finished. */
+  drop(): void
   /** One dumped fact; other kinds and removals are ignored. */
   add(message: StateMessage): void
   /** The dump is made again, because the table changed meanwhile. */
@@ -41,10 +52,18 @@ export class State implements NodeState {
   readonly neighbours = new Map<string, Neighbour>()
   /** Dumps that must be made again because the kernel may have changed things silently. */
   readonly needsDump = new Set<DumpKind>()
+  /** Dumps that should be made once to confirm what was done without a message. */
+  readonly doubts = new Set<DumpKind>()
+  readonly routeUsers = new RouteIndex((prefix) => this.routeTables[kindOf(prefix)].kindOf(prefix))
   private readonly running = new Set<number>()
   private readonly nexthopTable = new NexthopTable()
   private readonly mixed = new Set<string>()
-  private routeTables: Record<'routes4' | 'routes6', RouteTable> = { routes4: new Map(), routes6: new Map() }
+  private readonly routeTables: Record<RouteKind, RouteTable> = {
+    routes4: new RouteTable(),
+    routes6: new RouteTable()
+  }
+  /** Dumps of routes on their way in. */
+  private readonly incoming = new Map<RouteKind, RouteReplacement>()
 
   get routes4(): ReadonlyMap<string, readonly Route[]> {
     return this.routeTables.routes4
@@ -65,22 +84,25 @@ export class State implements NodeState {
   apply(message: StateMessage, changes: Changes, replaying = false): void {
     switch (message.kind) {
       case 'link':
-        this.applyLink(message, changes)
+        this.applyLink(message, changes, replaying)
         break
       case 'address':
-        this.applyAddress(message.removed, message.address, changes)
+        this.applyAddress(message.removed, message.address, changes, replaying)
         break
       case 'route': {
         const kind = message.route.family === 4 ? 'routes4' : 'routes6'
         this.adopt(message.route)
-        const outcome = applyRoute(this.routeTables[kind], message, changes, this.mixed)
-        if (outcome === 'unsure' && !replaying) this.needsDump.add(kind)
+        const incoming = this.incoming.get(kind)
+        incoming?.note(message)
+        const outcome = applyRoute(this.routeTables[kind], message, changes, this.mixed, this.routeUsers)
+        const told = replaying || incoming !== undefined
+        if (outcome === 'unsure' && !told && !this.wentWithDevice(message.route)) this.needsDump.add(kind)
         if (outcome === 'ambiguous' && (replaying || kind === 'routes6')) this.needsDump.add(kind)
         break
       }
       case 'rule':
         if (message.removed ? removeRule(this.rules, message.rule) : addRule(this.rules, message.rule))
-          changes.all = true
+          changes.rules = true
         break
       case 'neighbour':
         if (this.links.has(message.neighbour.ifindex)) {
@@ -88,9 +110,8 @@ export class State implements NodeState {
         }
         break
       case 'nexthop':
-        if (this.nexthopTable.apply(message.removed, message.object)) changes.all = true
-        // Groups lose the member, routes vanish: mostly unannounced.
-        if (message.removed) this.askRoutes()
+        if (message.removed) this.forgetObject(message.object.id, changes, replaying)
+        else if (this.nexthopTable.set(message.object)) changes.objects.add(message.object.id)
         break
     }
   }
@@ -104,35 +125,53 @@ export class State implements NodeState {
     return changes
   }
 
-  /** Takes in a fresh dump as a difference. apply must not be called until it has finished or was dropped. */
-  beginReplace(kind: DumpKind): Replacement {
-    return kind === 'routes4' || kind === 'routes6' ? this.replaceRoutes(kind) : this.replaceSmall(kind)
+  /**
+   * Takes in a fresh dump as a difference. While one of routes is on its way,
+   * events are applied as always; while another is, apply must not be called
+   * until it has finished or was dropped. first: nobody has looked at the tables
+   * yet, and apply must not be called.
+   */
+  beginReplace(kind: DumpKind, first = false): Replacement {
+    return kind === 'routes4' || kind === 'routes6' ? this.replaceRoutes(kind, first) : this.replaceSmall(kind)
   }
 
-  private replaceRoutes(kind: 'routes4' | 'routes6'): Replacement {
-    const old = this.routeTables[kind]
+  private replaceRoutes(kind: RouteKind, first: boolean): Replacement {
     const family = kind === 'routes4' ? 4 : 6
-    let fresh: RouteTable = new Map()
-    const earlier: RouteTable[] = []
-    const finish = function* (this: State, changes: Changes): Generator<void> {
-      yield* compareTables(old, fresh, changes)
-      this.routeTables[kind] = fresh
-    }.bind(this)
+    // of the first one everything changes, which nobody needs as a list
+    let into: Changes | null = null
+    const incoming = new RouteReplacement({
+      first,
+      table: this.routeTables[kind],
+      set: (key, routes) => {
+        for (const route of routes) this.adopt(route)
+        this.putRoutes(key, routes, into)
+      },
+      setNew: (key, route) => {
+        this.routeUsers.add(key, route)
+        this.routeTables[kind].set(key, [route])
+      },
+      onDoubt: () => this.needsDump.add(kind),
+      isStale: (route) => this.isStale(route)
+    })
+    this.incoming.set(kind, incoming)
+    const end = () => this.incoming.get(kind) === incoming && this.incoming.delete(kind)
+    const finish = function* (changes: Changes, united: boolean): Generator<void> {
+      into = changes
+      yield* incoming.finish(united)
+      end()
+    }
     return {
-      finish,
+      drop: () => {
+        if (end()) incoming.drop()
+      },
       add: (message) => {
         if (message.kind !== 'route' || message.removed || message.route.family !== family) return
         this.adopt(message.route)
-        addDumped(fresh, old, message.route)
+        incoming.add(message.route)
       },
-      again: () => {
-        earlier.push(fresh)
-        fresh = new Map()
-      },
-      *unite(changes) {
-        yield* uniteDumps(fresh, earlier)
-        yield* finish(changes)
-      }
+      again: () => incoming.again(),
+      finish: (changes) => finish(changes, false),
+      unite: (changes) => finish(changes, true)
     }
   }
 
@@ -145,6 +184,7 @@ export class State implements NodeState {
     return {
       finish,
       unite: finish,
+      drop: () => {},
       add: (message) => {
         if (!message.removed) dumped.push(message)
       },
@@ -163,32 +203,25 @@ export class State implements NodeState {
           dumped.flatMap((message) => (message.kind === 'link' ? [message] : []))
         )
         for (const ifindex of gone) this.forgetDevice(ifindex, changes)
-        if (changed) changes.all = true
+        for (const ifindex of changed) changes.links.add(ifindex)
         break
       }
       case 'addresses': {
         const addresses = dumped.flatMap((message) => (message.kind === 'address' ? [message.address] : []))
         const known = addresses.filter((address) => this.links.has(address.ifindex))
-        if (replaceAddresses(this.addresses, known)) changes.all = true
+        for (const ifindex of replaceAddresses(this.addresses, known)) changes.addresses.add(ifindex)
         break
       }
-      case 'nexthops':
-        if (
-          this.nexthopTable.replace(dumped.flatMap((message) => (message.kind === 'nexthop' ? [message.object] : [])))
-        ) {
-          changes.all = true
-        }
+      case 'nexthops': {
+        const objects = dumped.flatMap((message) => (message.kind === 'nexthop' ? [message.object] : []))
+        for (const id of this.nexthopTable.replace(objects)) changes.objects.add(id)
         break
-      case 'rules':
-        if (
-          replaceRules(
-            this.rules,
-            dumped.flatMap((message) => (message.kind === 'rule' ? [message.rule] : []))
-          )
-        ) {
-          changes.all = true
-        }
+      }
+      case 'rules': {
+        const rules = dumped.flatMap((message) => (message.kind === 'rule' ? [message.rule] : []))
+        if (replaceRules(this.rules, rules)) changes.rules = true
         break
+      }
       case 'neighbours': {
         const neighbours = dumped.flatMap((message) => (message.kind === 'neighbour' ? [message.neighbour] : []))
         const known = neighbours.filter((neighbour) => this.links.has(neighbour.ifindex))
@@ -198,35 +231,177 @@ export class State implements NodeState {
     }
   }
 
-  private applyLink(message: StateMessage & { kind: 'link' }, changes: Changes): void {
+  private applyLink(message: StateMessage & { kind: 'link' }, changes: Changes, replaying: boolean): void {
     const { removed, link, running } = message
+    const master = this.links.get(link.ifindex)?.master ?? link.master
     const effect = applyLink(this.links, this.running, removed, link, running)
     if (effect === 'none') return
-    changes.all = true
-    if (effect === 'routes') this.askRoutes()
+    changes.links.add(link.ifindex)
+    if (isLoss(effect)) this.lose(link.ifindex, effect, changes, replaying)
+    if (!removed && master !== link.master && this.shiftsRoutes(link.ifindex, [master, link.master])) this.ask(false)
+    if (effect === 'up') this.revive(link.ifindex, 'up', changes, replaying)
+    if (effect === 'back') this.revive(link.ifindex, 'carrier', changes, replaying)
     if (removed) this.forgetDevice(link.ifindex, changes)
   }
 
-  private applyAddress(removed: boolean, address: InterfaceAddress, changes: Changes): void {
-    if (!this.links.has(address.ifindex) && !removed) return
+  /** Into a VRF and out of it the kernel takes a device's routes away, unannounced; no other master does anything to them. */
+  private shiftsRoutes(ifindex: number, masters: readonly number[]): boolean {
+    const isVrf = (master: number): boolean => master !== 0 && (this.links.get(master)?.kind ?? 'vrf') === 'vrf'
+    if (masters.some(isVrf)) for (const _ of this.routeUsers.throughDevice(ifindex)) return true
+    return false
+  }
+
+  private applyAddress(removed: boolean, address: InterfaceAddress, changes: Changes, replaying: boolean): void {
+    const { ifindex, family, local } = address
+    if (!this.links.has(ifindex) && !removed) return
     if (!applyAddress(this.addresses, removed, address)) return
-    changes.all = true
-    // A new IPv4 address silently revives next hops that died with the old one.
-    if (address.family === 4) this.needsDump.add('routes4')
-    else if (removed) this.needsDump.add('routes6')
+    changes.addresses.add(ifindex)
+    // Routes that prefer it go with it (IPv4) or prefer none any more (IPv6).
+    if (removed && this.routeUsers.prefers(local)) this.needsDump.add(family === 4 ? 'routes4' : 'routes6')
+    if (family === 6) return
+    // A dump may show routes that went with it.
+    if (removed && this.incoming.has('routes4')) this.needsDump.add('routes4')
+    // A new address revives next hops that died with the last one.
+    if (!removed) this.revive(ifindex, 'address', changes, replaying)
+    const last = removed && !this.addresses.get(ifindex)?.some((other) => other.family === 4)
+    if (last) this.lose(ifindex, 'addresses', changes, replaying)
+  }
+
+  /** Does to the device's routes and next hop objects what the kernel does. */
+  private lose(ifindex: number, loss: Loss, changes: Changes, replaying: boolean): void {
+    let confirm = false
+    let any = false
+    this.disturb()
+    const isUp = (other: number): boolean => this.links.get(other)?.up === true
+    for (const key of new Set(this.routeUsers.throughDevice(ifindex))) {
+      const routes = this.tableOf(key).get(key) ?? []
+      const left = afterLoss(routes, ifindex, loss, isUp)
+      if (!left) continue
+      any = true
+      confirm ||= !routes.every((route) => isPlainLoss(route, loss))
+      this.setRoutes(key, left, changes)
+    }
+    const objects = loss === 'addresses' ? [] : this.nexthopTable.onDevice(ifindex)
+    for (const { id } of objects) this.dropObject(id, changes)
+    if (replaying ? any || objects.length > 0 : confirm || objects.length > 0) this.ask(!replaying)
+  }
+
+  /** Lets the device's next hops live again as the kernel does. */
+  private revive(ifindex: number, revival: Revival, changes: Changes, replaying: boolean): void {
+    const link = this.links.get(ifindex)
+    if (!link?.up) return
+    this.disturb()
+    // What the kernel does to those depends on how they were made.
+    if (this.nexthopTable.onDevice(ifindex).some(({ nexthop }) => nexthop?.dead)) this.needsDump.add('nexthops')
+    if (!this.routeUsers.hasDead(ifindex)) return
+    const running = this.running.has(ifindex)
+    const lives = { routes4: running || link.carrier, routes6: running && revival !== 'address' }
+    const bound =
+      revival !== 'carrier' || (this.addresses.get(ifindex)?.some((address) => address.family === 4) ?? false)
+    for (const key of new Set(this.routeUsers.throughDevice(ifindex))) {
+      const kind = kindOf(key)
+      if (!lives[kind]) continue
+      const { routes, sure } = afterRevival(this.routeTables[kind].get(key) ?? [], ifindex, bound)
+      if (!sure) this.needsDump.add(kind)
+      if (!routes) continue
+      this.setRoutes(key, routes, changes)
+      if (replaying) this.doubts.add(kind)
+    }
+  }
+
+  /** By State itself; see putRoutes. */
+  private setRoutes(key: string, routes: Route[], changes: Changes): void {
+    this.incoming.get(kindOf(key))?.shake(key)
+    this.putRoutes(key, routes, changes)
+  }
+
+  private putRoutes(key: string, routes: Route[], changes: Changes | null): void {
+    const table = this.tableOf(key)
+    this.routeUsers.replace(key, table.get(key) ?? [], routes)
+    if (routes.length > 0) table.set(key, routes)
+    else {
+      table.delete(key)
+      this.mixed.delete(key)
+    }
+    changes?.prefixes.add(key)
+  }
+
+  /** What a dump shows cannot be what the kernel has now: it was made before the device or the object changed. */
+  private isStale({ nexthopId, nexthops }: Route): boolean {
+    if (nexthopId !== 0) return !this.nexthopTable.objects.has(nexthopId)
+    return nexthops.some(({ ifindex, dead }) => {
+      const link = this.links.get(ifindex)
+      if (!link) return true
+      return dead === (link.up && (link.carrier || this.running.has(ifindex)))
+    })
+  }
+
+  private disturb(): void {
+    for (const incoming of this.incoming.values()) incoming.disturb()
+  }
+
+  private tableOf(key: string): RouteTable {
+    return this.routeTables[kindOf(key)]
+  }
+
+  /** RTM_DELNEXTHOP: its routes go with it, unannounced. */
+  private forgetObject(id: number, changes: Changes, replaying: boolean): void {
+    const known = this.nexthopTable.objects.has(id)
+    if (known) this.dropObject(id, changes)
+    if (known || replaying) this.ask(!replaying)
+  }
+
+  private dropObject(id: number, changes: Changes): void {
+    this.disturb()
+    for (const touched of this.nexthopTable.forget(id)) {
+      changes.objects.add(touched)
+      if (this.nexthopTable.objects.has(touched)) continue
+      for (const key of [...this.routeUsers.byObject(touched)]) {
+        const routes = this.tableOf(key).get(key) ?? []
+        this.setRoutes(
+          key,
+          routes.filter(({ nexthopId }) => nexthopId !== touched),
+          changes
+        )
+      }
+    }
+  }
+
+  /** The kernel tells of each IPv6 route that goes with a device, which `lose` has taken away already. */
+  private wentWithDevice({ family, nexthops }: Route): boolean {
+    return family === 6 && nexthops.length > 0 && nexthops.every(({ ifindex }) => !this.links.get(ifindex)?.up)
   }
 
   private forgetDevice(ifindex: number, changes: Changes): void {
-    this.addresses.delete(ifindex)
+    for (const { family, local } of this.addresses.get(ifindex) ?? [])
+      if (this.routeUsers.prefers(local)) this.needsDump.add(family === 4 ? 'routes4' : 'routes6')
+    if (this.addresses.delete(ifindex)) changes.addresses.add(ifindex)
     removeNeighboursOf(this.neighbours, ifindex, changes)
   }
 
-  private askRoutes(): void {
-    for (const kind of ['nexthops', 'routes4', 'routes6'] as const) this.needsDump.add(kind)
+  /** confirm: it is done as far as known. */
+  private ask(confirm: boolean): void {
+    const kinds = confirm ? this.doubts : this.needsDump
+    for (const kind of ['nexthops', 'routes4', 'routes6'] as const) kinds.add(kind)
   }
 
   /** A route by nexthop object shows the object's next hops, not those of the message. */
   private adopt(route: Route): void {
     if (route.nexthopId !== 0) route.nexthops = this.nexthopTable.resolved(route.nexthopId) as Route['nexthops']
   }
+}
+
+type RouteKind = 'routes4' | 'routes6'
+
+function kindOf(key: string): RouteKind {
+  return key[8] === '/' ? 'routes4' : 'routes6'
+}
+
+/** Nothing else could have happened to the route of a pod, or of a network on the device, when the device is no longer up. */
+function isPlainLoss({ nexthops, nexthopId }: Route, loss: Loss): boolean {
+  return (loss === 'gone' || loss === 'down') && nexthopId === 0 && nexthops.every(({ gateway }) => gateway === null)
+}
+
+function isLoss(effect: LinkEffect): effect is Loss & LinkEffect {
+  return effect === 'gone' || effect === 'down' || effect === 'carrier'
 }

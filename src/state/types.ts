@@ -156,6 +156,26 @@ export interface Neighbour {
   managed: boolean
 }
 
+/** Prefix keys of both families, by what their routes depend on. The sets are live. */
+export interface RouteUsers {
+  /** By next hops of their own; see byObject. Some may come twice. */
+  throughDevice(ifindex: number): Iterable<string>
+  /** gateway null: routes without. */
+  throughGateway(ifindex: number, gateway: Address | null): ReadonlySet<string>
+  /** Gateways of those. */
+  gatewaysOn(ifindex: number): Iterable<Address>
+  byObject(id: number): ReadonlySet<string>
+  /** Of routes with this preferred source. */
+  preferring(source: Address): ReadonlySet<string>
+  /** Of any table but main. */
+  inTable(table: number): ReadonlySet<string>
+  /**
+   * The route of a prefix that has one, without its destination: the same object for
+   * all routes that differ in nothing else. null: there are several routes, or none.
+   */
+  kindOf(prefix: string): Route | null
+}
+
 /** Whole view of the node, as src/plan reads it. Maps are live: do not keep them. */
 export interface NodeState {
   readonly links: ReadonlyMap<number, Link>
@@ -164,6 +184,7 @@ export interface NodeState {
   /** By prefix key "0a010000/16"; each list sorted: table, metric, tos. */
   readonly routes4: ReadonlyMap<string, readonly Route[]>
   readonly routes6: ReadonlyMap<string, readonly Route[]>
+  readonly routeUsers: RouteUsers
   readonly rules: readonly Rule[]
   readonly nexthopObjects: ReadonlyMap<number, NexthopObject>
   /** By "ifindex/address". */
@@ -172,10 +193,17 @@ export interface NodeState {
 
 /** What changed since the last plan: plan and writer do no more work than this asks for. */
 export interface Changes {
-  /** Everything may differ (first dump, overrun, links, addresses, rules, nexthop objects). */
+  /** Everything may differ (first dump). */
   all: boolean
   /** Prefix keys, IPv4 and IPv6 (told apart by the digits). */
   prefixes: Set<string>
   /** Keys "ifindex/address". */
   neighbours: Set<string>
+  /** Devices that came, went or are another in any way. */
+  links: Set<number>
+  /** Devices whose addresses are others. */
+  addresses: Set<number>
+  /** Nexthop objects. */
+  objects: Set<number>
+  rules: boolean
 }

@@ -28,6 +28,11 @@ rules, and hostroute; and what the BPF programs cost alone.
                    "programs" for the programs alone; may be repeated
   --json           the figures as JSON
   --picture FILE   also draw them as SVG
+
+scripts/bench --routing [--routes 0,1000,100000,1000000] [--quick] [--json]
+What the daemon costs while it follows the kernel's tables: CPU time and memory
+of a start, CPU time of events of each kind and while nothing happens, and the
+time from an event to the map. A quarter of an hour; --quick takes a third.
 `
 
 /** Units of one slice: some 20 to 60 ms each. */

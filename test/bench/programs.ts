@@ -120,6 +120,10 @@ for (const family of [4, 6] as const) {
   measure(`IPv${family} pod to remote, known flow`, plain, fromPod(family, external, ack))
   measure(`IPv${family} pod to outside, SNAT, known flow`, node, fromPod(family, external, ack))
   measure(`IPv${family} pod to outside, SNAT, first packet`, node, fromPod(family, external, syn))
+  const unknown = (round: number) => (family === 4 ? `198.200.${round >> 8}.${round & 255}` : `2001:db8:77::${round}`)
+  measure(`IPv${family} pod to outside, SNAT, first packet, first to its address`, node, (round) =>
+    fromPod(family, unknown(round), syn)(round)
+  )
   measure(`IPv${family} uplink to pod, answer to SNAT`, node, answerTo(node, family))
   measure(
     `IPv${family} uplink to pod, no SNAT`,

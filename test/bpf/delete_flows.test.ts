@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { parseAddress } from '../../src/address.js'
 import type { Deletion } from '../../src/maps/deletion.js'
+import { STRUCTS } from '../../src/maps/layout.js'
 import { ip, tcp, udp } from '../packets/packet.js'
 import { devices, onLink, type PodName, type TestNode, testNode, to } from './node.js'
 
@@ -122,6 +123,36 @@ for (const family of [4, 6] as const) {
     t.equal(node.deleteFlows(family, { started }).deleted, 1)
     t.same(local(node), [2])
     node.close()
+  })
+
+  t.test(`the age of an IPv${family} flow counts beyond 2^31 jiffies`, async (t) => {
+    const { created } = STRUCTS.flow.offset
+    const make = () => {
+      const node = testNode()
+      for (const port of [1, 2, 3]) send(node, family, 'a', port)
+      const now = Number(node.expire(0).jiffies & 0xffffffffn)
+      const flows = node.map(`flows${family}`)
+      const { keys, values, count } = flows.dump()
+      const size = values.length / count
+      const ages: Record<number, number> = { 1: 0x8000_0010, 2: 0xf000_0000, 3: 1000 }
+      for (const [row, { localPort }] of node.flows(family).entries())
+        values.writeUInt32LE((now - (ages[localPort] ?? 0)) >>> 0, row * size + created)
+      flows.updateBatch(keys, values, count)
+      return node
+    }
+    const cases: [name: string, deletion: Partial<Deletion>, left: number[]][] = [
+      ['all', {}, []],
+      ['older than 2^31 jiffies', { age: 0x8000_0000 }, [3]],
+      ['older than more', { age: 0x9000_0000 }, [1, 3]],
+      ['older than anything', { age: 0xffff_ffff }, [1, 2, 3]],
+      ['older than 900 jiffies', { age: 900 }, []]
+    ]
+    for (const [name, deletion, left] of cases) {
+      const node = make()
+      node.deleteFlows(family, deletion)
+      t.same(local(node), left, name)
+      node.close()
+    }
   })
 
   t.test(`the next packet of a deleted IPv${family} flow is decided anew`, async (t) => {

@@ -6,9 +6,11 @@ import {
   echo,
   fragmentHeader,
   fragments,
+  icmpError,
   ip,
   ipv6,
   type Network,
+  optionsHeader,
   Protocol,
   raw,
   type Transport,
@@ -111,7 +113,7 @@ for (const family of [4, 6] as const) {
     t.equal(leave(node, family, kind(4000, false), 7, [2])[0]!.reason, 'drop-fragment', 'a new pod with its address')
   })
 
-  t.test(`[P4] IPv${family}: 30 s after the first fragment the others are too late`, async (t) => {
+  t.test(`[P4] IPv${family}: 10 s after the first fragment the others are too late`, async (t) => {
     const node = testNode()
     t.teardown(() => node.close())
     leave(node, family, kinds['UDP']!(4000, false), 7, [0])
@@ -121,9 +123,9 @@ for (const family of [4, 6] as const) {
       note.writeUInt32LE((Number(node.expire(0).jiffies & 0xffffffffn) - seconds * 250) >>> 0, 24)
       notes.update(key, note)
     }
-    age(29)
+    age(9)
     t.equal(leave(node, family, kinds['UDP']!(4000, false), 7, [1])[0]!.verdict, 'forward')
-    age(31)
+    age(11)
     t.equal(leave(node, family, kinds['UDP']!(4000, false), 7, [1])[0]!.reason, 'drop-fragment')
   })
 
@@ -216,6 +218,82 @@ for (const family of [4, 6] as const) {
     t.equal(node.send('a', tiny[1]!).reason, 'drop-fragment')
   })
 }
+
+for (const family of [4, 6] as const) {
+  const data = udp({ sourcePort: 53, destinationPort: 4000 }, Buffer.alloc(3200, 'x'))
+  const pieces = (source: string, destination: string) => fragments(ip({ source, destination }, data), 1352, 9)
+
+  t.test(
+    `[P4] [P2] [K10] IPv${family}: if the first is too big for a pod all of a datagram are the kernel's`,
+    async (t) => {
+      const node = testNode()
+      t.teardown(() => node.close())
+      node.setPod('b', pod('b', family), { mtu: 1300 }, family === 6)
+      const reasons = (from: 'a' | 'up0', source: string, destination: string) =>
+        pieces(source, destination).map((piece) => node.send(from, piece).reason)
+      t.same(reasons('a', pod('a', family), pod('b', family)), ['mtu', 'mtu', 'mtu'], 'between pods')
+      t.same(reasons('up0', to.external[family], pod('b', family)), ['mtu', 'mtu', 'mtu'], 'from outside')
+      t.same(
+        reasons('up0', to.external[family], pod('a', family)),
+        ['to-pod', 'to-pod', 'to-pod'],
+        'one that takes them'
+      )
+    }
+  )
+
+  t.test(
+    `[P4] IPv${family}: after the last in order nothing is remembered, and nothing of the node's own is held`,
+    async (t) => {
+      const node = testNode()
+      t.teardown(() => node.close())
+      const count = () => node.map('fragments').dump().count
+      leave(node, family, kinds['UDP']!(4000, false), 7, [0, 1])
+      t.equal(count(), 1)
+      leave(node, family, kinds['UDP']!(4000, false), 7, [2])
+      t.equal(count(), 0)
+      const own = pieces(to.external[family], snatAddress(family)).map((piece) => node.send('up0', piece).reason)
+      t.same(own, ['node', 'fragment', 'fragment'])
+    }
+  )
+}
+
+t.test('[P2] [P4] a pod’s fragments over a route with a smaller MTU, no SNAT: all are the kernel’s', async (t) => {
+  const node = testNode()
+  t.teardown(() => node.close())
+  node.setNexthop(2, 'up0', { gateway: '192.0.2.2', mtu: 1280 })
+  const whole = ip(
+    { source: pod('a', 4), destination: to.remoteNode[4] },
+    udp({ sourcePort: 53, destinationPort: 4000 }, Buffer.alloc(3200, 'x'))
+  )
+  t.same(
+    fragments(whole, 1352, 9).map((piece) => node.send('a', piece).reason),
+    ['mtu', 'mtu', 'mtu']
+  )
+})
+
+t.test('[S5] [P4] ICMPv6 errors about a first fragment, or behind extension headers, reach the pod', async (t) => {
+  const node = testNode()
+  t.teardown(() => node.close())
+  const [source, destination, outside] = [pod('a', 6), to.external[6], snatAddress(6)]
+  const sent = [
+    fragments(ip({ source, destination }, kinds['UDP']!(4000, false)), 400, 5)[0]!,
+    ipv6(
+      { source, destination, extensions: [optionsHeader(Protocol.destination)] },
+      udp({ sourcePort: 4000, destinationPort: 53 }, 'question')
+    )
+  ]
+  for (const network of sent) {
+    const left = node.send('a', network)
+    t.equal(left.verdict, 'forward')
+    const about = { etherType: 0x86dd, bytes: layer3(left) }
+    const error = icmpError({ type: 2, code: 0, rest: 1280 }, about)
+    const told = node.send('up0', ipv6({ source: '2001:db8::99', destination: outside }, error))
+    t.equal(told.reason, 'to-pod')
+    t.match(told.packet, { ip: { destination: source }, l4: { checksumOk: true }, embedded: { ip: { source } } })
+    const { bytes } = network
+    t.same(layer3(told).subarray(48 + 40), bytes.subarray(40), 'quoted as the pod has sent it')
+  }
+})
 
 t.test('[P4] an IPv6 datagram in one fragment is translated as the whole it is', async (t) => {
   const node = testNode()

@@ -122,6 +122,21 @@ for (const family of [4, 6] as const) {
     own.close()
   })
 
+  t.test(
+    `[D6] IPv${family}: what comes from outside with a pod's address is the kernel's, in every state`,
+    async (t) => {
+      const own = testNode()
+      const from = { source: devices.b[`v${family}`], destination: devices.a[`v${family}`] }
+      for (const flags of ['S', 'SA', 'A', 'PA', 'FA', 'R']) {
+        const packet = ip(from, tcp({ sourcePort: 40000, destinationPort: 80, flags }))
+        t.equal(own.send('up0', packet).reason, 'route', flags)
+      }
+      t.equal(own.send('up0', ip(from, contents.UDP)).reason, 'route', 'UDP')
+      t.same(own.flows(family), [])
+      own.close()
+    }
+  )
+
   t.test(`[S13] IPv${family}: a second SYN of the same inbound connection keeps one entry`, async (t) => {
     const own = testNode()
     for (let round = 0; round < 3; round++) own.send('up0', ip({ source, destination }, contents.TCP))

@@ -134,7 +134,7 @@ t.test(
   async (t) => {
     const node = testNode()
     const seen = new Map<string, number>()
-    const drops = ['drop-spoof', 'drop-ports', 'drop-flows', 'drop-fragment', 'drop-ttl', 'drop-mtu']
+    const drops = ['drop-spoof', 'drop-ports', 'drop-flows', 'drop-fragment', 'drop-ttl', 'drop-mtu', 'drop-options']
     let failures = 0
     for (let round = 0; round < frames && failures < 5; round++) {
       const device = pick(['a', 'a', 'b', 'up0', 'up0', 'up1'] as const)

@@ -13,7 +13,7 @@ export const reasons = [...header.matchAll(/^\tREASON_(\w+)(?: = 0)?,/gm)].map((
 
 export const REASON_MAX = 64
 
-export const Control = { on: 1, monitor: 2, snat: 4, dropProtocols: 8, marks: 16, handOver: 32 } as const
+export const Control = { on: 1, monitor: 2, snat: 4, dropProtocols: 8, marks: 16, handOver: 32, natChain: 128 } as const
 export const Timeout = { opening: 0, established: 1, closing: 2, udpOneWay: 3, udpReplied: 4, icmp: 5 } as const
 const VERDICTS = ['none', 'direct', 'snat', 'inbound', 'stack'] as const
 const LIVES = ['live', 'dying', 'dead'] as const
@@ -48,6 +48,8 @@ export interface DeviceRow {
   address6?: string
   class4?: number
   class6?: number
+  /** Strict rp_filter, by a number of the uplink's own. */
+  replyTag?: number
   mac: string
 }
 
@@ -65,7 +67,7 @@ export function encodeDevice(device: DeviceRow): Buffer {
     u16(device.class4 ?? 0, device.class6 ?? 0),
     device.address6 ? addressBytes(device.address6) : zeros(16),
     macBytes(device.mac),
-    zeros(2),
+    Buffer.from([device.replyTag ?? 0, 0]),
     u32(device.row * 64, 0)
   ])
 }
@@ -186,6 +188,8 @@ export interface ControlValues {
   eventRate: number
   timeouts: number[]
   flowLimit?: number
+  /** ifindex of the daemon's TAP device. */
+  detour?: number
   /** Few of them: what takes seconds takes less. */
   jiffiesPerSecond?: number
 }
@@ -211,7 +215,7 @@ export function encodeControl(control: ControlValues): Buffer {
       straight,
       0
     ),
-    u32(control.flowLimit ?? 262_144, 0)
+    u32(control.flowLimit ?? 262_144, control.detour ?? 0)
   ])
 }
 

@@ -1,4 +1,4 @@
-// The timer that takes the straight path away when the lease is over: only the
+// The timer that takes the hot path away when the lease is over: only the
 // clock of the kernel is asked, no packet and no daemon.
 import './namespace.js'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -10,7 +10,7 @@ import { testNode } from './node.js'
 /** Waits until the program could have noticed the end of a lease of so many jiffies; the slowest kernels count 100 a second. */
 const past = (jiffies: number) => sleep(jiffies * 10 + 300)
 
-t.test('[L3] the straight path ends with the lease, and comes back with the next', async (t) => {
+t.test('[L3] the hot path ends with the lease, and comes back with the next', async (t) => {
   const node = testNode({ flags: Control.on })
   const straight = () => node.object.readControl().readUInt32LE(STRUCTS.control.offset.straight)
   const lease = (jiffies: number) => {

@@ -118,7 +118,7 @@ for (const family of [4, 6] as const) {
       if (family === 4) {
         const row = stackPairRow(parseAddress(a) ?? '', parseAddress(b) ?? '')
         t.equal(row, stackPairRow(parseAddress(b) ?? '', parseAddress(a) ?? ''))
-        t.ok(node.stackPairs().includes(row), 'the straight path asks about these two, the daemon knows the row, too')
+        t.ok(node.stackPairs().includes(row), 'the hot path asks about these two, the daemon knows the row, too')
       }
       t.equal(send(node, 'b', b, a, segment(kind, 8080, 999, 'SA')).reason, 'translated-flow')
       t.equal(send(node, 'b', b, a, segment(kind, 8080, 999)).reason, 'translated-flow')
@@ -456,12 +456,14 @@ for (const family of [4, 6] as const) {
       const node = fresh()
       const remote = to.external[family]
       node.setRoute(`${remote}/${host}`, { stack: 'translated-destination' })
+      node.setControl({ routeGeneration: 3 })
       const parts = fragments(
         ip({ source: a, destination: remote }, udp({ sourcePort: 1, destinationPort: 2 }, Buffer.alloc(64))),
         32
       )
       for (const part of [...parts].reverse()) t.not(node.send('a', part).verdict, 'drop', 'in any order')
       node.setRoute(`${remote}/${host}`, null)
+      node.setControl({ routeGeneration: 4 })
     }
   )
 

@@ -125,7 +125,7 @@ export function assertTold(trace: Trace, reason: string, before: ParsedPacket, a
   assert.equal(trace.nat !== null, nat[0] || nat[1], 'NAT or not')
   if (trace.nat === null) return
   assert.equal(nat[0] ? after.ip?.source : after.ip?.destination, trace.nat, 'the address after NAT')
-  // a new flow's port is drawn by lot
+  // a new flow may get another port than the traced packet was told
   if (trace.stages & (Stage.flowNew | Stage.icmpError)) return
   // of fragments only the first has one
   const port = after.l4?.id ?? (nat[0] ? after.l4?.sourcePort : after.l4?.destinationPort) ?? 0

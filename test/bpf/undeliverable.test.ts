@@ -4,7 +4,7 @@ import './namespace.js'
 import t, { type Test } from 'tap'
 import { checksum, pseudoHeader } from '../packets/bytes.js'
 import { fragments, ip, ipv4, type Network, Protocol, type Transport, tcp, udp } from '../packets/packet.js'
-import { type Result, testNode, to } from './node.js'
+import { devices, type Result, testNode, to } from './node.js'
 import { content, type Kind, natPort, out, pod, snatAddress } from './snat_flow.js'
 
 type Family = 4 | 6
@@ -104,6 +104,7 @@ for (const family of [4, 6] as const) {
     }
     t.match(node.send('up0', answer(family, port, 100, 1)), { reason: 'drop-ttl', told: true })
     node.setRoute(family === 4 ? '0.0.0.0/0' : '::/0', { stack: 'policy' })
+    node.setControl({ routeGeneration: 3 })
     t.match(node.send('up0', answer(family, port, 100, 1)), { reason: 'drop-ttl', told: false })
   })
 
@@ -138,8 +139,8 @@ t.test('[P2] an IPv4 answer too big for the pod that may be cut is translated, t
     const wanted = pieces(pod('a', 4), 4000)
     pieces(snatAddress(4), port).forEach((piece, place) => {
       const cut = node.send('up0', piece)
-      t.equal(cut.reason, place === 0 ? 'rewritten' : 'to-pod')
-      if (place === 0) t.same(cut.frame.subarray(14), wanted[0]!.bytes, `${kind}: a fragment, too`)
+      t.equal(cut.reason, 'rewritten', 'all of a datagram go the same way')
+      t.same(cut.frame.subarray(14), wanted[place]!.bytes, `${kind}: fragment ${place}, too`)
     })
   }
 })
@@ -162,9 +163,31 @@ t.test('[P2] an IPv4 packet too big to leave gets DF if SNAT is due, so that the
   const [, later] = fragments(whole, 1400, 5)
   t.match(node.send('a', later!), { reason: 'mtu', packet: { ip: { df: true, headerChecksumOk: true } } })
   node.setMasquerade(1, { '198.19.0.0/16': false })
+  node.setControl({ routeGeneration: 3 })
   const direct = ipv4(
     { source: pod('a', 4), destination: to.smallMtu[4], df: false },
     udp({ sourcePort: 9, destinationPort: 2 }, Buffer.alloc(1300))
   )
   t.same(node.send('a', direct).frame.subarray(14), direct.bytes, 'without SNAT the kernel cuts it')
 })
+
+t.test(
+  "[P2] [P4] a pod's IPv6 fragment larger than the next hop takes: the pod is told once, by the node",
+  async (t) => {
+    const node = testNode()
+    t.teardown(() => node.close())
+    const [source, destination] = [devices.a.v6, to.smallMtu[6]]
+    const whole = ip({ source, destination }, udp({ sourcePort: 4000, destinationPort: 53 }, Buffer.alloc(2600, 'x')))
+    const [first, second, last] = fragments(whole, 1400, 7)
+    const told = node.send('a', first!)
+    t.match(told, { reason: 'drop-mtu', told: true })
+    t.match(told.packet, { sourceMac: devices.a.mac, destinationMac: devices.a.podMac })
+    t.match(told.packet.ip, { source: snatAddress(6), destination: source })
+    t.match(told.packet.l4, { type: 2, code: 0, rest: 1280, checksumOk: true })
+    t.equal(told.frame.length, 14 + 40 + 8 + 1232)
+    t.same(told.frame.subarray(14 + 48), first!.bytes.subarray(0, 1232), 'about the packet as it was sent')
+    if (last) t.equal(node.send('a', second!).reason, 'drop-mtu')
+    const fits = fragments(whole, 1200, 8)[0]!
+    t.equal(node.send('a', fits).verdict, 'forward')
+  }
+)

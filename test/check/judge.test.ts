@@ -20,7 +20,8 @@ const device = (ifindex: number, name: string, role: 'pod' | 'uplink'): WantedDe
   sources: [],
   stack: [],
   class4: null,
-  class6: null
+  class6: null,
+  strictReversePath: false
 })
 
 const node = (...devices: WantedDevice[]) => {
@@ -45,7 +46,9 @@ t.test('[C1] what the probe found', async (t) => {
 
 t.test('[C6] settings', async (t) => {
   const codes = (facts: ReturnType<typeof node>, values: Record<string, string>, config = defaultConfig) =>
-    judgeSysctls(facts, config, (key) => values[key] ?? '1').map((each) => `${each.outcome} ${each.code}`)
+    judgeSysctls(facts, config, config.snat.ports, (key) => values[key] ?? '1').map(
+      (each) => `${each.outcome} ${each.code}`
+    )
   t.same(codes(one, {}), ['pass sysctl-fine'])
   t.same(codes(one, { 'ipv4/ip_forward': '0' }), ['refuse sysctl-forwarding'])
   t.same(codes(one, { 'ipv4/ip_forward': '0' }, { ...defaultConfig, ipv4: false }), ['pass sysctl-fine'])
@@ -79,7 +82,7 @@ t.test('[C6] ports that processes are given: reserving them, as advised, is enou
 
 t.test('[C8] programs and shapers of others on served devices', async (t) => {
   const program = (name: string, where: 'ingress' | 'egress' | 'xdp', on: string, config = defaultConfig) =>
-    judgePrograms([{ device: on, where, how: 'tcx', name }], [], one, config)[0]?.outcome
+    judgePrograms([{ device: on, where, how: 'tcx', name }], [], [...one.plan.devices.values()], config)[0]?.outcome
   t.equal(program('from_pod', 'ingress', 'veth1'), 'pass', 'ours')
   t.equal(program('to_pod', 'egress', 'veth1'), 'pass', 'ours')
   t.equal(program('cil_from_container', 'ingress', 'veth1'), 'refuse')
@@ -92,7 +95,7 @@ t.test('[C8] programs and shapers of others on served devices', async (t) => {
     'refuse'
   )
   const queue = (kind: string, on: string) =>
-    judgePrograms([], [{ device: on, kind, where: 'root' }], one, defaultConfig)[0]?.outcome
+    judgePrograms([], [{ device: on, kind, where: 'root' }], [...one.plan.devices.values()], defaultConfig)[0]?.outcome
   t.equal(queue('tbf', 'veth1'), 'refuse')
   t.equal(queue('noqueue', 'veth1'), 'pass')
   t.equal(queue('tbf', 'eth0'), 'pass', 'the queue of an uplink is passed')

@@ -4,9 +4,12 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { judgeMasquerade, readMasquerade } from '../../src/check/masquerade.js'
+import { judgeMasquerade, readMasquerade, withAgentChains } from '../../src/check/masquerade.js'
+import { defaultPolicy, matchesPolicyRule, type Policy } from '../../src/check/policy.js'
+import type { RuleTable } from '../../src/check/ruleset.js'
 import { parseConfig } from '../../src/config/config.js'
 import type { LackingSources } from '../../src/plan/types.js'
+import { cgroupNames, startAgentIn, uids } from '../config/agent-container.js'
 import { Kubelet, upstream } from '../config/kubelet.js'
 
 const nothing: LackingSources = { entries: [], families: [] }
@@ -44,6 +47,35 @@ t.test('[M1] [M2] [M3] the files: in order, not valid, too many prefixes, none b
       what: /^Only the defaults .* kube-system\/ip-masq-agent-x7k2p has /
     }
   ])
+})
+
+t.test('[M1] the flags of an agent that runs: followed, or told where a key says something else', async (t) => {
+  const kubelet = new Kubelet(t)
+  const [uid] = uids
+  kubelet.pod(uid, 'ip-masq-agent-x7k2p', upstream, { 'ip-masq-agent': 'nonMasqueradeCIDRs: []' })
+  await startAgentIn(t, cgroupNames.systemd(uid), ['--to-ports=1024-29999', '--masq-chain=MASQ'])
+  const of = (text: string) => {
+    const config = parseConfig(text, 'config.yaml')
+    config.snat.agent = { ...kubelet.settings, namespaces: [...kubelet.settings.namespaces] }
+    return { facts: readMasquerade(config), config }
+  }
+  const auto = of('')
+  t.match(judgeMasquerade(auto.facts, auto.config, nothing), [
+    { outcome: 'pass', what: /, --to-ports=1024-29999 of kube-system\/ip-masq-agent-x7k2p; IPv6 is not masqueraded\.$/ }
+  ])
+  t.same(auto.facts.policy.ports, [{ first: 1024, last: 29_999 }])
+  const set = of('snat: {ports: "30000-40000"}')
+  t.match(judgeMasquerade(set.facts, set.config, nothing), [
+    {
+      outcome: 'warning',
+      what: /ip-masq-agent-x7k2p runs with --to-ports=1024-29999, but snat\.ports is 30000-40000\.$/
+    }
+  ])
+  const table: RuleTable = { backend: 'iptables-legacy', family: 'ip', name: 'nat' } as RuleTable
+  const rule = '-A MASQ -p tcp -j MASQUERADE --to-ports 1024-29999 --random-fully'
+  const known = (policy: Policy) => policy.rules.find((each) => matchesPolicyRule(each, table, 'MASQ', rule))?.name
+  t.equal(known(defaultPolicy), undefined)
+  t.equal(known(withAgentChains(defaultPolicy, auto.facts.policy)), 'ip-masq-agent', 'its chain by another name')
 })
 
 t.test('[S14] addresses for SNAT that the node does not have', async (t) => {

@@ -40,7 +40,9 @@ t.test('monitor ends with 1 when the daemon goes', async (t) => {
   while (node.listeners < 1) await sleep(20)
   node.emit(fakeEvent)
   await server.close()
-  t.match(await outcome, { code: 1, out: `${JSON.stringify(fakeEvent)}\n`, err: 'hostroute: hostrouted has ended\n' })
+  const { code, out, err } = await outcome
+  t.match({ code, out }, { code: 1, out: `${JSON.stringify(fakeEvent)}\n` })
+  t.same(JSON.parse(err), { error: 'hostrouted has ended', code: 'broken-off' })
 })
 
 t.test('colours on a terminal only, and not with NO_COLOR or --no-color', async (t) => {

@@ -1,7 +1,8 @@
 import { get as httpGet } from 'node:http'
 import t from 'tap'
-import type { FlowRow, Status } from '../../src/control/api.js'
-import { NotInForce } from '../../src/control/failure.js'
+import type { Status } from '../../src/control/api.js'
+import { Failure } from '../../src/control/failure.js'
+import type { FlowRow } from '../../src/control/flow-api.js'
 import { ago, fakeNode, fakeStatus, fakeTop } from '../control/fake.js'
 import { start } from './run.js'
 
@@ -25,6 +26,7 @@ t.test('status says in the first line how it is, then the rest', async (t) => {
   t.equal(
     out,
     `● hostroute 0.1.0 on node-1 is enabled: it routes for 2 pod addresses on 2 devices.
+  Not valid, and so not in force: /etc/config/ip-masq-more; see below
 
 Packets
                     PACKETS    BYTES      NOW
@@ -72,12 +74,32 @@ Daemon
   sync           synced, last dump 1 min ago, 1,234 events, 1 dump
   lease          the programs go on for 10 min without the daemon
   guard          iptables writes are refused, by fmod_ret; 3 so far; see: hostroute guard status
+  detour         hostroute0, for what the programs cannot finish: 12 cut into fragments, 3,400 held, 5 dropped
   configuration  /etc/hostroute/config.yaml (not there: defaults)
 
 Last errors
   30 s ago       sync: events were lost, dumping again
 `
   )
+})
+
+t.test('status: files that are not valid are named at the top', async (t) => {
+  const { configuration, masquerade } = fakeStatus()
+  const top = async (some: Partial<Status>) =>
+    (await (await start(t, {}, some)).ask('status')).out.split('\n\n')[0]?.split('\n').slice(1)
+  const files = masquerade.files.filter(({ error }) => error === null)
+  t.same(await top({ masquerade: { ...masquerade, files } }), [], 'none')
+  t.same(await top({ masquerade: { ...masquerade, enabled: false } }), [], 'files that nobody follows')
+  t.same(await top({ configuration: { ...configuration, error: 'config.yaml:1:1: log: no' } }), [
+    `  Not valid, and so not in force: ${configuration.path}, /etc/config/ip-masq-more; see below`
+  ])
+})
+
+t.test('status: a limit of flows that is not in force', async (t) => {
+  const { counts } = fakeStatus()
+  const problem = 'limits.flows is 9, but the flow tables were made for 4: 4 are in force'
+  const { ask } = await start(t, {}, { counts: { ...counts, flowLimit: { configured: 9, inForce: 4, problem } } })
+  t.match((await ask('status')).out, `262,144   0 %\n  ${problem}\n  Most flows`)
 })
 
 t.test('status: a node that is not well exits with 2 and says why', async (t) => {
@@ -192,7 +214,7 @@ Dropped: no free SNAT port towards this remote.
 
 t.test('what can be asked only while hostroute is enabled exits with 2', async (t) => {
   const refuse = () => {
-    throw new NotInForce('hostroute is disabled: see hostroute enable')
+    throw new Failure('disabled', 'hostroute is disabled: see hostroute enable')
   }
   const { ask } = await start(t, { explain: refuse, routeGet: refuse })
   const told = { code: 2, out: '', err: 'hostroute: hostroute is disabled: see hostroute enable\n' }
@@ -299,7 +321,10 @@ t.test('the policy: a refused one, defaults beside an agent, pods, and what the 
     ...fakeStatus().masquerade,
     refused: 'the masquerade policy is refused as a whole: it has 20000 prefixes',
     defaultsOnly: 'only the defaults of ip-masq-agent apply, because no file was found',
-    files: [{ ...agent, read: null, error: null, warnings: [] }],
+    files: [
+      { ...agent, read: null, error: null, warnings: [] },
+      { ...agent, path: '/f', pod: null, present: true, kept: false, read: null, error: null, warnings: [] }
+    ],
     policy: [{ prefix: '10.0.0.0/8', masquerade: false, from: ['/k/ip-masq-agent'] }]
   }
   const answer = {
@@ -314,6 +339,7 @@ t.test('the policy: a refused one, defaults beside an agent, pods, and what the 
   const { ask } = await start(t, { masqueradeTest: () => answer }, { masquerade })
   const status = (await ask('status')).out
   t.match(status, /refused as a whole/)
+  t.match(status, /^ {2}\/f: valid$/m, 'a file of it is not said to be in force')
   t.match(status, /only the defaults of ip-masq-agent apply/)
   t.match(status, /\/k\/ip-masq-agent \(kube-system\/ip-masq-agent-x7k2p\): gone with its pod; what it said stays/)
   t.match(status, /IPv6 is not masqueraded: no file names an IPv6 prefix/)

@@ -17,7 +17,7 @@ t.test('changes: what was done, what was refused, and the exit status', async (t
   t.match(await ask('disable'), { code: 0, out: "hostroute is disabled: all packets take the kernel's own way.\n" })
   t.match(await ask('reload'), {
     code: 0,
-    out: /in force\.\nTakes effect only after systemctl restart hostrouted: limits\.flows\n/
+    out: /in force\.\nTakes effect only after systemctl restart hostrouted: uplink\.xdp\n/
   })
   const differs = await ask('verify')
   t.equal(differs.code, 2)
@@ -33,6 +33,27 @@ routes4  10.7.0.0/16  missing  -      nexthop 1
     reload: async () => ({ ok: false, problems: ['config.yaml:1:1: x: unknown key'], restartNeeded: [] })
   })
   t.match(await invalid.ask('reload'), { code: 2, out: /Refused[\s\S]*config\.yaml:1:1/ })
+})
+
+t.test('an option that is given twice is refused, never half obeyed', async (t) => {
+  const { ask, node } = await start(t)
+  const calls = node.calls.length
+  const twice: [string, string[]][] = [
+    ['pod', ['snat', 'delete', '--pod', '10.0.0.1', '--pod', '10.0.0.2']],
+    ['remote', ['snat', 'delete', '--remote', '203.0.113.1', '--remote=203.0.113.2', '--dry-run']],
+    ['older-than', ['snat', 'delete', '--older-than', '1m', '--older-than', '2m']],
+    ['verdict', ['snat', 'delete', '--all', '--verdict', 'snat', '--verdict', 'any']],
+    ['limit', ['routes', '--limit', '1', '--limit', '2']],
+    ['family', ['routes', '--family', '4', '--family', '6']],
+    ['device', ['drops', '--device', 'a', '--device', 'b']],
+    ['from', ['explain', '--from', '10.0.0.1', '--from', '10.0.0.2', '--to', '10.0.0.3']],
+    ['confirm-within', ['enable', '--confirm-within', '1m', '--confirm-within', '2m']]
+  ]
+  for (const [name, words] of twice) {
+    t.match(await ask(...words), { code: 64, err: new RegExp(`^hostroute: --${name} may be given only once\\n`) }, name)
+  }
+  t.equal(node.calls.length, calls, 'the daemon was not asked')
+  t.match(await ask('status', '--json', '--json'), { code: 0 }, 'a switch may be')
 })
 
 t.test('snat delete says how many flows it has deleted', async (t) => {
@@ -63,6 +84,22 @@ t.test('snat delete says how many flows it has deleted', async (t) => {
   t.equal(node.calls.at(-1), 'deleteFlows {} false 0')
   t.equal(JSON.parse((await ask('snat', 'delete', '--idle', '90s', '--json')).out).deleted, 1200)
   t.equal(node.calls.at(-1), 'deleteFlows {"verdict":"snat","idle":90} false 0')
+  await ask('snat', 'delete', '--pod', 'veth1', '--idle', '0s')
+  t.equal(node.calls.at(-1), 'deleteFlows {"pod":"veth1","verdict":"snat","idle":0} false 0')
+  await ask('snat', 'delete', '--older-than', '0s', '--idle', '1s')
+  t.equal(node.calls.at(-1), 'deleteFlows {"verdict":"snat","olderThan":0,"idle":1} false 0')
+})
+
+t.test('with --json errors are JSON, too, with a code for programs', async (t) => {
+  const { ask } = await start(t)
+  const failed = async (...args: string[]) => {
+    const { code, out, err } = await ask(...args, '--json')
+    return { status: code, out, ...(JSON.parse(err) as { error: string; code: string }) }
+  }
+  const missing = await run(['status', '--json'], { HOSTROUTE_SOCKET: '/run/nowhere/control.sock' })
+  t.match(JSON.parse(missing.err), { code: 'not-running', error: /no socket \/run\/nowhere/ })
+  t.match(await failed('snat', 'delete', '--remote', 'x'), { code: 'usage', out: '', error: /x/ })
+  t.match(await failed('routes', 'get', 'nowhere'), { code: 'usage', out: '' })
 })
 
 t.test('a daemon that fails or is not there is exit status 1 with a remedy', async (t) => {
@@ -87,6 +124,9 @@ t.test('wrong usage is exit status 64', async (t) => {
     [['status', '--bogus'], /Unknown argument: bogus/],
     [['snat', 'delete'], /Which flows\? --pod/],
     [['snat', 'delete', '--verdict', 'direct'], /Which flows\?/],
+    [['snat', 'delete', '--idle', '0s'], /--idle 0 fit every flow: that is --all/],
+    [['snat', 'delete', '--older-than', '0', '--idle', '0ms', '--verdict', 'any'], /fit every flow/],
+    [['snat', 'delete', '--all', '--idle', '0s'], /--all is for every flow/],
     [['snat', 'delete', '--all', '--pod', '10.1.0.2'], /--all is for every flow/],
     [['snat', 'delete', '--all', '--protocol', 'udp'], /Unknown argument: protocol/],
     [['snat', 'delete', '--remote', 'example'], /--remote takes ADDRESS/],

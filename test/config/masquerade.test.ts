@@ -1,6 +1,11 @@
 import t from 'tap'
 import { formatPrefix } from '../../src/address.js'
-import { type MasqueradeFile, type MasqueradeOptions, mergeMasquerade } from '../../src/config/masquerade.js'
+import {
+  defaultMasqueradeOptions,
+  type MasqueradeFile,
+  type MasqueradeOptions,
+  mergeMasquerade
+} from '../../src/config/masquerade.js'
 import { parseMasqueradeFile, parseWhole } from '../../src/config/masquerade-text.js'
 import { ConfigError } from '../../src/config/problem.js'
 
@@ -13,7 +18,7 @@ function policy(...texts: string[]): string[] {
 }
 
 function policyWith(some: Partial<MasqueradeOptions>, ...texts: string[]): string[] {
-  const options: MasqueradeOptions = { semantics: 'ip-masq-agent', masqueradeIPv6: 'auto', ...some }
+  const options: MasqueradeOptions = { ...defaultMasqueradeOptions, ...some }
   const files = texts.map((text, index) => parseMasqueradeFile(text, `/file${index}`, options.semantics))
   const { wanted } = mergeMasquerade(files, options)
   return wanted.map(({ prefix, masquerade }) => (masquerade ? '+' : '-') + formatPrefix(prefix))
@@ -231,7 +236,7 @@ t.test('[M1] IPv6 is masqueraded only if it is asked for, and never between pods
   const never = { masqueradeIPv6: false }
   t.same(policyWith(never, 'nonMasqueradeCIDRs: ["fd00::/8"]'), ['+0.0.0.0/0', ...linkLocal])
   const include = read('masqueradeCIDRs: ["2001:db8::/32"]')
-  const merged = mergeMasquerade([include], { semantics: 'ip-masq-agent', ...never })
+  const merged = mergeMasquerade([include], { ...defaultMasqueradeOptions, ...never })
   t.match(merged.warnings[0], /2001:db8::\/32 in masqueradeCIDRs has no effect, because of snat\.masqueradeIPv6: false/)
   t.same(merged.from.get(`${'0'.repeat(32)}/0`), ['snat.masqueradeIPv6'])
   t.match(mergeMasquerade([include]).ipv6, { masqueraded: true, why: /ip-masq-agent names IPv6 prefixes/ })

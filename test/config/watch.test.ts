@@ -99,6 +99,52 @@ t.test('[M3] ConfigMap swaps of the symlink, and files replaced by rename', asyn
   t.same(seen[1], ['0a010000/16'])
 })
 
+t.test('[M3] a swap of any symlink on the way to the file is noticed, wherever it is', async (t) => {
+  const root = directory(t)
+  for (const [name, text] of [
+    ['..1', one],
+    ['..2', two]
+  ] as const) {
+    mkdirSync(join(root, 'volume', name), { recursive: true })
+    writeFileSync(join(root, 'volume', name, 'ip-masq-agent'), text)
+  }
+  const point = (link: string, target: string) => {
+    symlinkSync(target, join(root, 'new'))
+    renameSync(join(root, 'new'), join(root, link))
+  }
+  const wanted = { '..1': ['0a010000/16'], '..2': ['0a020000/16'] }
+  mkdirSync(join(root, 'config'))
+  mkdirSync(join(root, 'releases'))
+  point('volume/..data', '..1')
+  point('volume/ip-masq-agent', '..data/ip-masq-agent')
+  // a file that is a link into a volume; a directory that is one; and one that leads up again
+  point('config/linked', '../volume/ip-masq-agent')
+  point('releases/current', join(root, 'volume/..1'))
+  point('short', 'releases/../releases/current')
+  const paths = ['config/linked', 'short/ip-masq-agent', 'volume/..data/../..data/ip-masq-agent']
+  const watches = paths.map((path) => start(t, [`${root}/${path}`]))
+  for (const { watch } of watches) t.same(excluded(watch.policy), wanted['..1'])
+  for (const target of ['..2', '..1', '..2'] as const) {
+    point('volume/..data', target)
+    point('releases/current', join(root, 'volume', target))
+    for (const [at, { watch }] of watches.entries())
+      t.ok(await until(() => `${excluded(watch.policy)}` === `${wanted[target]}`), `${paths[at]} is ${target}`)
+  }
+})
+
+t.test('[M3] a symlink that leads nowhere, or in circles, until its target appears', async (t) => {
+  const root = directory(t)
+  symlinkSync('volume/ip-masq-agent', join(root, 'ip-masq-agent'))
+  symlinkSync('circle', join(root, 'circle'))
+  const { watch } = start(t, [join(root, 'ip-masq-agent')])
+  const circle = start(t, [join(root, 'circle')])
+  t.equal(circle.problems.length, 1, 'told')
+  mkdirSync(join(root, 'volume'))
+  await sleep(settle * 3)
+  writeFileSync(join(root, 'volume/ip-masq-agent'), one)
+  t.ok(await until(() => `${excluded(watch.policy)}` === '0a010000/16'), 'it is followed')
+})
+
 t.test('[M2] [M3] an invalid file keeps the last good and tells the line, once', async (t) => {
   const path = join(directory(t), 'ip-masq-agent')
   writeFileSync(path, one)

@@ -53,8 +53,11 @@ function computed(): number {
 }
 
 const act = JSON.parse(await text(process.stdin)) as Act
-// so that V8 has compiled most of it before the loop is watched
-if (act.verb === 'forget' || act.verb === 'translated') await readTranslated(() => false)
+// so that V8 has compiled most of it before the loop is watched, and does not collect this program's start in it
+if (act.verb === 'forget' || act.verb === 'translated') {
+  await readTranslated(() => false)
+  globalThis.gc?.()
+}
 let held = 0
 let last = computed()
 const look = () => {

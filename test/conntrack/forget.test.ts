@@ -56,7 +56,16 @@ async function blow(lines: Line[]): Promise<void> {
 
 /** Entries that are there now; one that is made anew, even in the same place of memory, has no mark. */
 async function mark(node: LabNode): Promise<void> {
-  for (const family of families) await node.run(['conntrack', '-U', '-f', `ip${family}`, '--mark', '7'])
+  for (const family of families) await markFamily(node, family)
+}
+
+/** conntrack(8) 1.4.7 now and then takes an answer for another one's ("Protocol error"): it is asked again. */
+async function markFamily(node: LabNode, family: string, tries = 10): Promise<void> {
+  const argv = ['conntrack', '-U', '-f', `ip${family}`, '--mark', '7']
+  const { status, stderr } = await node.exec(argv)
+  if (status === 0) return
+  if (tries === 1 || !stderr.includes('Protocol error')) throw new Error(`"${argv.join(' ')}": ${stderr}`)
+  await markFamily(node, family, tries - 1)
 }
 
 async function marked(node: LabNode): Promise<number> {

@@ -3,7 +3,8 @@
 
 import t, { type Test } from 'tap'
 import { parseAddress } from '../../src/address.js'
-import type { EnableResult, FlowList } from '../../src/control/api.js'
+import type { EnableResult } from '../../src/control/api.js'
+import type { FlowList } from '../../src/control/flow-api.js'
 import { control } from '../forwarding/served.js'
 import { OUTSIDE, OUTSIDE_ROUTER } from '../lab/addresses.js'
 import type { Lab } from '../lab/lab.js'
@@ -56,7 +57,7 @@ t.test('[K7] disable under 1,000 connections through SNAT loses none', async (t)
   population.ping(lab, [OUTSIDE.v4, OUTSIDE.v6, node.pod(1).address.v4])
   await until('pings are through SNAT, too', async () => (await snatFlows(node)) === 1002)
   const stop = population.chat()
-  const { handedBack } = await node.daemon.json<EnableResult>('disable')
+  const { handedBack } = await node.daemon.json<EnableResult>('disable', '--force')
   t.match(handedBack, { continues: 1002, cannot: 0, reasons: [] })
   t.match(node.daemon.log, '1,002 connections through SNAT continue through the stack; 0 cannot.')
   t.equal(await stop(), 0, 'everybody was answered all the time')
@@ -100,7 +101,7 @@ t.test('[K7] [K8] disable with nf_conntrack_tcp_loose=0', async (t) => {
   await node.sysctl({ 'net.netfilter.nf_conntrack_tcp_loose': 0 })
   await node.startDaemon({ config })
   const population = await Population.open(t, lab, [snat(10), ...direct.filter(({ to }) => to !== 'near')])
-  const { handedBack } = await node.daemon.json<EnableResult>('disable')
+  const { handedBack } = await node.daemon.json<EnableResult>('disable', '--force')
   t.match(handedBack, {
     continues: 40,
     cannot: 0,
@@ -131,7 +132,7 @@ t.test('[K7] what the stack has had all along goes on when hostroute leaves, who
   const outside = [`${OUTSIDE.v4}/32`, `${OUTSIDE.v6}/128`]
   await node.startDaemon({ config: { stackPrefixes: [...config.stackPrefixes, ...outside] } })
   const population = await Population.open(t, lab, [inbound])
-  await node.daemon.json<EnableResult>('disable')
+  await node.daemon.json<EnableResult>('disable', '--force')
   await population.goOn('server')
   t.equal(await invalid(node), 0, 'no packet was invalid')
 })
@@ -148,7 +149,7 @@ t.test('[K7] [K12] connections that begin while hostroute leaves a full table go
   } as const
   await act(node, fill)
   const populations: Population[] = []
-  const leaving = node.daemon.json<EnableResult>('disable')
+  const leaving = node.daemon.json<EnableResult>('disable', '--force')
   let left = false
   const ended = leaving.finally(() => {
     left = true

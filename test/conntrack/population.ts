@@ -80,6 +80,11 @@ export class Population {
     )
   }
 
+  /** The clients speak once; whoever is not answered is not told. */
+  async speak(): Promise<void> {
+    await Promise.all(this.groups.map(({ clients }) => clients.speak()))
+  }
+
   /** Speaks all the time until the returned function is called, which tells how often somebody was not answered. */
   chat(): () => Promise<number> {
     let going = true

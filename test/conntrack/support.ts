@@ -97,7 +97,10 @@ export async function act<Verb extends Act['verb']>(
   host: LabHost,
   question: Extract<Act, { verb: Verb }>
 ): Promise<Done<Results[Verb]>> {
-  const text = await host.run([process.execPath, ACT], { input: JSON.stringify(question), timeout: 60_000 })
+  const text = await host.run([process.execPath, '--max-semi-space-size=1', '--expose-gc', ACT], {
+    input: JSON.stringify(question),
+    timeout: 60_000
+  })
   return JSON.parse(text) as Done<Results[Verb]>
 }
 

@@ -1,9 +1,10 @@
 // A node that exists only as answers, for the control server and the command.
 
-import type { DropRow, EventRow, FlowRow, NodeControl, PacketCounts, Status } from '../../src/control/api.js'
+import type { NodeControl, PacketCounts, Status } from '../../src/control/api.js'
 import type { Explanation } from '../../src/control/explain-api.js'
-import type { FlowTop } from '../../src/control/flow-api.js'
+import type { FlowRow, FlowTop } from '../../src/control/flow-api.js'
 import { renderMetrics } from '../../src/control/metrics.js'
+import type { DropRow, EventRow } from '../../src/control/packet-api.js'
 
 const fill = (used: number, capacity: number) => ({ used, capacity })
 const packets = (count: number, perSecond: number): PacketCounts => ({
@@ -28,6 +29,16 @@ export function fakeStatus(change: Partial<Status> = {}): Status {
     why: null,
     confirmBefore: null,
     kernel: '6.18.0',
+    eventLoop: {
+      count: 4000,
+      sum: 120,
+      longest: 41.5,
+      quantiles: [
+        { share: 0.5, delay: 0.1 },
+        { share: 0.99, delay: 2.5 }
+      ]
+    },
+    problems: [],
     namespace: '4:4026531840',
     libbpf: '1.4',
     node: 'node-1',
@@ -94,6 +105,7 @@ export function fakeStatus(change: Partial<Status> = {}): Status {
         { device: 'vetha', flows: 240000 },
         { device: 'vethb', flows: 10000 }
       ],
+      flowLimit: { configured: 262_144, inForce: 262_144, problem: null },
       movedFlows: 3,
       snatPorts: 33512,
       masquerade: 7
@@ -105,6 +117,7 @@ export function fakeStatus(change: Partial<Status> = {}): Status {
       semantics: 'ip-masq-agent',
       ipv6: { masqueraded: false, why: 'no file names an IPv6 prefix (snat.masqueradeIPv6: auto)' },
       refused: null,
+      agents: [],
       defaultsOnly: null,
       warnings: [],
       prefixes: 2,
@@ -139,6 +152,20 @@ export function fakeStatus(change: Partial<Status> = {}): Status {
       unbounded: ['ip nat PREROUTING, handle 7: iifname vetha tcp dport 80 redirect']
     },
     guard: { mode: 'enforce', backend: 'fmod_ret', refuses: 'all writes', refused: 3, why: null },
+    detour: {
+      device: 'hostroute0',
+      why: null,
+      waiting: 2,
+      packets: {
+        cut: 12,
+        held: 3400,
+        ignored: 1,
+        'dropped-malformed': 0,
+        'dropped-full': 4,
+        'dropped-tries': 1,
+        'dropped-unwritten': 0
+      }
+    },
     configuration: { path: '/etc/hostroute/config.yaml', present: false, error: null, loaded: null },
     errors: [{ time: ago(30), subsystem: 'sync', text: 'events were lost, dumping again' }],
     ...change
@@ -413,7 +440,7 @@ export function fakeNode(change: Partial<NodeControl> = {}, status: () => Status
       listeners.add(listener)
       return () => listeners.delete(listener)
     },
-    reload: async () => ({ ok: true, problems: [], restartNeeded: ['limits.flows'] }),
+    reload: async () => ({ ok: true, problems: [], restartNeeded: ['uplink.xdp'] }),
     ...change
   }
 }

@@ -29,6 +29,14 @@ t.test('counters carry device, class and reason', async (t) => {
   t.ok(lines.includes('hostroute_masquerade_file_error{path="/etc/config/ip-masq-more"} 1'))
 })
 
+t.test('packets of the detour, by what became of them; nothing while disabled', async (t) => {
+  t.ok(lines.includes('hostroute_detour_open 1'))
+  t.ok(lines.includes('hostroute_detour_waiting 2'))
+  t.ok(lines.includes('hostroute_detour_packets_total{result="cut"} 12'))
+  t.ok(lines.includes('hostroute_detour_packets_total{result="dropped-full"} 4'))
+  t.notMatch(renderMetrics({ status: fakeStatus({ detour: null }), drops: [], guard: null }), /detour/)
+})
+
 t.test('[G9] attempts that the guard saw, by verdict; nothing without a guard', async (t) => {
   t.ok(lines.includes('hostroute_guard_refuses 1'))
   t.ok(lines.includes('hostroute_guard_attempts_total{verdict="refused"} 7'))
@@ -46,16 +54,19 @@ t.test(
       /^([a-z_]+)(\{[a-z_]+="(?:[^"\\\n]|\\["\\n])*"(?:,[a-z_]+="(?:[^"\\\n]|\\["\\n])*")*\})? (-?[0-9.e+]+|NaN|[+-]Inf)$/
     const seen = new Set<string>()
     let family = ''
+    let summary = false
     for (const line of lines.slice(0, -1)) {
-      const type = /^# TYPE ([a-z_]+) (gauge|counter)$/.exec(line)
+      const type = /^# TYPE ([a-z_]+) (gauge|counter|summary)$/.exec(line)
       if (line.startsWith('# HELP ')) continue
       if (type) {
         family = type[1] ?? ''
+        summary = type[2] === 'summary'
         if (type[2] === 'counter') t.match(family, /_total$/)
         continue
       }
       const match = sample.exec(line)
-      if (!match || match[1] !== family) t.fail(line)
+      const ofFamily = match?.[1] === family || (summary && /_(sum|count)$/.test(match?.[1] ?? ''))
+      if (!match || !ofFamily) t.fail(line)
       const series = line.slice(0, line.lastIndexOf(' '))
       if (seen.has(series)) t.fail(`twice: ${series}`)
       seen.add(series)
@@ -64,6 +75,15 @@ t.test(
     t.equal(lines.at(-1), '', 'ends with a newline')
   }
 )
+
+t.test('how late the event loop was, as a summary in seconds', async (t) => {
+  const name = 'hostroute_event_loop_delay_seconds'
+  t.ok(lines.includes(`# TYPE ${name} summary`))
+  t.ok(lines.includes(`${name}{quantile="0.99"} 0.0025`))
+  t.ok(lines.includes(`${name}_sum 0.12`))
+  t.ok(lines.includes(`${name}_count 4000`))
+  t.ok(lines.includes('hostroute_event_loop_longest_delay_seconds 0.0415'))
+})
 
 t.test('labels are escaped', async (t) => {
   const status = fakeStatus({ stack: [{ family: 4, devices: ['a"b\\c\nd'], destinations: null, rule: null, why: '' }] })

@@ -7,8 +7,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import type { EventRow, NodeControl, Status } from '../../src/control/api.js'
+import type { NodeControl, Status } from '../../src/control/api.js'
 import { controlClient } from '../../src/control/client.js'
+import type { FailureCode } from '../../src/control/failure.js'
+import type { EventRow } from '../../src/control/packet-api.js'
 import { type ControlServer, startControlServer } from '../../src/control/server.js'
 import { fakeDrops, fakeEvent, fakeNode, fakeRow, fakeStatus } from './fake.js'
 
@@ -73,18 +75,22 @@ t.test('every answer comes as the node gave it', async (t) => {
 
 t.test('wrong requests get a sentence', async (t) => {
   const { client, path } = await start(t)
-  const refused = (work: Promise<unknown>, status: number, message: RegExp) =>
-    t.rejects(work, { name: 'ControlError', status, message })
-  await refused(client.get('/v1/nothing'), 404, /there is no \/v1\/nothing/)
-  await refused(client.get('/__proto__'), 404, /there is no/)
-  await refused(client.get('/v1/enable'), 405, /takes POST, not GET/)
-  await refused(client.post('/v1/status'), 405, /takes GET, not POST/)
-  await refused(client.get('/v1/routes', { famly: 4 }), 400, /famly is not known here/)
-  await refused(client.get('/v1/routes', { limit: 0 }), 400, /limit/)
-  await refused(client.get('/v1/routes/get', { address: 'x' }), 400, /address: is not an IPv4 or IPv6 address/)
-  await refused(client.get('/v1/routes/get'), 400, /address/)
-  await refused(client.post('/v1/enable', { confirmWithin: 'soon' }), 400, /confirmWithin/)
-  await refused(client.post('/v1/enable', { confirmwithin: 60 }), 400, /confirmwithin is not known/)
+  const refused = (work: Promise<unknown>, code: FailureCode, message: RegExp) =>
+    t.rejects(work, { name: 'ControlError', code, message })
+  await refused(client.get('/v1/nothing'), 'no-such-path', /there is no \/v1\/nothing/)
+  await refused(client.get('/__proto__'), 'no-such-path', /there is no/)
+  await refused(client.get('/v1/enable'), 'wrong-method', /takes POST, not GET/)
+  await refused(client.post('/v1/status'), 'wrong-method', /takes GET, not POST/)
+  await refused(client.get('/v1/routes', { famly: 4 }), 'bad-request', /famly is not known here/)
+  await refused(client.get('/v1/routes', { limit: 0 }), 'bad-request', /limit/)
+  await refused(
+    client.get('/v1/routes/get', { address: 'x' }),
+    'bad-request',
+    /address: is not an IPv4 or IPv6 address/
+  )
+  await refused(client.get('/v1/routes/get'), 'bad-request', /address/)
+  await refused(client.post('/v1/enable', { confirmWithin: 'soon' }), 'bad-request', /confirmWithin/)
+  await refused(client.post('/v1/enable', { confirmwithin: 60 }), 'bad-request', /confirmwithin is not known/)
   t.match(
     await raw(path, 'POST /v1/enable HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 5\r\n\r\n{nope'),
     /400 Bad Request[\s\S]*not JSON/
@@ -101,7 +107,7 @@ t.test('a failure inside the daemon is an answer, not the end', async (t) => {
       throw new Error('the map is gone')
     }
   })
-  await t.rejects(client.get('/v1/pods'), { status: 500, message: 'the map is gone' })
+  await t.rejects(client.get('/v1/pods'), { code: 'failed', message: 'the map is gone' })
   t.same(errors, ['GET /v1/pods failed'])
   t.equal((await client.get<Status>('/v1/status')).value.pid, 4711)
 })
@@ -215,7 +221,7 @@ t.test('at most 16 monitors', async (t) => {
   while (node.listeners < 16) await sleep(10)
   await t.rejects(
     client.events(() => undefined, controller.signal),
-    { status: 503, message: /16 monitors/ }
+    { code: 'busy', message: /16 monitors/ }
   )
   controller.abort()
 })
@@ -307,7 +313,7 @@ t.test('whoever goes away in the middle of a list ends it, and only so many are 
   const readers = Array.from({ length: 16 }, () => client.parts('/v1/flows'))
   for (const reader of readers) await reader.next()
   t.equal(running.size, 16)
-  await t.rejects(client.get('/v1/flows'), { status: 503, message: /16 lists are being sent already/ })
+  await t.rejects(client.get('/v1/flows'), { code: 'busy', message: /16 lists are being sent already/ })
   for (const reader of readers) await reader.return(undefined)
   for (let i = 0; i < 100 && running.size > 0; i++) await sleep(20)
   t.equal(running.size, 0)
@@ -321,7 +327,7 @@ t.test('a list that fails is an error, or breaks off', async (t) => {
       throw new Error('the map is gone')
     }
   })
-  await t.rejects(client.get('/v1/flows'), { status: 500, message: /the map is gone/ })
+  await t.rejects(client.get('/v1/flows'), { code: 'failed', message: /the map is gone/ })
   after = 3
   await t.rejects(client.get('/v1/flows'), { status: null, message: /in the middle of its answer/ })
   t.equal(errors.length, 2)
@@ -331,10 +337,13 @@ t.test('a list that fails is an error, or breaks off', async (t) => {
 t.test('flows are deleted by filters, by root only, and never by mistake', async (t) => {
   const { client, path, node } = await start(t)
   const refused = (body: object, message: RegExp) =>
-    t.rejects(client.post('/v1/flows/delete', body), { status: 400, message })
+    t.rejects(client.post('/v1/flows/delete', body), { code: 'bad-request', message })
   await refused({}, /say which flows/)
   await refused({ verdict: 'snat' }, /say which flows/)
   await refused({ all: true, pod: '10.1.0.2' }, /say which flows/)
+  await refused({ idle: 0 }, /say which flows/)
+  await refused({ olderThan: 0, idle: 0, verdict: 'snat' }, /say which flows/)
+  await refused({ all: true, idle: 0 }, /say which flows/)
   await refused({ pod: '10.1.0.2', protocol: 'udp' }, /protocol is not known here/)
   await refused({ remote: '10.0.0.1' }, /remote: is not a prefix/)
   await refused({ idle: -1 }, /idle/)

@@ -1,8 +1,8 @@
-// The word that the straight path looks at, when the kernel arms the timer of
+// The word that the hot path looks at, when the kernel arms the timer of
 // the lease and when it does not. The programs themselves: test/bpf/lease.test.ts.
 
 import t from 'tap'
-import { ControlBlock } from '../../src/daemon/control-block.js'
+import { ControlBlock } from '../../src/datapath/control-block.js'
 import { STRUCTS } from '../../src/maps/layout.js'
 
 const ENOMEM = 12
@@ -29,7 +29,7 @@ function fake() {
   return { control, state, warnings, straight: () => bytes.readUInt32LE(STRUCTS.control.offset.straight) }
 }
 
-t.test('[L3] without a timer for its lease the straight path stays off, and that is told once', async (t) => {
+t.test('[L3] without a timer for its lease the hot path stays off, and that is told once', async (t) => {
   const { control, state, warnings, straight } = fake()
   control.switchOn(true)
   t.equal(straight(), 0, 'not before the lease')

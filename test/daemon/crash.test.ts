@@ -54,7 +54,7 @@ t.test('two daemons side by side do not disturb each other', async (t) => {
   t.equal((await one.pod(0).ping(two.pod(0).address.v4, { count: 5 })).received, 5)
   const flow = await two.pod(0).flow({ protocol: 'tcp', address: OUTSIDE.v4, port: 7 })
   const before = await two.daemon.json<Status>('status')
-  await one.daemon.json('disable')
+  await one.daemon.json('disable', '--force')
   await one.daemon.stop()
   await one.startDaemon({ config: plain, waitReady: false })
   await sleep(300)

@@ -8,8 +8,10 @@ import t, { type Test } from 'tap'
 import { mergeMasquerade } from '../../src/config/masquerade.js'
 import { parseMasqueradeFile } from '../../src/config/masquerade-text.js'
 import type { MasqueradeAnswer, ReloadResult } from '../../src/control/api.js'
+import type { FlowList } from '../../src/control/flow-api.js'
 import { createWriter } from '../../src/maps/writer.js'
 import { native } from '../../src/native.js'
+import { cgroupNames, startAgentIn, uids } from '../config/agent-container.js'
 import { azures, Kubelet, upstream } from '../config/kubelet.js'
 import { control, plain, servedLab, status } from '../forwarding/served.js'
 import { OUTSIDE } from '../lab/addresses.js'
@@ -161,6 +163,14 @@ t.test('[M2] a file that is not valid when the daemon starts: what the map has s
   daemon.writeMasquerade({ nonMasqueradeCIDRs: ['203.0.113.1/24'] })
   const stays = /203\.0\.113\.1\/24.*; its last good contents stay in force/
   t.match((await node.hostroute(['reload'])).stdout, stays, 'reload does not claim that the file is in force')
+  t.match(
+    await node.hostroute(['status']),
+    {
+      status: 0,
+      stdout: /^.*is enabled.*\n {2}Not valid, and so not in force: .*ip-masq-agent; see below\n/
+    },
+    'status says so at the top; the policy in force is served'
+  )
   const told = () => daemon.log.split('the masquerade policy has').length
   const before = told()
   t.match((await node.hostroute(['reload'])).stdout, stays, 'nor the second time')
@@ -209,6 +219,79 @@ t.test(
     t.match(await status(node), { mode: 'enabled', masquerade: { defaultsOnly: agrees } })
     kubelet.write('u1', azures, { 'ip-masq-agent-reconciled': excluding('10.0.0.0/8') })
     await until('found', async () => (await status(node)).masquerade.defaultsOnly === null, 10_000)
+  }
+)
+
+t.test(
+  '[M1] [M3] the flags that the agent runs with: by packets, everywhere, and a key that is set wins',
+  async (t) => {
+    const kubelet = new Kubelet(t)
+    const [first, second] = uids
+    kubelet.pod(first, 'ip-masq-agent-x7k2p', upstream, { 'ip-masq-agent': 'masqLinkLocal: true\n' })
+    const snat = snatOf(kubelet)
+    const lab = await servedLab(t, { pods: 1 }, { config: { ...plain, snat } })
+    const node = lab.node(0)
+    await routesBack(lab, node)
+    t.equal(await isMasqueraded(node), true)
+    t.equal(await isMasqueraded(node, 'v6'), false, 'no agent runs')
+    const namespace = node.namespace
+    const flags = ['--nomasq-all-reserved-ranges', '--enable-ipv6', '--to-ports=2000-2009', '--masq-chain=IP-MASQ']
+    const agent = await startAgentIn(t, cgroupNames.systemd(first), flags, { namespace })
+    const runs = async (pod: string) => (await status(node)).masquerade.agents.some((each) => each.pod === pod)
+    await until('the agent is seen', () => runs('kube-system/ip-masq-agent-x7k2p'), 15_000)
+    t.equal(await isMasqueraded(node), false, 'OUTSIDE is in 203.0.113.0/24, which is reserved')
+    t.equal(await isMasqueraded(node, 'v6'), true)
+    const ports = (await node.daemon.json<FlowList>('snat', '--family', '6')).flows.map(({ natPort }) => natPort ?? 0)
+    t.ok(ports.length > 0 && ports.every((port) => port >= 2000 && port <= 2009), ports.join())
+    t.equal((await status(node)).counts.snatPorts, 10)
+    const of = 'with which kube-system/ip-masq-agent-x7k2p runs'
+    const followed = `Followed: --nomasq-all-reserved-ranges --enable-ipv6 --to-ports=2000-2009, ${of}`
+    const shown = (await node.hostroute(['status'])).stdout
+    t.match(shown, followed)
+    t.match(shown, `No effect here: --masq-chain=IP-MASQ, ${of}: hostroute makes no chain`)
+    const policy = (await node.hostroute(['snat', 'policy'])).stdout
+    t.match(policy, followed)
+    t.match(policy, /203\.0\.113\.0\/24 .*--nomasq-all-reserved-ranges of kube-system\/ip-masq-agent-x7k2p/)
+    t.match(
+      (await node.hostroute(['snat', 'policy', 'test', OUTSIDE.v4])).stdout,
+      /keeps the pod's address: 203\.0\.113\.0\/24, --nomasq-all-reserved-ranges of kube-system\/ip-masq-agent-x7k2p/
+    )
+    t.match(
+      node.daemon.log,
+      /followed of kube-system\/ip-masq-agent-x7k2p: --nomasq-all-reserved-ranges, --enable-ipv6/
+    )
+
+    const set = { allReservedRanges: false, masqueradeIPv6: false, ports: '3000-3999' }
+    node.daemon.writeConfig({ ...plain, snat: { ...snat, ...set } })
+    t.match((await control(node).post<ReloadResult>('/v1/reload')).value, { ok: true, restartNeeded: [] })
+    t.equal(await isMasqueraded(node), true)
+    t.equal(await isMasqueraded(node, 'v6'), false)
+    t.equal((await status(node)).counts.snatPorts, 1000)
+    for (let turn = 0; turn < 2; turn++) await control(node).post('/v1/reload')
+    const differs = [
+      'runs with --nomasq-all-reserved-ranges, but snat.allReservedRanges is false',
+      'runs with --enable-ipv6, but snat.masqueradeIPv6: false',
+      'runs with --to-ports=2000-2009, but snat.ports is 3000-3999'
+    ]
+    for (const text of differs) {
+      t.match((await node.hostroute(['status'])).stdout, `kube-system/ip-masq-agent-x7k2p ${text}`)
+      t.match((await node.hostroute(['snat', 'policy'])).stdout, `kube-system/ip-masq-agent-x7k2p ${text}`)
+      t.equal(node.daemon.log.split(text).length, 2, `told once: ${text}`)
+    }
+    t.equal((await status(node)).mode, 'enabled')
+
+    node.daemon.writeConfig({ ...plain, snat })
+    await control(node).post('/v1/reload')
+    await agent.stop()
+    kubelet.end(first)
+    const kept = async () => (await status(node)).masquerade.agents.some((each) => each.kept)
+    await until('its end is seen', kept, 15_000)
+    t.equal(await isMasqueraded(node, 'v6'), true, 'until there is another one')
+    kubelet.pod(second, 'ip-masq-agent-9zzzz', upstream, { 'ip-masq-agent': 'masqLinkLocal: true\n' })
+    await startAgentIn(t, cgroupNames.cgroupfs(second), ['--to-ports=4000-4019'], { namespace })
+    await until('the next agent is seen', () => runs('kube-system/ip-masq-agent-9zzzz'), 15_000)
+    t.equal(await isMasqueraded(node, 'v6'), false, 'which runs without the flag')
+    t.equal((await status(node)).counts.snatPorts, 20)
   }
 )
 

@@ -22,10 +22,13 @@ t.test('a daemon that cannot start says why', async (t) => {
   const lab = await Lab.create({ nodes: 1, pods: 1 })
   t.teardown(() => lab.close())
   const node = lab.node(0)
-  const { runDirectory, pinDirectory, configFile } = node.daemon
+  const { runDirectory, pinDirectory, stateDirectory, configFile } = node.daemon
   mkdirSync(runDirectory, { recursive: true })
   mkdirSync(pinDirectory, { recursive: true })
-  const usual = ['--config', configFile, '--run-directory', runDirectory, '--pin-directory', pinDirectory]
+  const usual = [
+    ...['--config', configFile, '--run-directory', runDirectory, '--pin-directory', pinDirectory],
+    ...['--state-directory', stateDirectory]
+  ]
   /** Starts it with this configuration; the later of two equal options counts. */
   const start = (config: string, options: string[] = [], prefix: string[] = []) => {
     writeFileSync(configFile, config)
@@ -85,7 +88,7 @@ t.test('a daemon that cannot start says why', async (t) => {
     t.equal(second.status, 2, 'second daemon')
     t.match(complaint(t, second), /another hostrouted already runs/)
     t.equal((await node.pod(0).ping('203.0.113.10', { count: 3 })).received, 3, 'the first does not notice')
-    await node.daemon.json('disable')
+    await node.daemon.json('disable', '--force')
     await node.stopDaemon()
   })
 
@@ -104,7 +107,7 @@ t.test('a daemon that cannot start says why', async (t) => {
     await limit(1024)
     t.equal((await node.hostroute(['enable'])).status, 0, 'enabled once the kernel loads them')
     t.strictSame((await attached(node)).sort(), ['from_pod', 'from_uplink'])
-    await node.daemon.json('disable')
+    await node.daemon.json('disable', '--force')
     await node.stopDaemon()
   })
 

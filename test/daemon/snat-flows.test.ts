@@ -3,9 +3,8 @@
 
 import { readFileSync } from 'node:fs'
 import t from 'tap'
-import type { FlowList, FlowRow } from '../../src/control/api.js'
-import type { FlowDeletion, FlowTop } from '../../src/control/flow-api.js'
-import { readClock } from '../../src/daemon/clock.js'
+import type { FlowDeletion, FlowList, FlowRow, FlowTop } from '../../src/control/flow-api.js'
+import { readClock } from '../../src/datapath/clock.js'
 import { native } from '../../src/native.js'
 import { control, servedLab } from '../forwarding/served.js'
 import { OUTSIDE } from '../lab/addresses.js'
@@ -93,7 +92,7 @@ t.test('snat delete: by pod, remote and age; a UDP socket goes on with its port,
   t.match((await node.daemon.command(['snat', 'top'])).stdout, /^Remotes by flows through SNAT/)
 
   t.ok((await node.daemon.json<FlowDeletion>('snat', 'delete', '--all', '--verdict', 'any')).deleted > 0)
-  await control(node).post('/v1/disable')
+  await control(node).post('/v1/disable', { force: true })
   t.match(await node.daemon.command(['snat', 'delete', '--all']), { status: 2, stderr: /hostroute is disabled/ })
   t.match(await node.daemon.command(['snat', 'top']), { status: 2 })
   t.match(await node.daemon.command(['snat', '--json']), { status: 0, stdout: '{"flows":[\n\n],"total":0}\n' })

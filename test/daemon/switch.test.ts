@@ -19,7 +19,7 @@ t.test('[L5] disable leaves nothing behind and the kernel routes at once; enable
   const shown = () => monitor.stdout.split('\n').length
   const ping = one.startPing(two.address.v4, { interval: 2 })
   await until('monitor shows packets', () => shown() > 10)
-  t.match(await daemon.json<EnableResult>('disable'), { done: true, mode: 'disabled' })
+  t.match(await daemon.json<EnableResult>('disable', '--force'), { done: true, mode: 'disabled' })
   t.equal((await attached(lab.node(0))).length, 0)
   t.notOk(existsSync(`${daemon.pinDirectory}/flows4`), 'no pinned maps')
   const managed = await node.run(['ip', '-d', 'neigh', 'show'])
@@ -40,7 +40,7 @@ t.test('[L5] disabled outlives a restart, and onStop: detach leaves nothing behi
   const lab = await servedLab(t, {}, { config: { onStop: 'detach' } })
   const node = lab.node(0)
   const daemon = node.daemon
-  await daemon.json('disable')
+  await daemon.json('disable', '--force')
   await daemon.stop()
   await daemon.start({ config: { ...plain, onStop: 'detach' }, waitReady: false })
   await until(
@@ -60,7 +60,7 @@ t.test('[L5] disabled outlives a restart, and onStop: detach leaves nothing behi
 t.test('[L8] enable --confirm-within is undone unless confirmed', async (t) => {
   const lab = await servedLab(t)
   const daemon = lab.node(0).daemon
-  await daemon.json('disable')
+  await daemon.json('disable', '--force')
   const result = await daemon.json<EnableResult>('enable', '--confirm-within', '5s')
   t.match(result, { done: true, mode: 'enabled', confirmBefore: String })
   t.equal((await attached(lab.node(0))).length, 3)

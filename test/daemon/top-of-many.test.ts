@@ -1,8 +1,8 @@
 // The best few, and the most frequent, in bounded memory.
 
 import t from 'tap'
-import { Best } from '../../src/daemon/best.js'
-import { Frequent } from '../../src/daemon/frequent.js'
+import { Best } from '../../src/answers/best.js'
+import { Frequent } from '../../src/answers/frequent.js'
 
 /** The same numbers in every run (mulberry32). */
 function random(seed: number): () => number {

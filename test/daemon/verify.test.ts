@@ -5,7 +5,7 @@
 
 import t from 'tap'
 import { parsePrefix, prefixKey } from '../../src/address.js'
-import { type Verified, verifyNode } from '../../src/daemon/verify.js'
+import { verifyNode } from '../../src/answers/verify.js'
 import { readState } from '../../src/netlink/read-state.js'
 import { defaultPlanOptions } from '../../src/plan/options.js'
 import { makePlan } from '../../src/plan/planner.js'
@@ -31,25 +31,25 @@ t.test('a lost event is found and mended, one that is on its way is neither', as
   ])
   const plan = makePlan(await readState(10_000), defaultPlanOptions)
   const asked: string[] = []
-  const node = {
-    planner: { plan },
-    planOptions: () => defaultPlanOptions,
-    datapath: null,
-    sync: { resync: () => asked.push('resync') },
-    replan: () => asked.push('replan')
-  } as unknown as Verified
-  t.match(await verifyNode(node, false), { ok: true, total: 0, differences: [] })
+  const node = { plan, datapath: null }
+  const source = {
+    options: () => defaultPlanOptions,
+    translated: new Set<string>(),
+    resync: () => void asked.push('resync'),
+    replan: () => void asked.push('replan')
+  }
+  t.match(await verifyNode(node, source, false), { ok: true, total: 0, differences: [] })
 
   // no event tells of DELAY
   ip('neigh replace 192.0.2.1 lladdr 02:00:00:00:00:01 dev up0 nud stale')
   const stale = makePlan(await readState(10_000), defaultPlanOptions)
   ip('neigh replace 192.0.2.1 lladdr 02:00:00:00:00:01 dev up0 nud delay')
   Object.assign(plan, stale)
-  t.match(await verifyNode(node, false), { ok: true, total: 0 }, 'a stale neighbour that is asked now')
+  t.match(await verifyNode(node, source, false), { ok: true, total: 0 }, 'a stale neighbour that is asked now')
   const [neighbour] = plan.neighbours.values()
   t.match(neighbour, { known: false })
   plan.neighbours.set([...plan.neighbours.keys()][0]!, { ...neighbour!, mac: '020000000002' })
-  t.match(await verifyNode(node, false), { ok: false, total: 1 }, 'another MAC is a difference')
+  t.match(await verifyNode(node, source, false), { ok: false, total: 1 }, 'another MAC is a difference')
   Object.assign(plan, makePlan(await readState(10_000), defaultPlanOptions))
 
   const lost = plan.routes.get(key('10.1.0.0/16'))
@@ -58,7 +58,7 @@ t.test('a lost event is found and mended, one that is on its way is neither', as
   const late = plan.routes.get(key('10.2.0.0/16'))
   plan.routes.delete(key('10.2.0.0/16'))
   setTimeout(() => plan.routes.set(key('10.2.0.0/16'), late!), 200)
-  const { ok, differences } = await verifyNode(node, false)
+  const { ok, differences } = await verifyNode(node, source, false)
   t.notOk(ok)
   t.strictSame(
     differences.map((each) => `${each.map} ${each.key} ${each.kind}`),
@@ -66,7 +66,7 @@ t.test('a lost event is found and mended, one that is on its way is neither', as
     'the two that stay wrong'
   )
   t.strictSame(asked, [])
-  t.match(await verifyNode(node, true), { ok: true, repaired: true, total: 2 })
+  t.match(await verifyNode(node, source, true), { ok: true, repaired: true, total: 2 })
   t.strictSame(asked, ['replan', 'resync'], 'what the daemon knows is read anew')
   ip('link del up0')
 })

@@ -1,7 +1,7 @@
 // Transport checksums after SNAT, with real sockets, for the kinds in which the
 // kernel hands packets to the programs: to be completed by the sender's device
 // (offload), final, and verified by GRO. The fourth, a sum by the device, no
-// veth has: test/bpf/straight.test.ts makes it.
+// veth has: test/bpf/hot_path.test.ts makes it.
 
 import { execFileSync } from 'node:child_process'
 import { mkdirSync } from 'node:fs'

@@ -1,8 +1,9 @@
 // What `hostroute explain` says, held against what a real packet then does.
 
 import t, { type Test } from 'tap'
-import type { FlowList, RouteAnswer } from '../../src/control/api.js'
+import type { RouteAnswer } from '../../src/control/api.js'
 import type { ExplainRequest, Explanation } from '../../src/control/explain-api.js'
+import type { FlowList } from '../../src/control/flow-api.js'
 import { OUTSIDE } from '../lab/addresses.js'
 import type { LabNode } from '../lab/node.js'
 import { until } from '../lab/process.js'
@@ -257,7 +258,7 @@ async function refusals(t: Test, node: LabNode): Promise<void> {
     t.equal(outcome.status, status, words.join(' '))
     t.match(outcome.stderr, message)
   }
-  await control(node).post('/v1/disable')
+  await control(node).post('/v1/disable', { force: true })
   for (const words of [
     ['explain', '--from', 'pod1', '--to', OUTSIDE.v4],
     ['routes', 'get', OUTSIDE.v4]

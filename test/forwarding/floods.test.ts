@@ -56,16 +56,24 @@ t.test('[S10] floods from a pod and from outside', async (t) => {
   const { value } = await control(node).post<ReloadResult>('/v1/reload')
   t.match(value, { ok: true, restartNeeded: [] }, 'the limit is raised at run time')
   t.equal((await status(node)).counts.flows4.capacity, 2 * LIMIT)
+  t.match((await status(node)).counts.flowLimit, { configured: 2 * LIMIT, inForce: 2 * LIMIT, problem: null })
 
   node.daemon.writeConfig({ ...plain, limits: { flows: 64 * LIMIT } })
-  const reload = await node.hostroute(['reload'])
   t.match(
-    reload.stdout,
-    /limits\.flows is 131072, but the flow tables were made for 4096/,
-    'beyond the tables it is not'
+    (await control(node).post<ReloadResult>('/v1/reload')).value,
+    { ok: true, problems: [] },
+    'beyond the tables, too'
   )
+  t.match((await status(node)).counts.flowLimit, { configured: 64 * LIMIT, inForce: 64 * LIMIT, problem: null })
   const answer = await flooding.ask({ protocol: 'tcp', address: OUTSIDE.v4, port: 7 })
   t.match(answer, { error: null, peer: node.address.v4 }, 'and the flooding pod has room again')
+
+  await datagrams(flooding, OUTSIDE.v4, 2 * LIMIT)
+  node.daemon.writeConfig({ ...plain, limits: { flows: 1024 } })
+  const lower = /limits\.flows is 1024, but \d{4,5} flows are in use: no pod gets a new one/
+  t.match((await node.hostroute(['reload'])).stdout, lower, 'below what is in use: said at once')
+  t.match((await status(node)).counts.flowLimit, { inForce: 1024, problem: lower })
+  t.match((await node.hostroute(['status'])).stdout, lower, 'and in status')
 })
 
 async function othersWork(t: Test, lab: Lab, what: string): Promise<void> {

@@ -2,8 +2,10 @@
 // each test of forwarding and of the daemon's life.
 
 import type { Test } from 'tap'
-import type { DropRow, NexthopRow, ReasonClass, Status } from '../../src/control/api.js'
+import type { NexthopRow, Status } from '../../src/control/api.js'
 import { type ControlClient, controlClient } from '../../src/control/client.js'
+import type { DropRow } from '../../src/control/packet-api.js'
+import type { ReasonKind } from '../../src/reasons.js'
 import { OUTSIDE } from '../lab/addresses.js'
 import type { DaemonOptions } from '../lab/daemon.js'
 import { readPing } from '../lab/host.js'
@@ -47,7 +49,7 @@ export async function status(node: LabNode): Promise<Status> {
 }
 
 /** Packets the programs have counted, of one class or of one reason. */
-export async function counted(node: LabNode, what: ReasonClass | string, device?: string): Promise<number> {
+export async function counted(node: LabNode, what: ReasonKind | string, device?: string): Promise<number> {
   const rows = (await control(node).get<DropRow[]>('/v1/drops')).value
   return rows
     .filter((row) => (row.class === what || row.reason === what) && (!device || row.device === device))
@@ -62,7 +64,7 @@ export async function attached(node: LabNode): Promise<string[]> {
 
 /** Runs `action` with hostroute switched off, so that the kernel itself forwards. */
 export async function asTheKernelDoes<Result>(node: LabNode, action: () => Promise<Result>): Promise<Result> {
-  await control(node).post('/v1/disable')
+  await control(node).post('/v1/disable', { force: true })
   try {
     return await action()
   } finally {

@@ -3,7 +3,8 @@
 // Mostly waits: for flows to end.
 
 import t from 'tap'
-import type { FlowList, Status } from '../../src/control/api.js'
+import type { Status } from '../../src/control/api.js'
+import type { FlowList } from '../../src/control/flow-api.js'
 import { OUTSIDE } from '../lab/addresses.js'
 import { NOT_MASQUERADED } from '../lab/netfilter.js'
 import type { LabNode } from '../lab/node.js'

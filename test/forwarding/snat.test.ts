@@ -3,7 +3,7 @@
 // Mostly waits: for flows to end.
 
 import t, { type Test } from 'tap'
-import type { FlowList } from '../../src/control/api.js'
+import type { FlowList } from '../../src/control/flow-api.js'
 import { OUTSIDE } from '../lab/addresses.js'
 import type { LabHost } from '../lab/host.js'
 import type { Lab } from '../lab/lab.js'

@@ -80,7 +80,7 @@ t.test('[K11] a daemon in default configuration, started before kube-proxy, and 
   t.match(stdout, /iptables-legacy writes are refused, other nf_tables writes are reported, by cgroup/)
   t.match(stdout, /cgroup +\/kubepods +default +- +2/)
   t.match((await node.hostroute(['guard', 'events'])).stdout, /\[exempt: cgroup \/kubepods \(default\)\]/)
-  t.equal((await node.hostroute(['disable'])).status, 0)
+  t.equal((await node.hostroute(['disable', '--force'])).status, 0)
   for (const tool of ['iptables-nft-save', 'iptables-legacy-save'])
     t.match(
       await node.run([tool]),

@@ -1,4 +1,4 @@
-// src/guard/layout.ts against bpf/guard.h, and records against rows.
+// src/guard/layout.ts against bpf/guard/types.h, and records against rows.
 
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
@@ -9,11 +9,11 @@ import { controlOffset, countRow, decodeEvent, eventOffset, eventSize } from '..
 import { attributesOf, batch, family, flag, message, parse } from '../../src/netfilter/nfnetlink.js'
 import { treeRoot } from '../vm/kernels.js'
 
-/** Compiles assertions about bpf/guard.h; the compiler's complaint, or nothing. */
+/** Compiles assertions about bpf/guard/types.h; the compiler's complaint, or nothing. */
 function compile(assertions: string[]): string {
   const text = [
     '#include <stddef.h>',
-    '#include "guard.h"',
+    '#include "guard/types.h"',
     ...assertions.map((one) => `_Static_assert(${one}, "${one}");`)
   ]
   const { stderr } = spawnSync('cc', ['-fsyntax-only', `-I${join(treeRoot, 'bpf')}`, '-x', 'c', '-'], {

@@ -22,6 +22,8 @@ export interface DaemonOptions {
   environment?: Record<string, string>
   /** false: resolves as soon as the process exists. */
   waitReady?: boolean
+  /** The daemon's main file, of another build. */
+  main?: string
   /** Milliseconds to become ready, 15000 when absent. */
   timeout?: number
 }
@@ -30,6 +32,8 @@ export class Daemon {
   readonly configFile: string
   readonly masqueradeFile: string
   readonly socket: string
+  /** The switch and the last good configuration. */
+  readonly stateDirectory: string
   #process: Background | null = null
 
   constructor(
@@ -40,10 +44,16 @@ export class Daemon {
     this.configFile = `${runDirectory}/config.yaml`
     this.masqueradeFile = `${runDirectory}/ip-masq-agent`
     this.socket = `${runDirectory}/control.sock`
+    this.stateDirectory = `${runDirectory}/state`
   }
 
   get running(): boolean {
     return this.#process?.running ?? false
+  }
+
+  /** Of the last process, when it has ended by itself. */
+  get exitStatus(): number | null {
+    return this.#process?.child.exitCode ?? null
   }
 
   get pid(): number {
@@ -71,10 +81,12 @@ export class Daemon {
       '--run-directory',
       this.runDirectory,
       '--pin-directory',
-      this.pinDirectory
+      this.pinDirectory,
+      '--state-directory',
+      this.stateDirectory
     ]
     this.#process = this.node.start(
-      [process.execPath, '--max-semi-space-size=1', DAEMON, ...files],
+      [process.execPath, '--max-semi-space-size=1', options.main ?? DAEMON, ...files],
       options.environment
     )
     if (options.waitReady !== false) await this.waitReady(options.timeout)
@@ -118,8 +130,11 @@ export class Daemon {
   /** SIGKILL, then `hostrouted --remove`; what that has logged. */
   async removeAfterKill(): Promise<string> {
     await this.kill('SIGKILL')
-    const files = ['--run-directory', this.runDirectory, '--pin-directory', this.pinDirectory]
-    const outcome = await this.node.exec([process.execPath, DAEMON, '--remove', ...files])
+    const files = [
+      ...['--run-directory', this.runDirectory, '--pin-directory', this.pinDirectory],
+      ...['--state-directory', this.stateDirectory]
+    ]
+    const outcome = await this.node.exec([process.execPath, DAEMON, '--remove', '--force', ...files])
     if (outcome.status !== 0) throw new Error(`hostrouted --remove: ${outcome.stderr || outcome.stdout}`)
     return outcome.stdout + outcome.stderr
   }

@@ -16,6 +16,7 @@ t.test('what is encoded is decoded again', async (t) => {
     address6: hex('fd00::2'),
     class4: 3,
     class6: 0xffff,
+    replyTag: 5,
     mac: '020000000007'
   }
   t.strictSame(codec.decodeDevice(codec.encodeDevice(device)), device)

@@ -26,7 +26,8 @@ const shapes: Record<string, [type: number, keySize: number, valueSize: number, 
   groups: [ARRAY, 4, STRUCTS.group.size, 1024],
   neighbours: [HASH, STRUCTS.neighbour_key.size, STRUCTS.neighbour.size, 65536],
   masquerade: [LPM, STRUCTS.masquerade_key.size, STRUCTS.masquerade.size, 8192],
-  counters: [PERCPU_ARRAY, 4, STRUCTS.counter.size, 1024 * 32]
+  counters: [PERCPU_ARRAY, 4, STRUCTS.counter.size, 1024 * 32],
+  counted_before: [HASH, 4, STRUCTS.counter.size, 1024 * 32]
 }
 
 export interface Write {
@@ -120,8 +121,16 @@ function fakeMap(info: MapInfo, rows: Map<string, Buffer>, note: (write: Write) 
       return rows.delete(name)
     },
     updateBatch(keys, values, count) {
-      for (let i = 0; i < count; i++)
-        map.update(keys.subarray(i * info.keySize, (i + 1) * info.keySize), values.subarray(i * width, (i + 1) * width))
+      for (let i = 0; i < count; i++) {
+        try {
+          map.update(
+            keys.subarray(i * info.keySize, (i + 1) * info.keySize),
+            values.subarray(i * width, (i + 1) * width)
+          )
+        } catch (error) {
+          throw Object.assign(error as Error, { written: i })
+        }
+      }
       return count
     },
     deleteBatch(keys, count) {
@@ -129,8 +138,18 @@ function fakeMap(info: MapInfo, rows: Map<string, Buffer>, note: (write: Write) 
       for (let i = 0; i < count; i++) if (map.delete(keys.subarray(i * info.keySize, (i + 1) * info.keySize))) deleted++
       return deleted
     },
-    readBatch() {
-      throw new Error('readBatch is not needed here')
+    readBatch(position, most) {
+      if (info.type !== LPM) throw new Error('readBatch is not needed here')
+      // begins anew when the entry has gone, as the kernel does
+      const names = [...rows.keys()].sort()
+      const first = position === null ? 0 : names.indexOf(position.toString('hex')) + 1
+      const part = names.slice(first, first + most)
+      return {
+        keys: Buffer.concat(part.map((key) => Buffer.from(key, 'hex'))),
+        values: Buffer.concat(part.map((key) => rows.get(key) ?? Buffer.alloc(0))),
+        count: part.length,
+        next: first + most < names.length ? Buffer.from(part.at(-1) ?? '', 'hex') : null
+      }
     },
     dump() {
       if (!isArray)
@@ -144,6 +163,12 @@ function fakeMap(info: MapInfo, rows: Map<string, Buffer>, note: (write: Write) 
       for (let i = 0; i < info.maxEntries; i++) keys.writeUInt32LE(i, i * 4)
       for (const [key, value] of rows) value.copy(values, Buffer.from(key, 'hex').readUInt32LE() * width)
       return { keys, values, count: info.maxEntries }
+    },
+    layout() {
+      throw new Error('layout is not needed here')
+    },
+    become() {
+      throw new Error('become is not needed here')
     },
     close() {}
   }

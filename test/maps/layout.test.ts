@@ -16,9 +16,9 @@ import {
   STRUCTS,
   type Struct
 } from '../../src/maps/layout.js'
-import { REASON_MAX, REASONS } from '../../src/maps/reasons.js'
+import { REASON_MAX, REASONS } from '../../src/reasons.js'
 
-// The compiler's own account of bpf/types.h: BTF of a small program that uses
+// The compiler's own account of bpf/types.h and call_types.h: BTF of a small program that uses
 // every struct and enum, and holds the values of the #defines.
 
 interface BtfType {
@@ -60,7 +60,7 @@ function readBtf(): BtfType[] {
   try {
     const source = join(directory, 'layout.c')
     const object = join(directory, 'layout.o')
-    const lines = ['#include "types.h"']
+    const lines = ['#include "types.h"', '#include "call_types.h"']
     for (const name of Object.keys(STRUCTS)) lines.push(`struct ${name} a_${name};`)
     for (const name of [
       'reason',

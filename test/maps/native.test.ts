@@ -28,6 +28,8 @@ function load(sizes: Record<string, number> = {}): { access: MapAccess; writes: 
     updateBatch: (keys, values, count) => map.updateBatch(keys, values, count),
     deleteBatch: (keys, count) => map.deleteBatch(keys, count),
     readBatch: (position, most) => map.readBatch(position, most),
+    layout: () => map.layout(),
+    become: (other) => map.become(other),
     dump: () => map.dump(),
     close: () => map.close()
   })

@@ -243,6 +243,20 @@ t.test('[N5] a MAC shared by 1,000 routes is one write of one row', async (t) =>
   t.equal(generation(object), before)
 })
 
+t.test(
+  'a generation is confirmed once: what was looked up before it and stored after is found out of date',
+  async (t) => {
+    const node = plainNode()
+    addRoutes(node, route('10.9.0.0/24', [leg(2, '192.0.2.9')]))
+    const { object, writer } = start(node)
+    const before = generation(object)
+    writer.confirmGeneration()
+    t.equal(generation(object), before + 1)
+    writer.confirmGeneration()
+    t.equal(generation(object), before + 1, 'nothing was raised since')
+  }
+)
+
 t.test('a freed row of nexthops is not used again under the same generation', async (t) => {
   const node = plainNode()
   const { object, writer, apply, plan } = start(node)

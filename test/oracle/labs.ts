@@ -129,9 +129,10 @@ export async function openLabs(
     if (options.translation === 'services') for (const lab of labs) await serve(lab)
     const all = ['0.0.0.0/0', '::/0']
     const some = ['10.0.0.0/8', '192.168.0.0/16', '203.0.113.0/24', 'fd00::/8', '2001:db8:99::/64']
-    await hostroute.lab
-      .node(0)
-      .startDaemon({ masquerade: { nonMasqueradeCIDRs: options.translation === 'snat' ? some : all } })
+    await hostroute.lab.node(0).startDaemon({
+      masquerade: { nonMasqueradeCIDRs: options.translation === 'snat' ? some : all },
+      config: { snat: { otherProtocols: 'stack' } }
+    })
     await waitForNeighbours(hostroute.lab)
     for (const side of [kernel, hostroute]) await side.startCaptures()
     return { kernel, hostroute, close: async () => void (await Promise.all([kernel.close(), hostroute.close()])) }

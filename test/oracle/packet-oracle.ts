@@ -2,8 +2,8 @@
 // byte for byte what arrives from one whose kernel does, in the same order in
 // each flow, and so are the ICMP errors that come back.
 
-import type { DropRow } from '../../src/control/api.js'
 import { controlClient } from '../../src/control/client.js'
+import type { DropRow } from '../../src/control/packet-api.js'
 import { sleep } from '../lab/process.js'
 import { type ParsedPacket, parsePacket } from '../packets/packet.js'
 import { randomSource } from '../plan/churn.js'

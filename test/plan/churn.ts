@@ -1,14 +1,15 @@
 // Random nodes and random changes to them, reproducible by seed.
 
 import { defaultPlanOptions, type PlanOptions } from '../../src/plan/options.js'
-import type { Changes, Route, Rule } from '../../src/state/types.js'
+import { noChanges } from '../../src/state/changes.js'
+import type { Changes, Link, Route, Rule } from '../../src/state/types.js'
 import {
   addObject,
   addPod,
   addRoutes,
   defaultRules,
-  everything,
   hex,
+  interfaceAddress,
   key,
   leg,
   link,
@@ -17,7 +18,6 @@ import {
   route,
   rule,
   setNeighbour,
-  some,
   type TestNode
 } from './node.js'
 
@@ -44,6 +44,9 @@ export function startChurn(seed: number): ChurnWorld {
   const random = randomSource(seed)
   const node = plainNode()
   const options = { ...defaultPlanOptions }
+  if (random(3) === 0)
+    options.snatAddresses = [{ device: 'eth*' }, { prefix: key('192.0.2.8/29') }, { prefix: key('2001:db8::11') }]
+  node.links.set(vrf, link(vrf, 'red', { kind: 'vrf', mac: null }))
   if (random(3) === 0) options.stackPrefixes = [key('10.96.0.0/12'), key('fd00:5::/32')]
   if (random(2) === 0) node.rules.push(...randomRules(random))
   options.multipathUseNeigh = random(2) === 0
@@ -102,18 +105,38 @@ function randomRules(random: ChurnWorld['random']): Rule[] {
 /** One to five changes, told as the state tells them. */
 export function churn(world: ChurnWorld): Changes {
   const { random } = world
-  if (random(12) === 0) return changeLink(world)
-  if (random(15) === 0) {
-    world.node.rules.splice(0, world.node.rules.length, ...defaultRules(), ...randomRules(random))
-    return everything
+  const changes = noChanges()
+  for (let count = 1 + random(5); count > 0; count--) changeSomething(world, changes)
+  return changes
+}
+
+function changeSomething(world: ChurnWorld, changes: Changes): void {
+  const { random, node } = world
+  switch (random(16)) {
+    case 0:
+    case 1:
+      changes.links.add(changeLink(world))
+      break
+    case 2:
+      changes.addresses.add(changeAddress(world))
+      break
+    case 3:
+      changes.objects.add(changeObject(world))
+      break
+    case 4:
+      if (random(3)) break
+      node.rules.splice(0, node.rules.length, ...defaultRules(), ...(random(3) ? randomRules(random) : []))
+      changes.rules = true
+      break
+    case 5:
+    case 6:
+    case 7:
+    case 8:
+      changes.neighbours.add(changeNeighbour(world))
+      break
+    default:
+      changes.prefixes.add(changeRoute(world))
   }
-  const prefixes: string[] = []
-  const neighbours: string[] = []
-  for (let count = 1 + random(5); count > 0; count--) {
-    if (random(3) === 0) neighbours.push(changeNeighbour(world))
-    else prefixes.push(changeRoute(world))
-  }
-  return some(prefixes, neighbours)
 }
 
 /** Prefixes that are translated from now on, or no longer. */
@@ -190,9 +213,11 @@ function changeRoute(world: ChurnWorld): string {
   if (random(12) === 0) fields.type = 6 + random(4)
   if (random(20) === 0) Object.assign(fields, { table: 255, type: 2 })
   if (random(4) === 0) fields.table = 100 + random(2)
-  if (!host && random(4) === 0) fields.nexthopId = six ? 21 : 20
+  if (!host && random(4) === 0) fields.nexthopId = random(2) ? (six ? 21 : 20) : (six ? 210 : 200) + random(2)
   if (random(20) === 0) fields.tos = 8
   if (random(20) === 0) fields.unsupported = ['something']
+  if (!host && random(4) === 0)
+    fields.preferredSource = hex(six ? `2001:db8::${10 + random(4)}` : `192.0.2.${10 + random(4)}`)
   addRoutes(node, route(text, legs, fields))
   return prefix
 }
@@ -217,13 +242,88 @@ function changeNeighbour({ node, random }: ChurnWorld): string {
   )
 }
 
-function changeLink({ node, random }: ChurnWorld): Changes {
-  const ifindex = 10 + random(6)
-  if (random(3) === 0) node.links.delete(ifindex)
-  else
-    node.links.set(
-      ifindex,
-      random(4) ? podLink(ifindex, `pod${ifindex}`) : link(ifindex, `port${ifindex}`, { up: random(2) === 0 })
+const vrf = 40
+const changedLinks = [2, 2, 3, 3, vrf, 10 + 16384, 10, 11, 12, 13, 14, 15]
+
+/** It appears, vanishes, goes down or up, is renamed, moves into a VRF or out of it, or gets another MTU, MAC or kind. */
+function changeLink({ node, random }: ChurnWorld): number {
+  const ifindex = changedLinks[random(changedLinks.length)] ?? 2
+  const known = node.links.get(ifindex)
+  const isPod = ifindex >= 10 && ifindex !== vrf
+  if (!known) {
+    const fresh = isPod ? podLink(ifindex, `pod${ifindex}`) : link(ifindex, `eth${ifindex}`)
+    node.links.set(ifindex, ifindex === vrf ? { ...fresh, name: 'red', kind: 'vrf', mac: null } : fresh)
+    return ifindex
+  }
+  const anew = (fields: Partial<Link>): void => void node.links.set(ifindex, { ...known, ...fields })
+  switch (random(8)) {
+    case 0:
+      node.links.delete(ifindex)
+      break
+    case 1:
+    case 2:
+      anew({ up: !known.up })
+      break
+    case 3:
+      anew({ name: `dev${random(100)}` })
+      break
+    case 4:
+      anew({ master: known.master === 0 ? (random(2) ? vrf : 3) : 0 })
+      break
+    case 5:
+      anew({ mtu: 1400 + random(3) * 50 })
+      break
+    case 6:
+      anew({ mac: `0200000003${(10 + random(5)).toString(16).padStart(2, '0')}` })
+      break
+    default:
+      if (isPod) anew(known.kind === 'veth' ? { kind: null, linkNamespace: null } : { kind: 'veth', linkNamespace: 0 })
+      else anew({ carrier: !known.carrier })
+  }
+  return ifindex
+}
+
+/** One more address on a device, or one less; or another that is not usable. */
+function changeAddress({ node, random }: ChurnWorld): number {
+  const ifindex = [1, 2, 2, 3, 3, 11][random(6)] ?? 2
+  const list = [...(node.addresses.get(ifindex) ?? [])]
+  if (random(2) && list.length > 0) list.splice(random(list.length), 1)
+  else {
+    const text = random(2)
+      ? [`192.0.2.${10 + random(4)}/24`, `198.51.100.${10 + random(4)}/24`, '10.1.0.12/32'][random(3)]
+      : [`2001:db8::${10 + random(4)}/64`, `fd00:77::${random(4)}/64`][random(2)]
+    list.push(
+      interfaceAddress(ifindex, text ?? '', {
+        usable: random(5) > 0,
+        secondary: random(5) === 0,
+        scope: random(6) === 0 ? 253 : 0
+      })
     )
-  return everything
+  }
+  if (list.length > 0) node.addresses.set(ifindex, list)
+  else node.addresses.delete(ifindex)
+  return ifindex
+}
+
+/** A next hop object or group comes, goes or changes. */
+function changeObject({ node, random }: ChurnWorld): number {
+  const six = random(2) === 1
+  const family = six ? 6 : 4
+  const groupId = six ? 21 : 20
+  const member = groupId * 10 + random(six ? 2 : 3)
+  const id = random(3) ? member : groupId
+  if (random(4) === 0) node.nexthopObjects.delete(id)
+  else if (id === groupId) {
+    const members = Array.from({ length: random(3) }, () => groupId * 10 + random(six ? 2 : 3))
+    addObject(node, id, { family, group: [...new Set(members)].map((each) => ({ id: each, weight: 1 + random(3) })) })
+  } else {
+    const gateway = six ? `fd00:99::${1 + random(4)}` : `192.0.2.${1 + random(4)}`
+    addObject(node, id, {
+      family,
+      nexthop: random(8) ? leg([2, 2, 3, 11][random(4)] ?? 2, gateway, { dead: random(8) === 0 }) : null,
+      blackhole: random(10) === 0,
+      unsupported: random(12) === 0 ? ['something'] : []
+    })
+  }
+  return id
 }

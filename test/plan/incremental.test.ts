@@ -6,6 +6,8 @@ import type { Plan } from '../../src/plan/types.js'
 import { churn, churnTranslated, startChurn } from './churn.js'
 import { addPod, addRoutes, everything, hex, key, leg, plainNode, route, setNeighbour, some } from './node.js'
 
+const seeds = Number(process.env['CHURN_SEEDS'] ?? 75)
+
 /** Sorted, so that order of insertion does not matter. */
 function canonical(plan: Plan): unknown {
   return Object.fromEntries(
@@ -89,7 +91,7 @@ t.test('a device becomes a pod’s with its first host route, and none with its 
 })
 
 t.test('after any churn the plan is the one made from nothing, and the change is the whole difference', async (t) => {
-  for (let seed = 1; seed <= 25; seed++) {
+  for (let seed = 1; seed <= seeds; seed++) {
     const world = startChurn(seed)
     const { random } = world
     const planner = createPlanner(world.options)
@@ -111,7 +113,7 @@ t.test('after any churn the plan is the one made from nothing, and the change is
       }
     }
   }
-  t.pass('25 nodes, 40 changes each')
+  t.pass(`${seeds} nodes, 40 changes each`)
 })
 
 function sets(change: PlanChange): Record<string, string[]> {
@@ -141,4 +143,23 @@ t.test('100,000 routes are planned in well under half a second', async (t) => {
   t.comment(`all: ${first.toFixed(0)} ms of CPU, one more: ${one.toFixed(2)} ms`)
   t.ok(first < 2000, 'with much room for a slow machine')
   t.ok(one < 20)
+})
+
+t.test('routes that are alike are planned together: the same plan as one by one', async (t) => {
+  for (let seed = 1; seed <= seeds; seed++) {
+    const world = startChurn(seed)
+    for (let i = 0; i < 60; i++) {
+      churn(world)
+      const prefix = `10.${i}.${world.random(200)}.0/${20 + world.random(6)}`
+      if (i % 3 === 0) addRoutes(world.node, route(prefix, [leg(2 + world.random(2), '192.0.2.1')]))
+    }
+    const { node, options, translated } = world
+    const apart = { ...node, routeUsers: { ...node.routeUsers, kindOf: () => null } }
+    const [together, single] = [node, apart].map((each) => canonical(makePlan(each, options, translated)))
+    if (JSON.stringify(together) !== JSON.stringify(single)) {
+      t.strictSame(together, single, `seed ${seed}`)
+      return
+    }
+  }
+  t.pass(`${seeds} nodes`)
 })

@@ -1,6 +1,7 @@
 // A node made of plain facts, for tests of the planner and of the maps.
 
 import { maskAddress, parseAddress, parsePrefix } from '../../src/address.js'
+import { noChanges } from '../../src/state/changes.js'
 import type {
   Changes,
   InterfaceAddress,
@@ -10,6 +11,7 @@ import type {
   NodeState,
   Route,
   RouteNexthop,
+  RouteUsers,
   Rule
 } from '../../src/state/types.js'
 
@@ -23,11 +25,50 @@ export interface TestNode extends NodeState {
   neighbours: Map<string, Neighbour>
 }
 
-export const everything: Changes = { all: true, prefixes: new Set(), neighbours: new Set() }
+export const everything: Changes = { ...noChanges(), all: true }
 
 export function some(prefixes: string[], neighbours: string[] = []): Changes {
-  return { all: false, prefixes: new Set(prefixes), neighbours: new Set(neighbours) }
+  return { ...noChanges(), prefixes: new Set(prefixes), neighbours: new Set(neighbours) }
 }
+
+/** Found by looking at all routes each time: tests change the tables as they like. */
+function lookAtAll(node: Pick<NodeState, 'routes4' | 'routes6'>): RouteUsers {
+  const where = (fits: (route: Route) => boolean): Set<string> => {
+    const found = new Set<string>()
+    for (const table of [node.routes4, node.routes6])
+      for (const [prefix, routes] of table) if (routes.some(fits)) found.add(prefix)
+    return found
+  }
+  const hops = ({ nexthopId, nexthops }: Route, ifindex: number) =>
+    nexthopId === 0 ? nexthops.filter((hop) => hop.ifindex === ifindex) : []
+  return {
+    throughDevice: (ifindex) => where((route) => hops(route, ifindex).length > 0),
+    throughGateway: (ifindex, wanted) =>
+      where((route) => hops(route, ifindex).some(({ gateway }) => gateway === wanted)),
+    gatewaysOn(ifindex) {
+      const found = new Set<string>()
+      for (const table of [node.routes4, node.routes6])
+        for (const route of [...table.values()].flat())
+          for (const { gateway } of hops(route, ifindex)) if (gateway !== null) found.add(gateway)
+      return found
+    },
+    preferring: (source) => where(({ preferredSource }) => preferredSource === source),
+    byObject: (id) => where((route) => route.nexthopId === id),
+    inTable: (table) => where((route) => route.table === table),
+    kindOf(prefix) {
+      const routes = node.routes4.get(prefix) ?? node.routes6.get(prefix) ?? []
+      const [only] = routes
+      if (!only || routes.length > 1) return null
+      const kind = { ...only, destination: '', prefixLength: 0 }
+      const text = JSON.stringify(kind)
+      const known = kinds.get(text) ?? kind
+      kinds.set(text, known)
+      return known
+    }
+  }
+}
+
+const kinds = new Map<string, Route>()
 
 export function hex(text: string): string {
   const address = parseAddress(text)
@@ -195,6 +236,7 @@ export function interfaceAddress(
 
 /** lo, eth0 (192.0.2.10/24, 2001:db8::10/64) with default routes through .1 and ::1, and a second uplink eth1. */
 export function plainNode(): TestNode {
+  const tables = { routes4: new Map<string, Route[]>(), routes6: new Map<string, Route[]>() }
   const node: TestNode = {
     links: new Map(
       [
@@ -208,8 +250,8 @@ export function plainNode(): TestNode {
       [2, [interfaceAddress(2, '192.0.2.10/24'), interfaceAddress(2, '2001:db8::10/64')]],
       [3, [interfaceAddress(3, '198.51.100.10/24')]]
     ]),
-    routes4: new Map(),
-    routes6: new Map(),
+    ...tables,
+    routeUsers: lookAtAll(tables),
     rules: defaultRules(),
     nexthopObjects: new Map(),
     neighbours: new Map()

@@ -110,8 +110,9 @@ function planned(plan: Plan, device: WantedDevice, address: string): string {
 
 /** The legs the kernel uses: where it looks at neighbours, those without a failed one, or else the first. */
 function usedLegs({ node, options }: ChurnWorld, { family, nexthopId, nexthops }: Route): RouteNexthop[] {
-  const group = node.nexthopObjects.get(nexthopId)?.group ?? []
-  const all = nexthopId === 0 ? nexthops : group.map(({ id }) => node.nexthopObjects.get(id)?.nexthop as RouteNexthop)
+  const object = node.nexthopObjects.get(nexthopId)
+  const members = object?.group.map(({ id }) => node.nexthopObjects.get(id)?.nexthop as RouteNexthop) ?? []
+  const all = nexthopId === 0 ? nexthops : object?.nexthop ? [object.nexthop] : members
   const alive = all.filter((entry) => !entry.dead)
   if (alive.length < 2 || !(nexthopId > 0 || (family === 4 && options.multipathUseNeigh))) return alive
   const failed = ({ ifindex, gateway }: RouteNexthop) =>

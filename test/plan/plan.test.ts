@@ -294,6 +294,23 @@ t.test('[F15] devices', async (t) => {
     t.strictSame([...made.pods.keys()], [hex('10.1.0.2')])
     t.match(made.unserved, [{ ifindex: 16394, why: /shares a row/ }])
   })
+  t.test(
+    "the daemon's own TAP device is nobody's concern, even if named or routed to; another's is told",
+    async (t) => {
+      const crowded = plainNode()
+      crowded.links.set(50, link(50, 'hostroute0', { kind: 'tun' }))
+      crowded.links.set(51, link(51, 'tap0', { kind: 'tun' }))
+      crowded.links.set(52, link(52, 'hostroute1'))
+      addRoutes(crowded, ...[50, 51, 52].map((ifindex) => route(`10.${ifindex}.0.0/16`, [leg(ifindex)])))
+      const made = plan(crowded, { uplinkDevices: ['*'], podDevices: ['*'] })
+      t.strictSame(
+        made.unserved.map(({ name }) => name),
+        ['tap0']
+      )
+      t.notOk(made.devices.has(50))
+      t.equal(made.devices.get(52)?.role, 'uplink', 'the name alone does not make it')
+    }
+  )
   t.test('configured patterns narrow', async (t) => {
     const made = plan(node, { uplinkDevices: ['eth*', 'veth9'], podDevices: ['none*'] })
     t.strictSame([...made.devices.values()].map((device) => device.name).sort(), ['eth0', 'eth0.5', 'eth1', 'veth9'])

@@ -77,7 +77,7 @@ t.test('[K9] [K12] 4,000 ports of Services more, and 100,000 conntrack entries',
   await proxy.write([...ALL_SERVICES, ...sample])
   t.same(await older.silent(), [], 'connections go on')
   const disabling = performance.now()
-  await n1.hostroute(['disable'], 60_000)
+  await n1.hostroute(['disable', '--force'], 60_000)
   t.comment(`disabled in ${Math.round(performance.now() - disabling)} ms`)
   t.same(await older.close(), [], 'and lost nothing')
 })

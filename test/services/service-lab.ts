@@ -111,7 +111,7 @@ export class ServiceLab {
 
   /** `hostroute disable` on both nodes. */
   async disable(): Promise<void> {
-    await Promise.all(this.nodes.map((node) => this.#command(node, 'disable')))
+    await Promise.all(this.nodes.map((node) => this.#command(node, 'disable', '--force')))
   }
 
   async close(): Promise<void> {

@@ -85,8 +85,12 @@ t.test('systemctl status, and what the service may do', untimed, async (t) => {
   t.match(facts, /Seccomp:\t2\n/)
   const resident = Number(/VmRSS:\s+(\d+)/.exec(facts)?.[1]) / 1024
   t.comment(`resident ${resident.toFixed(1)} MB`)
-  const answer = JSON.parse((await hostroute('status', '--json')).stdout) as { mode: string }
+  const answer = JSON.parse((await hostroute('status', '--json')).stdout) as { mode: string; detour: object }
   t.equal(answer.mode, 'enabled')
+  t.match(answer.detour, { device: 'hostroute0', why: null }, 'of all devices it may use /dev/net/tun')
+  t.equal(await show('DevicePolicy'), 'closed')
+  // ProtectClock= adds the clock, for reading
+  t.strictSame((await show('DeviceAllow')).split('\n').sort(), ['/dev/net/tun rw', 'char-rtc r'])
   t.equal(await service.attached(), 3)
 })
 
@@ -223,7 +227,25 @@ t.test('reload: a changed configuration is in force, a broken one is refused and
   t.equal(await service.attached(), 3)
 })
 
-t.test('a start with a broken configuration fails at once, for good, and pods notice nothing', untimed, async (t) => {
+t.test(
+  'a start with a broken configuration: the last good one is in force, and pods notice nothing',
+  untimed,
+  async (t) => {
+    const result = await traffic(async () => {
+      t.equal((await systemctl('restart', 'hostrouted')).status, 0)
+    })
+    t.match(result, nothingLost, `${result.sent} pings each`)
+    t.equal(await show('ActiveState'), 'active')
+    const status = await exec(['hostroute', 'status', '--json'], { timeout: patience })
+    t.match(JSON.parse(status.stdout), {
+      configuration: { error: /config\.yaml/ },
+      problems: [{ code: 'configuration-not-valid' }]
+    })
+  }
+)
+
+t.test('without a last good one it fails at once, for good, and pods notice nothing', untimed, async (t) => {
+  rmSync('/var/lib/hostroute/config.yaml')
   const result = await traffic(async () => {
     t.equal((await systemctl('restart', 'hostrouted')).status, 1)
     await sleep(3_000)
@@ -297,7 +319,11 @@ t.test('[L5] uninstall with a dead daemon leaves nothing but the configuration',
   await until('a managed neighbour', async () => (await run(['ip', '-d', 'neigh'])).includes('managed'), patience, 200)
   await systemctl('stop', 'hostrouted')
   t.equal(await service.attached(), 3, 'the programs of the daemon that is gone')
-  const outcome = await exec(['/usr/lib/hostroute/uninstall'], { timeout: 2 * patience })
+  const refused = await exec(['/usr/lib/hostroute/uninstall'], { timeout: 2 * patience })
+  t.equal(refused.status, 1)
+  t.match(refused.stderr, /pods would lose their way out.*--force/)
+  t.equal(await service.attached(), 3, 'nothing was taken away')
+  const outcome = await exec(['/usr/lib/hostroute/uninstall', '--force'], { timeout: 2 * patience })
   t.equal(outcome.status, 0, outcome.stderr)
   t.comment(outcome.stdout)
   const left = (await service.snapshot()).filter((each) => !untouched.includes(each))
@@ -310,7 +336,11 @@ t.test('[L5] uninstall --purge of a running one leaves nothing at all, and pods 
   t.equal(readFileSync(configFile, 'utf8'), '# mine\n', "an administrator's configuration is not overwritten")
   await one.ping(net.outsideAddress.v4, { count: 3, interval: 50 })
   const ping = one.startPing(two.address.v4, { interval: 100, wait: 5_000 })
-  const outcome = await script('uninstall', '--purge')
+  const refused = await script('uninstall', '--purge')
+  t.equal(refused.status, 1)
+  t.match(refused.stderr, /pods would lose their way out.*--force/)
+  t.equal(await service.attached(), 3, 'nothing was taken away')
+  const outcome = await script('uninstall', '--purge', '--force')
   t.equal(outcome.status, 0, outcome.stderr)
   await ping.stop('SIGINT')
   t.strictSame(readPing(ping.stdout, 2).lost, [])

@@ -13,9 +13,12 @@ t.test('[L5] --remove takes off what a killed daemon left, and refuses beside a 
   const lab = await Lab.create({ nodes: 1, pods: 2 })
   t.teardown(() => lab.close())
   const node = lab.node(0)
-  const { runDirectory, pinDirectory } = await node.startDaemon()
-  const directories = ['--run-directory', runDirectory, '--pin-directory', pinDirectory]
-  const remove = () => node.exec([process.execPath, daemonFile, '--remove', ...directories])
+  const { runDirectory, pinDirectory, stateDirectory } = await node.startDaemon()
+  const directories = [
+    ...['--run-directory', runDirectory, '--pin-directory', pinDirectory],
+    ...['--state-directory', stateDirectory]
+  ]
+  const remove = (...words: string[]) => node.exec([process.execPath, daemonFile, '--remove', ...directories, ...words])
   const managed = async () => (await node.run(['ip', '-d', 'neigh', 'show'])).match(/\bmanaged\b/g)?.length ?? 0
   const attached = async () => (await node.run(['bpftool', '-j', 'net'])).match(/from_pod|from_uplink/g)?.length ?? 0
   await node.pod(0).ping(OUTSIDE.v4, { count: 2 })
@@ -26,7 +29,11 @@ t.test('[L5] --remove takes off what a killed daemon left, and refuses beside a 
   t.equal(await attached(), 3)
   await node.daemon.kill('SIGKILL')
   t.equal(await attached(), 3)
-  const removed = await remove()
+  const lossy = await remove()
+  t.equal(lossy.status, 2, 'the pods are masqueraded by nobody else')
+  t.match(lossy.stdout, /pods would lose their way out.*--force/)
+  t.equal(await attached(), 3, 'nothing has changed')
+  const removed = await remove('--force')
   t.equal(removed.status, 0, removed.stdout + removed.stderr)
   t.match(removed.stdout, /removed from this node: .* \d neighbours are the kernel's own again/)
   t.equal(await attached(), 0)

@@ -72,7 +72,7 @@ t.test(`forwarding by ${how}; a killed daemon's successor takes over without a h
   t.equal(received, sent, 'the SNATed flow goes on')
   t.strictSame(await node.readCounters(), netfilter, 'and all by the programs')
 
-  await node.daemon.json<Status>('disable')
+  await node.daemon.json<Status>('disable', '--force')
   t.equal((await attached(node)).length, 0, 'disable detaches')
   t.equal((await one.ping(two.address.v4, { count: 3, wait: 5_000 })).received, 3, 'the kernel forwards')
 })

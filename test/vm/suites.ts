@@ -82,6 +82,14 @@ export const suites: VmSuite[] = [
     timeoutSeconds: 600
   },
   {
+    // 6.1 has no TCX.
+    name: 'the detour: its device, cutting, a daemon with it',
+    kernels: ['6.1', '6.12'],
+    files: ['test/native/tap.test.ts', 'test/daemon/cut.test.ts', 'test/daemon/detour.test.ts'],
+    modules: ['tun'],
+    timeoutSeconds: 700
+  },
+  {
     name: 'the daemon in a lab',
     kernels: ['6.1', '6.8', '6.12'],
     files: ['test/vm/forwarding.ts'],

@@ -1,0 +1,23 @@
+// What others do to the packets of the fast path, looked at again while
+// hostroute runs: rules, programs and queues. Of the node itself nothing is read.
+
+import type { ForeignFacts } from './foreign-facts.js'
+import { readIpvs } from './ipvs.js'
+import { withAgentChains } from './masquerade.js'
+import { defaultPolicy } from './policy.js'
+import { checkPrograms } from './programs.js'
+import { readRules } from './read-rules.js'
+import type { Finding } from './report.js'
+import { judgeRules } from './rules.js'
+import { createTools } from './tool.js'
+
+/** What would be refused if hostroute were enabled now, gravest first. */
+export async function lookAtForeign({ rules, devices, agents, config }: ForeignFacts): Promise<Finding[]> {
+  const tools = createTools(process.env['PATH'] ?? '')
+  const services = readIpvs()
+  const read = await readRules(tools, services)
+  const policy = withAgentChains(defaultPolicy, { agents })
+  const judged = judgeRules(read.tables, services, rules, policy, false, read.findings)
+  const programs = await checkPrograms(tools, devices, config)
+  return [...judged.findings, ...programs.findings].filter(({ outcome }) => outcome === 'refuse')
+}

@@ -1,0 +1,64 @@
+// Whether rules of the kernel would masquerade the pods' packets if hostroute did
+// not.
+
+import type { Address } from '../state/types.js'
+import { readRules } from './read-rules.js'
+import type { Rule, RuleChain, RuleTable } from './ruleset.js'
+import { createTools } from './tool.js'
+
+/** Sources that a rule names must cover one of them. */
+type Pods = readonly Address[]
+
+/** Of IPv4 pods; IPv6 is rarely masqueraded. why: a clause that says what was found. */
+export async function kernelMasquerades(pods: Pods): Promise<{ masquerades: boolean; why: string }> {
+  const { tables, findings } = await readRules(createTools(process.env['PATH'] ?? ''))
+  if (tables.some((table) => tableMasquerades(table, pods))) return { masquerades: true, why: 'a rule does' }
+  const [unread] = findings.filter(({ outcome }) => outcome === 'refuse')
+  if (unread) return { masquerades: false, why: `whether the kernel would do it cannot be seen (${unread.what})` }
+  return { masquerades: false, why: 'no rule of the kernel would' }
+}
+
+export function tableMasquerades({ family, chains }: RuleTable, pods: Pods): boolean {
+  if (family !== 'ip' && family !== 'inet') return false
+  const seen = new Set<string>()
+  const walk = (chain: RuleChain | undefined): boolean => {
+    if (!chain || seen.has(chain.name)) return false
+    seen.add(chain.name)
+    for (const rule of chain.rules) {
+      if (!mayConcern(rule, pods)) continue
+      for (const effect of rule.effects) {
+        if (effect.kind === 'masquerade') return true
+        if ((effect.kind === 'jump' || effect.kind === 'goto') && walk(chains.get(effect.chain))) return true
+      }
+      // kube-proxy's chain goes on only for packets that carry its mark
+      if (endsForUnmarked(rule)) return false
+    }
+    return false
+  }
+  return [...chains.values()].some((chain) => chain.hook === 'postrouting' && chain.nat && walk(chain))
+}
+
+/** A pod's packet to the outside, which carries no mark, can meet it. */
+function mayConcern({ conditions }: Rule, pods: Pods): boolean {
+  return conditions.every((condition) => {
+    if (condition.kind === 'mark') return condition.invert || (condition.value & condition.mask) === 0
+    if (condition.kind === 'owner' || condition.kind === 'bridge-port') return false
+    if (condition.kind !== 'source' || condition.invert) return true
+    return pods.some((pod) => condition.prefixes.some((prefix) => covers(prefix, pod)))
+  })
+}
+
+function endsForUnmarked({ conditions, effects }: Rule): boolean {
+  const [condition, ...others] = conditions
+  if (condition?.kind !== 'mark' || others.length > 0) return false
+  const unmarked = condition.invert ? condition.value !== 0 : condition.value === 0
+  return unmarked && effects.some(({ kind }) => kind === 'return' || kind === 'accept')
+}
+
+/** Prefix key "0a000000/8". */
+function covers(prefix: string, address: Address): boolean {
+  const [base = '', length = '0'] = prefix.split('/')
+  if (base.length !== address.length) return false
+  const bits = (text: string) => BigInt(`0x${text}`) >> BigInt(text.length * 4 - Number(length))
+  return bits(base) === bits(address)
+}

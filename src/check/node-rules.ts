@@ -1,0 +1,91 @@
+// What of the node decides how a rule is judged: devices and addresses as rules
+// may name them. Loaded by the running daemon, too: it imports little.
+
+import { maskAddress, prefixKey } from '../address.js'
+import type { Config } from '../config/config.js'
+import { type MasqueradePolicy, masqueradesLinkLocal } from '../config/masquerade.js'
+import { servedKinds } from '../plan/devices.js'
+import { splitPrefix } from '../plan/options.js'
+import type { Plan } from '../plan/types.js'
+import { Slice } from '../slice.js'
+import type { NodeState } from '../state/types.js'
+import { inside } from './prefixes.js'
+
+export interface NodeRules {
+  pods: readonly string[]
+  uplinks: readonly string[]
+  neverServed: readonly string[]
+  /** Prefix keys. */
+  stackPrefixes: readonly string[]
+  own: readonly string[]
+  podAddresses: readonly string[]
+  /** What the daemon finds translated; absent: what these rules and IPVS say. */
+  translated?: readonly string[]
+  snat: boolean
+  /** IPv6, too; absent: as snat says. */
+  snat6?: boolean
+  /** The policy masquerades IPv4 link-local destinations; none given: no. */
+  routesLinkLocal?: boolean
+}
+
+/** policy: the one that would hold. */
+export async function nodeRules(
+  state: NodeState,
+  plan: Plan,
+  config: Config,
+  policy: MasqueradePolicy
+): Promise<NodeRules> {
+  const served = [...plan.devices.values()]
+  const names = (role: 'pod' | 'uplink') => served.filter((device) => device.role === role).map(({ name }) => name)
+  const unserved = new Set(plan.unserved.map(({ ifindex }) => ifindex))
+  const neverServed = [...state.links.values()]
+    .filter((link) => link.up && !plan.devices.has(link.ifindex))
+    .filter((link) => unserved.has(link.ifindex) || link.master !== 0 || !servedKinds.has(link.kind))
+    .map(({ name }) => name)
+  return {
+    pods: names('pod'),
+    uplinks: names('uplink'),
+    neverServed,
+    stackPrefixes: [...config.stackPrefixes, ...(await stackRoutes(plan))],
+    own: ownPrefixes(state),
+    podAddresses: [...plan.pods.keys()].map((address) => `${address}/${address.length * 4}`),
+    snat: config.snat.enabled,
+    snat6: config.snat.enabled && policy.ipv6.masqueraded,
+    routesLinkLocal: config.snat.enabled && masqueradesLinkLocal(policy)
+  }
+}
+
+/** The node's own addresses as prefix keys. */
+function ownPrefixes(state: NodeState): string[] {
+  return [...state.addresses.values()].flat().map(({ local }) => prefixKey(local, local.length * 4))
+}
+
+/** Of these a node has few. */
+const mostStackRoutes = 256
+
+/** Prefixes whose routes all lead to the stack. The node's own addresses are none: answers to masqueraded connections go there. */
+async function stackRoutes(plan: Plan): Promise<string[]> {
+  const slice = new Slice()
+  const stack = new Set<string>()
+  for (const [prefix, route] of plan.routes) {
+    if (slice.due()) await slice.rest()
+    if (route.action === 'stack' && route.reason !== 'local' && stack.size < mostStackRoutes) stack.add(prefix)
+  }
+  if (stack.size === 0) return []
+  const lengths = [...new Set([...stack].map((prefix) => splitPrefix(prefix).length))]
+  for (const [prefix, route] of plan.routes) {
+    if (slice.due()) await slice.rest()
+    if (route.action === 'stack') continue
+    const { address, length } = splitPrefix(prefix)
+    for (const shorter of lengths)
+      if (shorter <= length) stack.delete(prefixKey(maskAddress(address, shorter), shorter))
+  }
+  // A class may forward what the node's own routes do not: only what no class speaks of is sure.
+  for (const [key, { action }] of plan.classRoutes) {
+    if (slice.due()) await slice.rest()
+    if (action !== 'nexthop' && action !== 'group') continue
+    const other = key.slice(key.indexOf(' ') + 1)
+    for (const prefix of stack) if (inside(other, prefix) || inside(prefix, other)) stack.delete(prefix)
+  }
+  return [...stack]
+}

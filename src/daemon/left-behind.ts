@@ -1,0 +1,43 @@
+// What a daemon that is gone, or hangs, left at work on the node: read from the
+// pins, for `hostroute status`.
+
+import { existsSync, readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { PinnedControl } from '../datapath/pinned-control.js'
+import { native } from '../native.js'
+
+/** A sentence; null: nothing is pinned. */
+export function leftBehind(pinDirectory: string): string | null {
+  if (!existsSync(join(pinDirectory, 'control'))) return null
+  const control = PinnedControl.open(pinDirectory)
+  if (!control)
+    return `${pinDirectory} holds maps that cannot be read: they are of another version, or you are not root`
+  try {
+    const devices = new Set(names(join(pinDirectory, 'links')).map((name) => name.slice(name.lastIndexOf('-') + 1)))
+    const where =
+      devices.size === 0 ? '' : `, attached to ${devices.size} ${devices.size === 1 ? 'device' : 'devices'},`
+    if (!control.isForwarding)
+      return `Its programs${where} leave all packets to the kernel: they are switched off, or their lease is over. hostrouted --remove takes them off.`
+    const left = control.secondsLeft
+    const until =
+      left === null ? 'for ever' : `until ${new Date(Date.now() + left * 1000).toISOString().slice(0, 19)}Z (${left} s)`
+    return `Its programs${where} go on forwarding for ${count(pinDirectory, 'pods')} pod addresses ${until}; systemctl restart hostrouted takes them over, hostrouted --remove takes them off.`
+  } finally {
+    control.close()
+  }
+}
+
+function names(directory: string): string[] {
+  try {
+    return readdirSync(directory)
+  } catch {
+    return []
+  }
+}
+
+function count(pinDirectory: string, name: string): number {
+  const map = native().openPinnedMap(join(pinDirectory, name))
+  const rows = map.dump().count
+  map.close()
+  return rows
+}

@@ -1,0 +1,461 @@
+// One enabled life of the datapath: the loaded object, its maps and hooks.
+//
+// Invariants
+// - Maps are complete before the first program is attached, and a program is
+//   detached before what it needs is removed.
+// - What an earlier daemon pinned goes on forwarding until this one has brought
+//   the maps up to date; then its programs are replaced in place.
+// - close(keep) leaves pins and programs as they are; remove() leaves nothing.
+
+import { rmSync } from 'node:fs'
+import { join } from 'node:path'
+import type { Config } from '../config/config.js'
+import { flowLimit } from '../config/flow-limit.js'
+import { type PortRange, readKernelPorts, snatPorts } from '../config/ports.js'
+import { mayTranslate } from '../conntrack/nat.js'
+import { isLoaded } from '../conntrack/table.js'
+import type { Logger } from '../log.js'
+import { MAX_PORTS } from '../maps/layout.js'
+import { encodePorts } from '../maps/snat-ports.js'
+import { type ApplyResult, createWriter, type Writer } from '../maps/writer.js'
+import { type BpfObject, native } from '../native.js'
+import type { PlanChange } from '../plan/change.js'
+import type { Plan, WantedDevice } from '../plan/types.js'
+import { isTransient } from '../transient.js'
+import { Accounts } from './accounts.js'
+import { measureJiffies, readClock } from './clock.js'
+import { ControlBlock, pauseIn } from './control-block.js'
+import { Detour } from './detour.js'
+import { Hooks } from './hooks.js'
+import { pinned } from './leftovers.js'
+import { capacities, planResizing, sizesOf } from './limits.js'
+import { LiveObject } from './live-object.js'
+import { type Migration, migrate, recover } from './migration.js'
+import { type Pinned, replacePinned } from './pinned-programs.js'
+import { Refusal } from './refusal.js'
+import { conversion, upgrade } from './upgrade.js'
+
+export interface DatapathOptions {
+  config: Config
+  pinDirectory: string
+  runDirectory: string
+  log: Logger
+  onEvents(records: Buffer[]): void
+  /** Of snat.ports, or of the agent where that is auto. */
+  ports(): 'auto' | PortRange[]
+}
+
+export class Datapath {
+  /** Families left to the kernel for lack of room. */
+  left: ApplyResult['alarms'] = []
+  /** What the last write complained of. */
+  alarms: string[] = []
+  readonly accounts: Accounts
+  private started = false
+  private portsInUse = ''
+  private portTotal = 0
+  private confirmTimer: NodeJS.Timeout | null = null
+  /** The last that was written. */
+  private plan: Plan | null = null
+  /** Enabling, or taking over, has come to its end: switched on, and proved. */
+  isServing = false
+  /** What the maps have room for, whatever is configured. */
+  capacities: ReturnType<typeof capacities>
+  /** Why limits are not in force as configured; null: they are. */
+  limitsProblem: string | null = null
+  /** nf_conntrack was there when the programs were loaded: what came later they cannot ask. */
+  private asksConntrack: boolean
+
+  private constructor(
+    private readonly options: DatapathOptions,
+    readonly object: LiveObject,
+    readonly writer: Writer,
+    readonly control: ControlBlock,
+    readonly hooks: Hooks,
+    readonly detour: Detour,
+    private readonly ring: { close(): void },
+    /** Maps of an earlier daemon were taken over. */
+    readonly takenOver: boolean,
+    /** Devices of pods whose connections conntrack has not been asked for (take-over.ts). */
+    readonly unread: Set<number>,
+    asksConntrack: boolean
+  ) {
+    this.accounts = new Accounts(object)
+    this.capacities = capacities(object)
+    this.asksConntrack = asksConntrack
+  }
+
+  /** Loads the programs and takes over what is pinned. Throws Refusal; then nothing of an earlier daemon has changed. */
+  static async open(options: DatapathOptions): Promise<Datapath> {
+    const { config, pinDirectory, runDirectory, log } = options
+    const asksConntrack = isLoaded()
+    const steering = { setDetour: (_ifindex: number) => {} }
+    const detour = new Detour({ native: native(), control: { setDetour: (to) => steering.setDetour(to) }, log })
+    const takenOver = pinned(pinDirectory) !== 'nothing'
+    const object = new LiveObject(await loadOver(options, detour))
+    const control = new ControlBlock(object, await measureJiffies(object), (text) => log.warn(text))
+    control.pause(false)
+    steering.setDetour = (ifindex) => control.setDetour(ifindex)
+    // an earlier daemon's device went with it
+    control.setDetour(detour.ifindex)
+    control.configure(config)
+    control.monitor(false)
+    if (takenOver) control.raiseGeneration()
+    let opened: Datapath | null = null
+    const writer = createWriter(object, () => opened?.confirmLater())
+    const unread = new Set<number>()
+    const hooks = new Hooks({
+      object: object.current,
+      pinDirectory,
+      journalPath: journalOf(runDirectory),
+      xdp: config.uplink.xdp,
+      log,
+      onNew: ({ ifindex, role }) => {
+        control.clearShared(ifindex)
+        if (role !== 'pod') return
+        control.setTranslating('presumed', true)
+        control.presumeShared(ifindex, opened?.started ? 'new' : 'older')
+        unread.add(ifindex)
+      }
+    })
+    const ring = native().readRing(object.map('events'), options.onEvents)
+    const datapath = new Datapath(
+      options,
+      object,
+      writer,
+      control,
+      hooks,
+      detour,
+      ring,
+      takenOver,
+      unread,
+      asksConntrack
+    )
+    opened = datapath
+    datapath.limitFlows(config)
+    datapath.writePorts()
+    // before the maps are: only programs send there, and those of an earlier daemon miss it
+    detour.open(object.current)
+    return datapath
+  }
+
+  /** The first plan: maps, then the programs. Those of an earlier daemon go on, new ones wait for switchOn(). Throws NativeError. */
+  start(plan: Plan): void {
+    // also of a running datapath: there may be more pods than it had, or its lease was over
+    this.control.setTranslating('presumed', true)
+    this.write(plan, 'all')
+    this.control.renewLease(this.options.config.lease)
+    if (mayTranslate()) this.watchStack()
+    this.hooks.sweep(this.served(plan))
+    this.hooks.apply(this.served(plan))
+    this.started = true
+  }
+
+  /** The object whose programs are attached. */
+  get programs(): BpfObject {
+    return this.object.current
+  }
+
+  /**
+   * nf_conntrack was loaded after the programs: they are loaded again, so that
+   * they can ask it, and take the place of the others. true: the caller has
+   * conntrack read once more. Throws NativeError and Refusal; then the earlier
+   * ones go on.
+   */
+  followConntrack(): boolean {
+    if (this.asksConntrack || !isLoaded()) return false
+    const next = load(this.options.config, this.options.pinDirectory)
+    this.presumeAll()
+    const failed = [...this.hooks.replacePrograms(next), ...this.detour.attachAgain(next)]
+    this.object.replace(next, [])
+    if (failed.length > 0) throw new Error(failed.join('; '))
+    this.asksConntrack = true
+    this.options.log.info('nf_conntrack has been loaded: the programs ask it from now on')
+    return true
+  }
+
+  /**
+   * Something may translate from now on: to_pod is attached. true: the caller has
+   * conntrack read, for what began meanwhile.
+   */
+  followTranslation(): boolean {
+    if (this.hooks.watchesDelivered || !mayTranslate()) return false
+    this.presumeAll()
+    this.watchStack()
+    return true
+  }
+
+  /** The stack may translate what it has. */
+  private watchStack(): void {
+    this.control.noteNatChain()
+    this.hooks.watchDelivered()
+  }
+
+  /** Programs that somebody has detached are attached again; a sentence for each. */
+  restore(): string[] {
+    return [...this.hooks.restore(), ...this.detour.attachAgain(this.programs)]
+  }
+
+  /** Every flow is looked up until conntrack has been read. */
+  private presumeAll(): void {
+    this.control.setTranslating('presumed', true)
+    for (const { ifindex, role } of this.hooks.attached.values()) {
+      if (role !== 'pod') continue
+      this.control.presumeShared(ifindex, 'older')
+      this.unread.add(ifindex)
+    }
+  }
+
+  switchOn(): void {
+    this.control.handOver(false)
+    this.control.switchOn(true)
+  }
+
+  /** Compares everything, also where the first plan could not be written. Throws NativeError. */
+  bring(plan: Plan): void {
+    if (this.started) this.apply(plan, 'all')
+    else this.start(plan)
+  }
+
+  /** Brings maps and hooks in step. Throws NativeError; the next call compares everything. */
+  apply(plan: Plan, change: PlanChange | 'all'): void {
+    if (!this.started) return
+    if (change === 'all' || change.devices.size > 0) this.presumeNew(plan)
+    this.write(plan, change)
+    if (change === 'all' || change.devices.size > 0 || this.hooks.failing) this.hooks.apply(this.served(plan))
+  }
+
+  /** Connections of pods that no program has seen so far: before from_uplink may deliver to them. */
+  private presumeNew(plan: Plan): void {
+    for (const [ifindex, { role }] of plan.devices) {
+      if (role !== 'pod' || this.hooks.attached.has(ifindex)) continue
+      this.control.setTranslating('presumed', true)
+      this.unread.add(ifindex)
+    }
+  }
+
+  private write(plan: Plan, change: PlanChange | 'all'): void {
+    this.plan = plan
+    if (plan.marks) this.control.leaveMarks(true)
+    const result = this.writer.apply(plan, change)
+    if (!plan.marks) this.control.leaveMarks(false)
+    const alarms = result.alarms.map(
+      ({ family, why }) => `IPv${family} is left to the kernel: ${why}; raise limits in the configuration`
+    )
+    for (const text of [...alarms, ...result.warnings]) if (!this.alarms.includes(text)) this.options.log.error(text)
+    this.left = result.alarms
+    this.alarms = [...alarms, ...result.warnings]
+  }
+
+  /** Once more, when whoever looked at the routes before they changed has long stored what it found. */
+  private confirmLater(): void {
+    this.confirmTimer ??= setTimeout(() => {
+      this.confirmTimer = null
+      this.writer.confirmGeneration()
+    }, confirmDelay)
+  }
+
+  /** Devices with a row in the maps: a program without one would do nothing. */
+  private served(plan: Plan): Map<number, WantedDevice> {
+    return new Map([...plan.devices].filter(([ifindex]) => this.writer.counterRows.has(ifindex)))
+  }
+
+  /** Throws LimitError where `limits` are too small for what is in use, and what the kernel says where maps cannot be made: then all is as before. */
+  async configure(config: Config): Promise<void> {
+    await this.resize(config)
+    this.options.config = config
+    this.control.configure(config)
+    this.limitFlows(config)
+    this.control.renewLease(config.lease)
+    this.writePorts()
+  }
+
+  /** Flows that each family may have. */
+  get flowLimit(): number {
+    return Math.min(flowLimit(this.options.config), this.capacities.flowRows)
+  }
+
+  private limitFlows(config: Config): void {
+    const problem = this.flowLimitProblem
+    if (problem !== null) this.options.log.warn(problem)
+    this.control.limitFlows(Math.min(flowLimit(config), this.capacities.flowRows))
+  }
+
+  /** Why limits.flows is not in force as it stands, or what harm it does; null: neither. */
+  get flowLimitProblem(): string | null {
+    const wanted = flowLimit(this.options.config)
+    const { flowRows: most } = this.capacities
+    if (wanted > most)
+      return `limits.flows is ${wanted}, but the flow tables were made for ${most}: ${most} are in force${this.limitsProblem === null ? '' : `; ${this.limitsProblem}`}`
+    const { flows } = this.accounts.usage
+    const used = Math.max(flows[4], flows[6])
+    // no flood can bring it there: somebody has lowered it
+    return used > wanted
+      ? `limits.flows is ${wanted}, but ${used} flows are in use: no pod gets a new one through SNAT until enough of these have ended`
+      : null
+  }
+
+  /** What an earlier daemon pinned may be of other sizes. Never throws: see limitsProblem. */
+  async fitLimits(): Promise<void> {
+    try {
+      await this.resize(this.options.config)
+    } catch (error) {
+      this.limitsProblem = `limits are not in force as configured, the maps stay as they were: ${(error as Error).message}`
+      this.options.log.error(this.limitsProblem)
+    }
+  }
+
+  /** Maps of other sizes than configured are replaced, under traffic. Throws; then all is as before. */
+  private async resize(config: Config): Promise<void> {
+    const { object, control, hooks, detour, writer } = this
+    const { fresh, sizes } = planResizing(config, object, {
+      fill: writer.fill(),
+      rows: writer.counterRows.values(),
+      usage: this.accounts.usage,
+      policy: writer.masquerade.inForce().length
+    })
+    if (fresh.length === 0) {
+      this.limitsProblem = null
+      return
+    }
+    const began = performance.now()
+    const { pinDirectory, log } = this.options
+    const put = (loaded: BpfObject) => [...hooks.replacePrograms(loaded), ...detour.attachAgain(loaded)]
+    const asksConntrack = isLoaded()
+    const { paused } = await migrate({
+      pinDirectory,
+      fresh,
+      old: (name) => native().openPinnedMap(join(pinDirectory, name)),
+      convert: () => null,
+      load: (names, freshDirectory) =>
+        native().loadObjectLater({ sizes, pinDirectory, fresh: [...names], freshDirectory }),
+      // one control section for both
+      pause: (on) => control.pause(on && fresh.includes('flows4')),
+      jiffies: (loaded) => Number(readClock(loaded).jiffies & 0xffff_ffffn),
+      replace: put,
+      putBack: () => put(object.current),
+      adopt: (next) => {
+        object.replace(next, fresh)
+        this.capacities = capacities(object)
+        this.asksConntrack = asksConntrack
+      }
+    })
+    this.limitsProblem = null
+    this.limitFlows(config)
+    log.info(
+      `maps of new sizes took over within ${took(began)}, new flows waited ${Math.ceil(paused)} ms: ${fresh.join(', ')}`
+    )
+    // what did not fit may fit now
+    if (this.plan && this.started) this.write(this.plan, 'all')
+  }
+
+  get ports(): number {
+    return this.portTotal
+  }
+
+  /** Rows of snat_ports: written before they count, so a program never reads an old row as new. */
+  writePorts(): void {
+    const { config, ports: configured } = this.options
+    const ports = snatPorts(configured(), config.snat.nodePorts, readKernelPorts())
+    const text = ports.join()
+    if (text === this.portsInUse) return
+    const map = this.object.map('snat_ports')
+    const keys = Buffer.alloc(MAX_PORTS * 4)
+    for (let row = 0; row < MAX_PORTS; row++) keys.writeUInt32LE(row, row * 4)
+    map.updateBatch(keys, encodePorts(ports), MAX_PORTS)
+    this.control.setPortCount(ports.length)
+    if (ports.length === 0)
+      this.options.log.error('snat.ports leaves no port for SNAT: new connections to the outside will be dropped')
+    this.portsInUse = text
+    this.portTotal = ports.length
+  }
+
+  /** Ends this process's part. The pinned programs go on until the lease ends. */
+  close(): void {
+    clearTimeout(this.confirmTimer ?? undefined)
+    this.detour.close()
+    this.ring.close()
+    this.object.close()
+  }
+
+  /** Detaches everything and removes the pins; flows are gone. */
+  remove(): void {
+    this.detour.close()
+    this.control.switchOn(false)
+    this.hooks.detachAll()
+    this.close()
+    rmSync(this.options.pinDirectory, { recursive: true, force: true })
+  }
+}
+
+/** A program takes microseconds; the processor it runs on may be taken from the machine. */
+const confirmDelay = 50
+const journalOf = (runDirectory: string) => join(runDirectory, 'clsact.json')
+const took = (began: number) => `${Math.round(performance.now() - began)} ms`
+
+function load(config: Config, pinDirectory: string): BpfObject {
+  try {
+    return native().loadObject({ sizes: sizesOf(config), pinDirectory })
+  } catch (error) {
+    throw asRefusal(error, pinDirectory)
+  }
+}
+
+/** What another try may mend stays what it is. */
+function asRefusal(error: unknown, pinDirectory: string): unknown {
+  const { code, message, detail } = error as { code?: string; message: string; detail?: string }
+  if (code === 'ELAYOUT') {
+    return new Refusal(
+      `${message}. They belong to another version of hostroute: stop it with that version's "hostroute disable", or remove ${pinDirectory} (connections through SNAT are cut then)`,
+      error
+    )
+  }
+  if (isTransient(error)) return error
+  return new Refusal(`this kernel does not take the programs: ${message}${detail ? `\n${detail}` : ''}`, error)
+}
+
+/** The programs, with maps of an earlier daemon if there are any, of whatever version. Throws Refusal; then its programs go on. */
+async function loadOver(options: DatapathOptions, detour: Detour): Promise<BpfObject> {
+  const { config, pinDirectory, runDirectory, log } = options
+  const sizes = sizesOf(config)
+  const loadFresh = (fresh: readonly string[], freshDirectory: string) =>
+    native().loadObjectLater({ sizes, pinDirectory, fresh: [...fresh], freshDirectory })
+  const place = { pinDirectory, journalPath: journalOf(runDirectory), xdp: config.uplink.xdp, log }
+  if (pinned(pinDirectory) === 'nothing') return load(config, pinDirectory)
+  try {
+    const replaced = await goOn(place, loadFresh)
+    if (replaced) return replaced
+    const converted = await upgrade({
+      ...place,
+      load: loadFresh,
+      openDetour(next) {
+        detour.open(next)
+        return detour.ifindex
+      }
+    })
+    if (converted) return converted
+  } catch (error) {
+    detour.close()
+    if (isTransient(error)) throw error
+    throw new Refusal(
+      `the maps of another version cannot be converted: ${(error as Error).message}. What it pinned goes on until its lease ends; stop it with that version's "hostroute disable", or remove ${pinDirectory} (connections through SNAT are cut then)`,
+      error
+    )
+  }
+  return load(config, pinDirectory)
+}
+
+/** An earlier daemon ended while it replaced maps. null: none did, or nothing of it can be used. */
+function goOn(pinned: Omit<Pinned, 'object'>, loadFresh: Migration['load']): Promise<BpfObject | null> {
+  const { pinDirectory } = pinned
+  const pinnedMap = (name: string) => native().openPinnedMap(join(pinDirectory, name))
+  return recover({
+    pinDirectory,
+    old: pinnedMap,
+    convert: (name, next) => conversion(pinnedMap(name), next.map(name)),
+    load: loadFresh,
+    pause: (on, next) => pauseIn(next, on),
+    jiffies: () => 0,
+    replace: (next) => replacePinned({ ...pinned, object: next })
+  })
+}

@@ -1,0 +1,179 @@
+// What others do to the packets of the fast path while hostroute runs: rules,
+// programs and queues that came after enabling, or that were there when a
+// running datapath was taken over. They are judged as `hostroute check` does, in
+// a process of its own, so that the daemon neither waits nor grows.
+//
+// Invariants
+// - One look at a time. While nothing changes a look is made every quarter of an
+//   hour (programs at TCX hooks change without an event), after a change within
+//   a second or two. Looks take no more than a twentieth of the time, or while
+//   something is found a fifth: whoever mends it wants to see that.
+// - What is found is a problem only when a second look finds it, too: rule sets
+//   are written in steps.
+// - A look that cannot be made is a problem of its own, and made again.
+
+import { isDeepStrictEqual } from 'node:util'
+import type { Finding } from '../check/report.js'
+import type { NetfilterSocket, NetlinkReader } from '../native.js'
+import { native } from '../native.js'
+import { rulesFingerprint } from '../netfilter/fingerprint.js'
+import type { ProblemCode } from './problem-kinds.js'
+import type { Problems } from './problems.js'
+
+export interface ForeignWatchOptions {
+  problems: Problems
+  /** What would be refused now. Rejects when it cannot be seen. */
+  look(): Promise<Finding[]>
+}
+
+/** RTNLGRP_TC: queues and filters. */
+const trafficControlGroup = 4
+const receiveBuffer = 1 << 20
+const calm = 1_000
+const secondLook = 1_500
+const pausesPerLook = { calm: 20, found: 5 }
+const longestRest = 60_000
+const longestPause = 15 * 60_000
+const afterFailure = 60_000
+
+const bypassed: Partial<Record<Finding['area'], ProblemCode>> = {
+  rules: 'rules-bypassed',
+  programs: 'programs-bypassed'
+}
+/** Findings about what could not be read. */
+const unread = new Set(['rules-unread', 'programs-unread'])
+
+export class ForeignWatch {
+  private socket: NetfilterSocket | null = null
+  private events: NetlinkReader | null = null
+  private fingerprint = ''
+  /** Why changes cannot be followed; null: they are. */
+  private blind: string | null = null
+  private timer: NodeJS.Timeout | undefined
+  private due = Number.POSITIVE_INFINITY
+  /** performance.now() before which no look begins. */
+  private notBefore = 0
+  private looking = false
+  private running = false
+
+  constructor(private readonly options: ForeignWatchOptions) {}
+
+  /** looked: the checks have just been made. */
+  start(looked: boolean): void {
+    if (this.running) return
+    this.running = true
+    this.plan(this.follow() && looked ? longestPause : calm)
+  }
+
+  /** false: changes are not followed; it is tried again with the next poll(). */
+  private follow(): boolean {
+    try {
+      this.socket ??= native().openNetfilter(false)
+      this.events ??= native().openNetlinkReader({ groups: [trafficControlGroup], receiveBuffer }, () => this.changed())
+      this.fingerprint = rulesFingerprint(this.socket)
+      this.blind = null
+    } catch (error) {
+      this.blind = `changes cannot be followed: ${(error as Error).message}`
+      this.notLooked(null)
+    }
+    return this.blind === null
+  }
+
+  /** Also what was found is forgotten. */
+  stop(): void {
+    this.running = false
+    clearTimeout(this.timer)
+    this.due = Number.POSITIVE_INFINITY
+    this.events?.close()
+    this.socket?.close()
+    this.events = null
+    this.socket = null
+    this.blind = null
+    for (const code of [...Object.values(bypassed), 'not-looked'] as const) this.options.problems.set(code, null)
+  }
+
+  /** Called every few seconds. */
+  poll(): void {
+    if (!this.running) return
+    if (this.blind !== null || !this.socket) {
+      if (this.follow()) this.changed()
+      return
+    }
+    const now = rulesFingerprint(this.socket)
+    if (now === this.fingerprint) return
+    this.fingerprint = now
+    this.changed()
+  }
+
+  private changed(): void {
+    if (this.running) this.plan(calm)
+  }
+
+  private plan(pause: number): void {
+    const due = Math.max(performance.now() + pause, this.notBefore)
+    // one that comes sooner stays; during a look the next one is planned anew
+    if (due >= this.due) return
+    clearTimeout(this.timer)
+    this.due = due
+    this.timer = setTimeout(() => void this.turn(), due - performance.now()).unref()
+  }
+
+  private async turn(): Promise<void> {
+    this.due = Number.POSITIVE_INFINITY
+    if (this.looking) return this.plan(calm)
+    this.looking = true
+    let pause = longestPause
+    let rest = 0
+    const look = async () => {
+      const began = performance.now()
+      const found = await this.options.look()
+      const times = pausesPerLook[found.length > 0 ? 'found' : 'calm']
+      rest = Math.min(longestRest, (performance.now() - began) * times)
+      return found
+    }
+    try {
+      const first = await look()
+      if (first.length === 0) this.tell([])
+      else if (this.running) {
+        await new Promise((resolve) => setTimeout(resolve, secondLook))
+        const second = this.running ? await look() : []
+        this.tell(second.filter((one) => first.some((other) => isDeepStrictEqual(one, other))))
+      }
+    } catch (error) {
+      pause = afterFailure
+      this.notLooked((error as Error).message)
+    }
+    this.looking = false
+    this.notBefore = performance.now() + rest
+    if (this.running) this.plan(pause)
+  }
+
+  private get next(): number | null {
+    return Number.isFinite(this.due) ? Date.now() + this.due - performance.now() : null
+  }
+
+  private tell(findings: readonly Finding[]): void {
+    if (!this.running) return
+    const [unseen] = findings.filter(({ code }) => unread.has(code))
+    for (const [area, code] of Object.entries(bypassed)) {
+      const found = findings.filter((each) => each.area === area && !unread.has(each.code))
+      this.options.problems.set(code, sentence(found))
+    }
+    this.notLooked(unseen ? `${unseen.what} ${unseen.why ?? ''}` : null)
+  }
+
+  private notLooked(why: string | null): void {
+    if (!this.running) return
+    const said = why ?? this.blind
+    const text = said === null ? null : `whether rules or programs of others are bypassed cannot be seen: ${said}`
+    this.options.problems.set('not-looked', text, () => this.next)
+  }
+}
+
+/** null: there is none. */
+function sentence(findings: readonly Finding[]): string | null {
+  const [first] = findings
+  if (!first) return null
+  const more = findings.length > 1 ? ` (and ${findings.length - 1} more)` : ''
+  return `${first.what.replace(/\.$/, '')}${first.rule ? `: ${first.rule.text}` : ''}${more}`
+}

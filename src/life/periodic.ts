@@ -1,0 +1,215 @@
+// What happens by the clock: the lease, the end of old flows, the comparison of
+// maps and plan, the port list, the watchdog. Timers hold nothing up: an error in
+// one turn is told and the next turn comes. However often the configuration is
+// read again, a timer goes on unless its period has changed.
+
+import type { Datapath } from '../datapath/datapath.js'
+import { expireFlows } from '../datapath/expiry.js'
+import type { MapDifference } from '../maps/verify.js'
+import { native } from '../native.js'
+import type { Family } from '../state/types.js'
+import type { ObservedNode } from './observed-node.js'
+import { lookForProblems } from './standing.js'
+
+const tick = 5000
+/** A lease that ends before the flows are handed over would cut them. */
+const timeToHandBack = 15_000
+/** A connection that is translated before the programs can ask may break: a short while, and cheap. */
+const conntrackTick = 500
+const portsEvery = 60_000
+const movedEvery = 10_000
+/** An entry of conntrack that saw no packet for so long is stale, if the connection lives. */
+const forgetEvery = 300_000
+/** Above this share of the flow table, flows that are over or were never answered end sooner. */
+const pressureAt = 0.25
+/** Above this share it is a problem that is told. */
+const fullAt = 0.75
+/** A round of expiry may take a tenth of the time. */
+const pausesPerRound = 9
+const families = [4, 6] as const
+
+/** What is done to the node besides; none throws or rejects but as an error of that turn. */
+export interface PeriodicActions {
+  claimForNewPods(): Promise<void>
+  /** idle: seconds without a packet that conntrack saw. */
+  forgetStale(idle: number): Promise<void>
+  keepNeighbours(): void
+  lookAtSettings(): void
+  lookAtGuard(): Promise<void>
+  lookAtForeign(): void
+}
+
+export class Periodic {
+  leaseRenewed: number | null = null
+  /** null: the programs go on for ever. */
+  leaseEnds: number | null = null
+  private readonly timers = new Map<string, { period: number; timer: NodeJS.Timeout }>()
+  private fullTold = 0
+  /** What was told of; null: nothing yet. */
+  private moved: number | null = null
+  private expiring = false
+  /** Of the last round, performance.now(). */
+  private expiryEnded = 0
+  private expiryPause = 0
+
+  constructor(
+    private readonly node: ObservedNode,
+    private readonly actions: PeriodicActions
+  ) {}
+
+  /** Starts, or goes on with the configuration in force. */
+  start(): void {
+    const { config } = this.node
+    this.every('lease', leasePeriod(config.lease), () => this.renewLease())
+    this.every('expire', config.expireInterval, () => void this.expire())
+    this.every('moved', movedEvery, () => this.tellMoved())
+    this.every('verify', config.verifyInterval, () => this.verify())
+    this.every('ports', portsEvery, () => this.node.datapath?.writePorts())
+    this.every('forget', forgetEvery, () => void this.actions.forgetStale(forgetEvery / 1000))
+    this.every('claim', tick, () => void this.actions.claimForNewPods())
+    this.every('conntrack', conntrackTick, () => this.followConntrack())
+    this.every('neighbours', tick, () => this.actions.keepNeighbours())
+    this.every('detour', tick, () => this.keepDetour())
+    this.every('settings', tick, () => this.actions.lookAtSettings())
+    this.every('problems', tick, () => lookForProblems(this.node))
+    this.every('guard', tick, () => void this.actions.lookAtGuard())
+    this.every('foreign', tick, () => this.actions.lookAtForeign())
+    const watchdog = Number(process.env['WATCHDOG_USEC'] ?? 0) / 1000
+    if (watchdog > 0) this.every('watchdog', watchdog / 3, () => native().notify('WATCHDOG=1'))
+    this.renewLease()
+  }
+
+  stop(): void {
+    for (const { timer } of this.timers.values()) clearInterval(timer)
+    this.timers.clear()
+  }
+
+  private every(name: string, period: number, action: () => void): void {
+    const before = this.timers.get(name)
+    if (before?.period === period) return
+    clearInterval(before?.timer)
+    const turn = () => {
+      try {
+        action()
+      } catch (error) {
+        this.node.problem('routine', (error as Error).message)
+      }
+    }
+    this.timers.set(name, { period, timer: setInterval(turn, period) })
+  }
+
+  /** The programs go on for so long without the daemon; on probation hardly beyond its end, at which a daemon that lives hands back. */
+  renewLease(): void {
+    const { datapath, config, confirmBefore } = this.node
+    if (!datapath) return
+    const probation = confirmBefore === null ? null : Math.max(0, confirmBefore - Date.now()) + timeToHandBack
+    const lengths = [config.lease, probation].filter((length) => length !== null)
+    const length = lengths.length === 0 ? null : Math.min(...lengths)
+    datapath.control.renewLease(length)
+    this.leaseRenewed = Date.now()
+    this.leaseEnds = length === null ? null : this.leaseRenewed + length
+  }
+
+  private followConntrack(): void {
+    const { datapath } = this.node
+    if (!datapath) return
+    try {
+      const came = datapath.followConntrack()
+      if (datapath.followTranslation() || came) void this.actions.claimForNewPods()
+    } catch (error) {
+      this.node.problem('conntrack', `programs cannot follow conntrack: ${(error as Error).message}; tried again`)
+    }
+  }
+
+  private keepDetour(): void {
+    const { datapath, state } = this.node
+    if (!datapath) return
+    datapath.detour.keep(datapath.programs, state.links.get(datapath.detour.ifindex)?.up !== false)
+  }
+
+  /** With a million flows a round takes a second: then it comes less often, unless room is getting short. */
+  private async expire(): Promise<void> {
+    const { datapath } = this.node
+    if (!datapath) return
+    const full = fills(datapath)
+    const pause = Math.max(full[4], full[6]) > pressureAt ? 0 : this.expiryPause
+    if (this.expiring || performance.now() < this.expiryEnded + pause) return
+    this.expiring = true
+    const began = performance.now()
+    try {
+      datapath.control.countDownOpenings()
+      for (const family of families) await expireFlows(datapath.object, family, full[family] > pressureAt)
+    } catch (error) {
+      // the datapath may have ended meanwhile
+      if ((error as { code?: string }).code !== 'ERR_CLOSED') this.node.problem('routine', (error as Error).message)
+    }
+    this.expiring = false
+    this.expiryEnded = performance.now()
+    this.expiryPause = (this.expiryEnded - began) * pausesPerRound
+    if (this.node.datapath) this.tellFull(this.node.datapath)
+  }
+
+  private tellFull(datapath: Datapath): void {
+    const full = fills(datapath)
+    for (const family of families) {
+      if (full[family] <= fullAt || Date.now() - this.fullTold < 60_000) continue
+      this.fullTold = Date.now()
+      const used = datapath.accounts.usage.flows[family]
+      this.node.problem(
+        'flows',
+        `${used} of ${datapath.flowLimit} IPv${family} flows are in use, most by ${this.largest(datapath)} (hostroute snat top); no pod can take the rest from the others; raise limits.flows if they are needed (in force at once)`
+      )
+    }
+  }
+
+  private largest({ accounts }: Datapath): string {
+    return accounts
+      .largest(3)
+      .map(({ ifindex, flows }) => `${this.node.deviceName(ifindex)} (${flows})`)
+      .join(', ')
+  }
+
+  /** In sum: a change of address can concern any number of flows. */
+  private tellMoved(): void {
+    const { datapath } = this.node
+    if (!datapath) return
+    const { moved } = datapath.accounts.usage
+    // those of an earlier daemon were told by it; new maps count from 0
+    const before = this.moved ?? (datapath.takenOver ? moved : 0)
+    const since = moved < before ? moved : moved - before
+    this.moved = moved
+    if (since > 0)
+      this.node.log.info(
+        `${since} flows through SNAT were decided again: the node no longer has their source address, or their route takes another uplink`
+      )
+  }
+
+  private verify(): void {
+    for (const text of this.node.datapath?.restore() ?? []) this.node.problem('hooks', text)
+    this.node.datapath?.writer.repairSlowly().then(
+      (wrong) => this.tellRepaired(wrong ?? []),
+      (error: Error & { code?: string }) => {
+        // the datapath may have ended meanwhile
+        if (error.code !== 'ERR_CLOSED') this.node.problem('routine', error.message)
+      }
+    )
+  }
+
+  private tellRepaired(wrong: readonly MapDifference[]): void {
+    if (wrong.length === 0) return
+    const [first] = wrong
+    const more = wrong.length > 1 ? ` and ${wrong.length - 1} more` : ''
+    this.node.problem('maps', `somebody else changed the maps: ${first?.map} ${first?.key}${more}; written right again`)
+  }
+}
+
+/** Three renewals may fail before a lease ends. */
+function leasePeriod(lease: number | null): number {
+  return lease === null ? 60_000 : Math.min(60_000, lease / 4)
+}
+
+/** Shares of the flow tables in use. */
+function fills({ accounts, flowLimit }: Datapath): Record<Family, number> {
+  const { flows } = accounts.usage
+  return { 4: flows[4] / flowLimit, 6: flows[6] / flowLimit }
+}

@@ -1,0 +1,100 @@
+// Every kind of problem that the daemon can have, in the order of their weight,
+// with what it affects and what to do about it.
+
+import type { Affects } from '../control/problem-api.js'
+
+interface Kind {
+  affects: Affects
+  remedy: string
+  /** Who notices it writes it to the journal, with more detail. */
+  told?: true
+}
+
+const kinds = {
+  'not-enabled': {
+    affects: 'traffic',
+    remedy: 'hostroute check shows all of it; it is tried again by itself, or at once with: hostroute enable'
+  },
+  'egress-not-left': {
+    affects: 'traffic',
+    remedy: 'pods have no masquerading; hostroute enable, or nft and iptables by hand'
+  },
+  'maps-not-written': {
+    affects: 'traffic',
+    remedy: 'packets go by what the maps held before; it is tried again by itself; if it stays: hostroute disable'
+  },
+  'family-left': {
+    affects: 'traffic',
+    remedy: 'raise the limit in the configuration, then: hostroute reload',
+    told: true
+  },
+  'device-not-served': {
+    affects: 'traffic',
+    remedy: 'bpftool net show dev DEVICE lists what hangs there; it is tried again by itself',
+    told: true
+  },
+  'no-snat-ports': {
+    affects: 'traffic',
+    remedy: 'give snat.ports a range that leaves some, then: hostroute reload',
+    told: true
+  },
+  'limits-not-in-force': {
+    affects: 'observation',
+    remedy: 'give limits that hold what is in use, then: hostroute reload',
+    told: true
+  },
+  'switched-off': { affects: 'traffic', remedy: 'hostroute enable' },
+  'forwarding-off': {
+    affects: 'traffic',
+    remedy: 'sysctl -w the key to 1, and look who sets it to 0: the kernel drops what hostroute leaves to it'
+  },
+  'pod-is-uplink': {
+    affects: 'traffic',
+    remedy: 'hostroute routes --device DEVICE shows the route through it; without it the device is a pod again'
+  },
+  'rules-bypassed': {
+    affects: 'traffic',
+    remedy: 'hostroute check lists them, with what to do about each'
+  },
+  'programs-bypassed': {
+    affects: 'traffic',
+    remedy: 'hostroute check lists them, with what to do about each'
+  },
+  'masquerade-refused': { affects: 'traffic', remedy: 'hostroute snat policy shows what is in force', told: true },
+  'no-source': {
+    affects: 'traffic',
+    remedy: 'give the node the address (ip address add), or change snat.addresses',
+    told: true
+  },
+  'masquerade-defaults': {
+    affects: 'traffic',
+    remedy: "name the agent's file in snat.masqueradeFiles",
+    told: true
+  },
+  'guard-not-running': {
+    affects: 'protection',
+    remedy: 'iptables writes are not refused meanwhile; it is tried again by itself'
+  },
+  'configuration-not-valid': { affects: 'observation', remedy: 'correct the file, then: hostroute reload' },
+  'configuration-not-kept': {
+    affects: 'observation',
+    remedy: 'make the state directory writable, then: hostroute reload'
+  },
+  'switch-not-kept': {
+    affects: 'observation',
+    remedy: 'make the state directory writable, then give the command again'
+  },
+  'not-looked': {
+    affects: 'observation',
+    remedy: 'hostroute check says more; it is tried again by itself'
+  },
+  'maps-not-read': {
+    affects: 'observation',
+    remedy: 'they are read again for each status; if it stays: hostroute disable, then hostroute enable'
+  },
+  'files-replaced': { affects: 'observation', remedy: 'systemctl restart hostrouted' }
+} as const satisfies Record<string, Kind>
+
+export const problemKinds: Record<ProblemCode, Kind> = kinds
+
+export type ProblemCode = keyof typeof kinds

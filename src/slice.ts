@@ -1,0 +1,33 @@
+// Long work in slices, so that the event loop turns in between.
+
+const sliceMilliseconds = 8
+const factsBetweenLooks = 64
+
+/** Divides long work: `if (slice.due()) await slice.rest()` after each small step. */
+export class Slice {
+  private begin = performance.now()
+  private steps = 0
+
+  constructor(private readonly limit = sliceMilliseconds) {}
+
+  /** Looks at the clock only every few steps unless `always`. */
+  due(always = false): boolean {
+    if (!always && ++this.steps % factsBetweenLooks !== 0) return false
+    return performance.now() - this.begin > this.limit
+  }
+
+  async rest(): Promise<void> {
+    await new Promise((resolve) => setImmediate(resolve))
+    this.begin = performance.now()
+  }
+}
+
+/** Runs steps to their end, a slice at a time. */
+export async function inSlices<Result>(steps: Generator<void, Result>, limit?: number): Promise<Result> {
+  const slice = new Slice(limit)
+  for (;;) {
+    const { done, value } = steps.next()
+    if (done) return value
+    if (slice.due(true)) await slice.rest()
+  }
+}

@@ -1,0 +1,56 @@
+// Another version takes over whose maps have another layout, and gives back: flows,
+// SNAT and counters survive.
+
+import { readdirSync } from 'node:fs'
+import t from 'tap'
+import type { VerifyReport } from '../../src/control/api.js'
+import type { FlowList } from '../../src/control/flow-api.js'
+import type { DropRow } from '../../src/control/packet-api.js'
+import { control, counted, plain, servedLab, status } from '../forwarding/served.js'
+import { otherLayout } from '../lab/other-layout.js'
+import { nothingLost } from './limits.js'
+
+t.setTimeout(400_000)
+
+const config = { ...plain, onStop: 'keep' }
+
+t.test('[L2] an upgrade across a changed layout, and the way back', async (t) => {
+  const main = await otherLayout()
+  const lab = await servedLab(t, {}, { config })
+  const node = lab.node(0)
+  const names = () => readdirSync(node.daemon.pinDirectory).sort()
+  const pinned = names()
+  for (const [what, version] of Object.entries({ forwards: main, backwards: undefined }))
+    await t.test(what, async (t) => {
+      const before = (await control(node).get<DropRow[]>('/v1/drops')).value
+      const flows = await snatFlows()
+      await nothingLost(t, lab, async () => {
+        await node.daemon.stop()
+        await node.startDaemon({ config, ...(version ? { main: version } : {}), timeout: 30_000 })
+      })
+      t.match(node.daemon.log, /maps of another version were converted within \d+ ms, .*flows4/)
+      t.match(node.daemon.log, /took over the running datapath/)
+      t.comment(node.daemon.log.match(/maps of another version.*/)?.[0] ?? '')
+      for (const { device, reason, packets } of before)
+        t.ok((await counted(node, reason, device)) >= packets, `${device} ${reason} goes on`)
+      const after = await snatFlows()
+      t.strictSame(
+        [...flows].filter(([key, port]) => after.has(key) && after.get(key) !== port),
+        [],
+        'flows keep their ports'
+      )
+      t.equal((await control(node).get<VerifyReport>('/v1/verify')).value.total, 0, 'the maps hold what they should')
+      t.match(await status(node), { mode: 'enabled', problems: [] })
+      t.strictSame(names(), pinned, 'nothing half done is pinned')
+    })
+
+  async function snatFlows(): Promise<Map<string, number | null>> {
+    const { flows } = (await control(node).get<FlowList>('/v1/flows', { limit: '100000', verdict: 'snat' })).value
+    return new Map(
+      flows.map((flow) => [
+        [flow.protocol, flow.pod, flow.podPort, flow.remote, flow.remotePort].join(),
+        Number(flow.natPort)
+      ])
+    )
+  }
+})

@@ -1,0 +1,55 @@
+// The daemon is killed at the moment at which its guard has taken its tables and
+// has not yet written down which process keeps them.
+
+import { mkdirSync, readFileSync, rmSync } from 'node:fs'
+import t from 'tap'
+import { plain, status } from '../forwarding/served.js'
+import { Lab } from '../lab/lab.js'
+import { exec, run, until } from '../lab/process.js'
+
+t.setTimeout(240_000)
+const patience = 60_000
+
+t.test('SIGKILL while the guard takes its tables: no process is left that holds them', async (t) => {
+  const lab = await Lab.create({ nodes: 1, pods: 1 })
+  t.teardown(() => lab.close())
+  const node = lab.node(0)
+  const { daemon } = node
+  const keepers = async () => {
+    const { stdout } = await exec(['ip', 'netns', 'pids', node.namespace])
+    return stdout.split('\n').filter((pid) => {
+      try {
+        return pid !== '' && /^sh\0-c\0read|^sleep\0infinity/.test(readFileSync(`/proc/${pid}/cmdline`, 'utf8'))
+      } catch {
+        return false // it has ended
+      }
+    })
+  }
+  const tables = async () =>
+    (await node.run(['nft', 'list', 'tables'])).match(/table \w+ (filter|nat|raw|mangle)$/gm) ?? []
+  const guarded = { ...plain, guard: { mode: 'enforce', backend: 'cgroup' } }
+
+  // nobody reads it: who opens it to write waits
+  mkdirSync(daemon.runDirectory, { recursive: true })
+  const inTheWay = `${daemon.runDirectory}/guard-holder.json.next`
+  await run(['mkfifo', inTheWay])
+  await daemon.start({ config: guarded, waitReady: false })
+  await until('a process holds the tables', async () => !daemon.running || (await keepers()).length > 0, patience)
+  t.equal((await keepers()).length, 1, daemon.log)
+  t.not((await tables()).length, 0, 'they are taken')
+  await daemon.kill('SIGKILL')
+  await until('it has ended', async () => (await keepers()).length === 0, 10_000)
+  t.strictSame(await tables(), [], 'and the tables with it')
+
+  rmSync(inTheWay)
+  await daemon.start({ config: guarded, timeout: patience })
+  await until('the guard refuses', async () => (await status(node)).guard?.refuses !== 'nothing', patience)
+  t.match(await status(node), { mode: 'enabled', problems: [] })
+  t.equal((await keepers()).length, 1)
+  await daemon.kill('SIGKILL')
+  t.equal((await keepers()).length, 1, 'a killed daemon leaves its guard')
+  await daemon.start({ config: guarded, timeout: patience })
+  t.equal((await keepers()).length, 1, 'which the next one finds')
+  await daemon.json('disable', '--force')
+  t.strictSame([await keepers(), await tables()], [[], []], 'and ends')
+})
