@@ -32,9 +32,11 @@ const { values: flags, positionals: words } = parseArgs({
   options: {
     lint: { type: 'boolean' },
     'no-lint': { type: 'boolean' },
-    coverage: { type: 'boolean' }
+    coverage: { type: 'boolean' },
+    'all-kernels': { type: 'boolean' }
   }
 })
+if (flags['all-kernels']) process.env['HOSTROUTE_VM_ALL'] = '1'
 const running = new Set<ReturnType<typeof spawn>>()
 
 function testFiles(): TestFile[] {

@@ -139,6 +139,12 @@ function quoted(word: string): string {
   return `'${word.replaceAll("'", "'\\''")}'`
 }
 
+/**
+ * An emulated processor: nothing to be protected from at a third of each system call's
+ * time; a clock without a call of the emulator; namespaces removed without long waits.
+ */
+const quicker = ['mitigations=off', 'tsc=reliable', 'rcupdate.rcu_expedited=1']
+
 function qemuArguments(run: VmRun, kernel: Kernel, initramfs: string, shared: string): string[] {
   const accelerator = run.icount
     ? ['-accel', 'tcg,thread=single', '-icount', 'shift=0,sleep=off', '-smp', '1']
@@ -146,6 +152,7 @@ function qemuArguments(run: VmRun, kernel: Kernel, initramfs: string, shared: st
   const commandLine = [
     `console=${architecture.console}`,
     'panic=-1',
+    ...(run.icount ? [] : quicker),
     'loglevel=4',
     'systemd.log_target=journal',
     // For systemd's own messages on the console: no colours, no cut lines.
@@ -155,7 +162,7 @@ function qemuArguments(run: VmRun, kernel: Kernel, initramfs: string, shared: st
   return [
     ...architecture.machine,
     ...accelerator,
-    ...['-cpu', 'max', '-m', String(run.memoryMegabytes ?? 3072)],
+    ...['-cpu', run.icount ? 'max' : architecture.processor, '-m', String(run.memoryMegabytes ?? 3072)],
     ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', '-serial', 'stdio'],
     ...['-kernel', kernel.vmlinuz, '-initrd', initramfs, '-append', commandLine.join(' ')],
     ...['-fsdev', 'local,id=host,path=/,security_model=none,readonly=on,multidevs=remap'],

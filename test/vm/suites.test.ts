@@ -20,12 +20,15 @@ const machinesAtATime = 2
 
 t.setTimeout(3_600_000)
 
-// HOSTROUTE_VM_KERNEL and HOSTROUTE_VM_SUITE narrow the rows while one works on something.
+// HOSTROUTE_VM_KERNEL and HOSTROUTE_VM_SUITE narrow the rows while one works on something;
+// HOSTROUTE_VM_ALL is set by scripts/test --all-kernels.
 const onlyKernel = process.env['HOSTROUTE_VM_KERNEL'] ?? ''
 const onlySuite = process.env['HOSTROUTE_VM_SUITE'] ?? ''
-const machines = machinesOf(suites.filter((suite) => suite.name.includes(onlySuite))).filter(
-  ({ kernel }) => onlyKernel === '' || kernel === onlyKernel
-)
+const all = (process.env['HOSTROUTE_VM_ALL'] ?? '') !== ''
+const machines = machinesOf(
+  suites.filter((suite) => suite.name.includes(onlySuite)),
+  all
+).filter(({ kernel }) => onlyKernel === '' || kernel === onlyKernel)
 if (machines.length === 0)
   t.fail('no row of test/vm/suites.ts fits this distribution and the chosen kernel: nothing was tested')
 
