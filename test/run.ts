@@ -124,14 +124,27 @@ function details(result: Result): string {
 }
 
 /** One check that is a command: it fails with what it printed. */
-function runCheck(argv: string[]): Report {
+async function runCheck(argv: string[]): Promise<Report> {
   const start = Date.now()
   const [file = '', ...rest] = argv
-  const { status, stdout, stderr, error } = spawnSync(file, rest, { cwd: root, encoding: 'utf8' })
+  const child = spawn(file, rest, { cwd: root, stdio: ['ignore', 'pipe', 'pipe'] })
+  running.add(child)
+  let output = ''
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (text: string) => {
+      output += text
+    })
+  }
+  const status = await new Promise((resolve) => {
+    child.on('close', resolve).on('error', ({ message }) => {
+      output += message
+    })
+  })
+  running.delete(child)
   const seconds = (Date.now() - start) / 1_000
   if (status === 0) return { passed: 1, failures: [], skips: [], seconds }
-  const output = error ? error.message : `${stdout}${stderr}`.trim().split('\n').slice(0, 80).join('\n')
-  return { passed: 0, failures: [`${argv.slice(0, 3).join(' ')} …\n${output}`], skips: [], seconds }
+  const shown = output.trim().split('\n').slice(0, 80).join('\n')
+  return { passed: 0, failures: [`${argv.slice(0, 3).join(' ')} …\n${shown}`], skips: [], seconds }
 }
 
 function lintChecks(): [string, string[]][] {
@@ -167,24 +180,34 @@ function show(name: string, report: Report): void {
   for (const skip of report.skips) console.log(`    – skipped: ${skip}`)
 }
 
-async function runTests(files: TestFile[]): Promise<void> {
+/** The checks first, as if they were test files. */
+async function runAll(checks: [string, string[]][], files: TestFile[]): Promise<void> {
   const beside = files.filter((file) => !file.alone)
-  const [busy, waiting] = [beside.filter((file) => !file.waits), beside.filter((file) => file.waits)]
-  const work = async (queue: TestFile[]) => {
-    for (let file = queue.shift(); file; file = queue.shift()) await runAndShow(file)
+  const jobOf = (file: TestFile) => () => runAndShow(file.source, () => runFile(file))
+  const busy = [
+    ...checks.map(
+      ([name, argv]) =>
+        () =>
+          runAndShow(name, () => runCheck(argv))
+    ),
+    ...beside.filter((file) => !file.waits).map(jobOf)
+  ]
+  const waiting = beside.filter((file) => file.waits).map(jobOf)
+  const work = async (queue: (() => Promise<void>)[]) => {
+    for (let job = queue.shift(); job; job = queue.shift()) await job()
   }
   await Promise.all([...Array.from({ length: JOBS }, () => work(busy)), work(waiting)])
-  for (const file of files) if (file.alone) await runAndShow(file)
+  for (const file of files) if (file.alone) await jobOf(file)()
 }
 
-async function runAndShow(file: TestFile): Promise<void> {
+async function runAndShow(name: string, run: () => Promise<Report>): Promise<void> {
   const start = Date.now()
   const note = setInterval(() => {
-    console.log(`       ${file.source} is still running … ${Math.round((Date.now() - start) / 1_000)} s`)
+    console.log(`       ${name} is still running … ${Math.round((Date.now() - start) / 1_000)} s`)
   }, 20_000)
-  const report = await runFile(file)
+  const report = await run()
   clearInterval(note)
-  show(file.source, report)
+  show(name, report)
 }
 
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
@@ -196,8 +219,9 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
 }
 
 const linting = flags.lint || (words.length === 0 && !flags['no-lint'])
-if (linting) for (const [name, argv] of lintChecks()) show(name, runCheck(argv))
-if (!flags.lint) {
+const checks = linting ? lintChecks() : []
+if (flags.lint) await runAll(checks, [])
+else {
   const files = testFiles()
   if (files.length === 0) {
     console.error(`No test file has ${words.map((word) => `"${word}"`).join(' or ')} in its path.`)
@@ -208,7 +232,7 @@ if (!flags.lint) {
     rmSync(covered, { recursive: true, force: true })
     process.env['NODE_V8_COVERAGE'] = covered
   }
-  await runTests(files)
+  await runAll(checks, files)
   if (flags.coverage) {
     delete process.env['NODE_V8_COVERAGE']
     const options = [

@@ -1,5 +1,6 @@
 // What others do to the packets of the fast path after enabling: noticed by
 // itself, told with its remedy, and over once it has gone.
+// Mostly waits: for looks.
 
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
