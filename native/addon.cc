@@ -135,6 +135,38 @@ Napi::Value callDetachClsact(const Napi::CallbackInfo &info) {
   return detached(info.Env(), failure, found);
 }
 
+Napi::Value attachedPrograms(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  uint32_t ifindex = 0;
+  std::vector<AttachedProgram> programs;
+  if (!Arguments(info, "attachedPrograms").number(0, "ifindex", 1, INT32_MAX, ifindex)) return {};
+  if (Result failure = readAttached(static_cast<int>(ifindex), programs)) {
+    throwFailure(env, *failure);
+    return {};
+  }
+  Napi::Array list = Napi::Array::New(env, programs.size());
+  for (uint32_t i = 0; i < programs.size(); i++) {
+    Napi::Object program = Napi::Object::New(env);
+    program.Set("how", programs[i].how);
+    program.Set("where", programs[i].where);
+    program.Set("id", programs[i].id);
+    list.Set(i, program);
+  }
+  return list;
+}
+
+Napi::Value programName(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  uint32_t id = 0;
+  std::string name;
+  if (!Arguments(info, "programName").number(0, "id", 1, UINT32_MAX, id)) return {};
+  Result failure = readProgramName(id, name);
+  if (!failure) return Napi::String::New(env, name);
+  if (failure->error == ENOENT) return env.Null();
+  throwFailure(env, *failure);
+  return {};
+}
+
 // One heap for all threads: they are few and mostly asleep, and each arena of
 // its own would hold megabytes that only the start needed.
 void shareHeap() {
@@ -170,6 +202,8 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("putProgram", Napi::Function::New<putProgram>(env, "putProgram"));
   exports.Set("detachPinned", Napi::Function::New<callDetachPinned>(env, "detachPinned"));
   exports.Set("detachClsact", Napi::Function::New<callDetachClsact>(env, "detachClsact"));
+  exports.Set("attachedPrograms", Napi::Function::New<attachedPrograms>(env, "attachedPrograms"));
+  exports.Set("programName", Napi::Function::New<programName>(env, "programName"));
   exports.Set("readRing", Napi::Function::New<RingReader::open>(env, "readRing"));
   exports.Set("openNetlinkReader", Napi::Function::New<NetlinkReader::open>(env, "openNetlinkReader"));
   exports.Set("openTap", Napi::Function::New<TapDevice::open>(env, "openTap"));

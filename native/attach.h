@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "descriptor.h"
 #include "error.h"
@@ -47,6 +48,18 @@ Result attachClsact(const Program &program, int ifindex, uint32_t priority, bool
 // The program that the link pinned at path holds, and back: into the link goes another one, without a gap.
 Result openLinkedProgram(const std::string &path, Descriptor &out);
 Result updatePinned(const std::string &path, int program);
+
+struct AttachedProgram {
+  std::string how;   // "tcx", "netkit"
+  std::string where; // "ingress", "egress"
+  uint32_t id = 0;
+};
+
+// Appends what hangs on the device by TCX or netkit links; nothing where the kernel has neither, or no such
+// device.
+Result readAttached(int ifindex, std::vector<AttachedProgram> &out);
+// As the kernel cuts it, 15 bytes. ENOENT: it has gone.
+Result readProgramName(uint32_t id, std::string &out);
 
 Result detachPinned(const std::string &path, bool &found);
 // At both hooks; only removes filters whose program is one of the embedded objects'.

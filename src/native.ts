@@ -135,6 +135,15 @@ export interface AttachResult {
   replaced: boolean
 }
 
+/** A program on a device, whoever put it there. */
+export interface LinkedProgram {
+  how: 'tcx' | 'netkit'
+  /** Of the device on the host; a netkit's primary programs are at its egress, the peer's at its ingress. */
+  where: 'ingress' | 'egress'
+  /** The kernel's id. */
+  id: number
+}
+
 export interface NetlinkOptions {
   /** Netlink protocol, default NETLINK_ROUTE (0). */
   protocol?: number
@@ -194,6 +203,10 @@ export interface Native {
   detachPinned(path: string): boolean
   /** Removes our clsact filters, of both hooks; and the clsact qdisc when no filter is left and we made it. false: nothing there. */
   detachClsact(ifindex: number, priority: number): boolean
+  /** What hangs on a device by TCX or netkit links, in the order in which it runs. Empty where the kernel has neither (Linux 6.6, 6.7), or no such device. */
+  attachedPrograms(ifindex: number): LinkedProgram[]
+  /** Its first 15 bytes. null: it has gone. */
+  programName(id: number): string | null
   /** Records of a ring buffer map, each copied; called in batches on the main thread. Close by the returned function. */
   readRing(map: BpfMap, onRecords: (records: Buffer[]) => void): { close(): void }
   openNetlinkReader(options: NetlinkOptions, onMessages: (messages: Buffer, overrun: boolean) => void): NetlinkReader

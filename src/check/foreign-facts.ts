@@ -26,7 +26,7 @@ export async function foreignFacts(
 ): Promise<ForeignFacts> {
   return {
     rules: { ...(await nodeRules(state, plan, config, masquerade)), translated: [...translated] },
-    devices: [...plan.devices.values()].map(({ name, role }) => ({ name, role })),
+    devices: [...plan.devices.values()].map(({ ifindex, name, role }) => ({ ifindex, name, role })),
     agents: masquerade.agents,
     config: { uplink: config.uplink }
   }

@@ -6,6 +6,7 @@
 //   programs of the pod's device. The uplink's are passed as ever.
 
 import type { Config } from '../config/config.js'
+import { isOurs, linkedPrograms } from '../linked-programs.js'
 import { type Finding, finding, type Looked } from './report.js'
 import type { Tools } from './tool.js'
 
@@ -20,6 +21,7 @@ export interface ForeignProgram {
 
 /** A device that hostroute serves. */
 export interface ServedDevice {
+  ifindex: number
   name: string
   role: 'pod' | 'uplink'
 }
@@ -29,8 +31,6 @@ export interface Qdisc {
   kind: string
   where: 'root' | 'clsact' | 'ingress' | 'other'
 }
-
-const ours = new Set(['from_pod', 'to_pod', 'from_uplink', 'from_detour', 'uplink_filter'])
 
 /** Root qdiscs that only queue. */
 const plainQdiscs = new Set(['noqueue', 'noop', 'pfifo_fast', 'pfifo', 'bfifo', 'fq', 'fq_codel', 'mq', 'sfq', 'codel'])
@@ -46,7 +46,7 @@ export async function checkPrograms(
   const qdiscs = await readQdiscs(tools, looked)
   programs.push(...(await readFilters(tools, qdiscs, looked)))
   programs.push(...(await readXdp(tools, looked)))
-  programs.push(...(await readBpf(tools, looked)))
+  programs.push(...readLinked(served, looked))
   looked.findings.push(...judgePrograms(distinct(programs), qdiscs, served, config))
   return looked
 }
@@ -128,31 +128,20 @@ async function readXdp(tools: Tools, looked: Looked): Promise<ForeignProgram[]> 
   })
 }
 
-interface BpfRow {
-  devname: string
-  kind: string
-  name?: string
-  prog_id?: number
-  id?: number
-}
-
-/** bpftool alone knows TCX and netkit links; it is not everywhere. */
-async function readBpf(tools: Tools, looked: Looked): Promise<ForeignProgram[]> {
-  const answer = await tools.run(['bpftool', '-j', 'net'])
-  const unseen = 'programs of others attached by TCX or netkit links'
-  if (answer.kind !== 'done') {
-    looked.notLookedAt.push(`${unseen}: ${answer.kind === 'missing' ? 'bpftool is not installed' : answer.why}`)
-    return []
-  }
+function readLinked(served: readonly ServedDevice[], looked: Looked): ForeignProgram[] {
   try {
-    const [net] = JSON.parse(answer.stdout) as { tc?: BpfRow[] }[]
-    return (net?.tc ?? []).map((row) => {
-      const [how = '', direction = ''] = row.kind.split('/')
-      const where = how === 'netkit' ? 'netkit' : direction === 'egress' ? 'egress' : 'ingress'
-      return { device: row.devname, where, how, name: row.name ?? `program ${row.prog_id ?? row.id}` }
-    })
-  } catch {
-    looked.notLookedAt.push(`${unseen}: the output of bpftool is not understood`)
+    return served.flatMap(({ ifindex, name: device }) =>
+      linkedPrograms(ifindex).map(
+        ({ how, where, name }): ForeignProgram => ({ device, how, name, where: how === 'netkit' ? 'netkit' : where })
+      )
+    )
+  } catch (error) {
+    looked.findings.push(
+      finding('refuse', 'programs', 'programs-unread', 'Programs at TCX hooks of the devices cannot be read.', {
+        why: `${(error as Error).message}; one that is not seen could be one that hostroute would bypass`,
+        remedy: 'Run it as root, with CAP_BPF and CAP_NET_ADMIN.'
+      })
+    )
     return []
   }
 }
@@ -173,7 +162,7 @@ export function judgePrograms(
   const findings: Finding[] = []
   for (const program of programs) {
     const role = roles.get(program.device)
-    if (role && !ours.has(program.name)) findings.push(judgeProgram(program, role, config))
+    if (role && !isOurs(program.name)) findings.push(judgeProgram(program, role, config))
   }
   for (const { device, kind, where } of qdiscs) {
     if (where === 'root' && roles.get(device) === 'pod' && !plainQdiscs.has(kind)) {

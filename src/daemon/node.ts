@@ -129,7 +129,11 @@ export class Node {
       log: subsystem(options.log, 'conntrack'),
       onProblem: (text) => this.problem('conntrack', text)
     })
-    this.foreign = new ForeignWatch({ problems: this.problems, look: () => this.lookAtForeign() })
+    this.foreign = new ForeignWatch({
+      problems: this.problems,
+      served: () => this.planner.plan.devices.keys(),
+      look: () => this.lookAtForeign()
+    })
     this.view = this.createView()
     this.periodic = new Periodic(this.view, {
       claimForNewPods: () => this.claims.claimForNewPods(),

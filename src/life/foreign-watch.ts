@@ -5,8 +5,8 @@
 //
 // Invariants
 // - One look at a time. While nothing changes a look is made every quarter of an
-//   hour (programs at TCX hooks change without an event), after a change within
-//   a second or two. Looks take no more than a twentieth of the time, or while
+//   hour, after a change within a second or two (rules, and programs at TCX
+//   hooks, change without an event: their fingerprints are compared by poll()). Looks take no more than a twentieth of the time, or while
 //   something is found a fifth: whoever mends it wants to see that.
 // - What is found is a problem only when a second look finds it, too: rule sets
 //   are written in steps.
@@ -14,6 +14,7 @@
 
 import { isDeepStrictEqual } from 'node:util'
 import type { Finding } from '../check/report.js'
+import { linkedFingerprint } from '../linked-programs.js'
 import type { NetfilterSocket, NetlinkReader } from '../native.js'
 import { native } from '../native.js'
 import { rulesFingerprint } from '../netfilter/fingerprint.js'
@@ -22,6 +23,8 @@ import type { Problems } from './problems.js'
 
 export interface ForeignWatchOptions {
   problems: Problems
+  /** ifindexes of the devices that are served. */
+  served(): Iterable<number>
   /** What would be refused now. Rejects when it cannot be seen. */
   look(): Promise<Finding[]>
 }
@@ -70,13 +73,17 @@ export class ForeignWatch {
     try {
       this.socket ??= native().openNetfilter(false)
       this.events ??= native().openNetlinkReader({ groups: [trafficControlGroup], receiveBuffer }, () => this.changed())
-      this.fingerprint = rulesFingerprint(this.socket)
+      this.fingerprint = this.takeFingerprint(this.socket)
       this.blind = null
     } catch (error) {
-      this.blind = `changes cannot be followed: ${(error as Error).message}`
-      this.notLooked(null)
+      this.cannotFollow(error as Error)
     }
     return this.blind === null
+  }
+
+  private cannotFollow({ message }: Error): void {
+    this.blind = `changes cannot be followed: ${message}`
+    this.notLooked(null)
   }
 
   /** Also what was found is forgotten. */
@@ -99,10 +106,19 @@ export class ForeignWatch {
       if (this.follow()) this.changed()
       return
     }
-    const now = rulesFingerprint(this.socket)
-    if (now === this.fingerprint) return
-    this.fingerprint = now
+    try {
+      const now = this.takeFingerprint(this.socket)
+      if (now === this.fingerprint) return
+      this.fingerprint = now
+    } catch (error) {
+      this.cannotFollow(error as Error)
+    }
     this.changed()
+  }
+
+  /** Throws NativeError. */
+  private takeFingerprint(socket: NetfilterSocket): string {
+    return `${rulesFingerprint(socket)}\n${linkedFingerprint(this.options.served())}`
   }
 
   private changed(): void {

@@ -13,8 +13,9 @@ import type { Orders } from '../lab/fault-orders.js'
 import { Lab } from '../lab/lab.js'
 import type { LabNode } from '../lab/node.js'
 import { until } from '../lab/process.js'
+import { loadForeign, tcx } from './foreign.js'
 
-t.setTimeout(240_000)
+t.setTimeout(420_000)
 const patience = 90_000
 const noticing = { checks: 'report' }
 const codes = async (node: LabNode) => (await status(node)).problems.map(({ code }) => code)
@@ -79,6 +80,21 @@ t.test('a queue and a filter on a pod', async (t) => {
   await has(node, 'programs-bypassed')
   t.match((await status(node)).why, new RegExp(`The queue tbf of pod device ${device} would be bypassed`))
   await node.run(['tc', 'qdisc', 'del', 'dev', device, 'root'])
+  await over(node)
+})
+
+t.test('[L4] a program of others at a TCX hook, of which the kernel tells nobody', async (t) => {
+  const lab = await servedLab(t, { pods: 1 }, { config: noticing })
+  const node = lab.node(0)
+  const { hostDevice: device } = node.pod(0)
+  const foreign = await loadForeign(lab)
+  await node.run(tcx(foreign.tc, device))
+  await has(node, 'programs-bypassed')
+  t.match(
+    (await status(node)).why,
+    new RegExp(`ingress program foreign_tc \\(tcx\\) on pod device ${device} would not`)
+  )
+  await node.run(['bpftool', 'net', 'detach', 'tcx_ingress', 'dev', device])
   await over(node)
 })
 

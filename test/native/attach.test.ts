@@ -46,6 +46,29 @@ if (!hasTcx) {
   })
 }
 
+t.test('what hangs on a device by links is listed, with its name', async (t) => {
+  const listed = await childJson<object>(
+    t,
+    `${ready}
+    const list = () => native.attachedPrograms(a)
+    const tcx = ${hasTcx} ? [object.linkTcx('from_pod', a)] : []
+    const found = list()
+    for (const link of tcx) link.close()
+    const name = native.programName(object.programId('from_pod'))
+    console.log(JSON.stringify({ found, id: object.programId('from_pod'), name, after: list(), none: native.attachedPrograms(65000), gone: native.programName(2 ** 31) }))`,
+    { namespace: pair(t, 'list') }
+  )
+  const { id } = listed as { id: number }
+  t.strictSame(listed, {
+    found: hasTcx ? [{ how: 'tcx', where: 'ingress', id }] : [],
+    id,
+    name: 'from_pod',
+    after: [],
+    none: [],
+    gone: null
+  })
+})
+
 tcxTest('a TCX link is pinned, replaced in place, found defunct, and detached', async (t) => {
   const name = pair(t, 'tcx')
   const pin = JSON.stringify(`${pins}/link-a`)
