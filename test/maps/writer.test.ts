@@ -1,6 +1,6 @@
 import t from 'tap'
 import * as codec from '../../src/maps/codec.js'
-import { ROUTE_SLOTS, STRUCTS } from '../../src/maps/layout.js'
+import { STRUCTS } from '../../src/maps/layout.js'
 import { indexKey } from '../../src/maps/mirror.js'
 import { podSlotIndex } from '../../src/maps/pods.js'
 import { createWriter, type Writer } from '../../src/maps/writer.js'
@@ -23,7 +23,7 @@ import {
   some,
   type TestNode
 } from '../plan/node.js'
-import { type FakeObject, fakeObject, nativeError } from './fake.js'
+import { type FakeObject, fakeObject, generationsOf, nativeError } from './fake.js'
 
 /** What the maps mean, free of indexes and ids: comparable with the plan and between objects. */
 function meaning(object: FakeObject): Record<string, unknown> {
@@ -103,16 +103,9 @@ function podOf(object: FakeObject, address: string): codec.PodRow | null {
   return bytes && codec.decodePod(bytes)
 }
 
-/** Of each slot. */
-function generations(object: FakeObject): number[] {
-  const control = object.readControl()
-  const { route_generations: first } = STRUCTS.control.offset
-  return Array.from({ length: ROUTE_SLOTS }, (_, slot) => control.readUInt32LE(first + slot * 4))
-}
-
 /** Higher after any slot was raised. */
 function generation(object: FakeObject): number {
-  return generations(object).reduce((sum, each) => sum + each, 0)
+  return generationsOf(object).reduce((sum, each) => sum + each, 0)
 }
 
 function start(
