@@ -40,6 +40,8 @@ const parts: Record<4 | 6, readonly Part[]> = {
 const offset = STRUCTS.control.offset.route_generations
 /** Slots in a line of the processors' caches, which all of them read for each packet. */
 const slotsInLine = 16
+/** With more prefixes at once it is a table that changes: to tell them apart takes longer than it is worth. */
+const mostPrefixes = 4096
 
 export interface Generations {
   /** Reads what the section says. */
@@ -56,8 +58,12 @@ export interface Generations {
 export function createGenerations(access: Pick<MapAccess, 'readControl' | 'writeControl'>): Generations {
   let values: Buffer = Buffer.alloc(ROUTE_SLOTS * 4)
   const noted = new Set<number>()
-  /** The last one noted: neighbours of a table most often have the same slots. */
-  let last = ''
+  /** Prefixes noted since the last time. */
+  let prefixes = 0
+
+  const noteAll = (): void => {
+    for (let slot = 0; slot < ROUTE_SLOTS; slot++) noted.add(slot)
+  }
 
   const write = (first: number, end: number): void => {
     access.writeControl(offset + first * 4, values.subarray(first * 4, end * 4))
@@ -69,14 +75,10 @@ export function createGenerations(access: Pick<MapAccess, 'readControl' | 'write
     },
     note(key) {
       if (noted.size === ROUTE_SLOTS) return
-      const head = headOf(key)
-      if (head === last) return
-      last = head
-      for (const slot of slotsOf(key)) noted.add(slot)
+      if (++prefixes > mostPrefixes) noteAll()
+      else for (const slot of slotsOf(key)) noted.add(slot)
     },
-    noteAll() {
-      for (let slot = 0; slot < ROUTE_SLOTS; slot++) noted.add(slot)
-    },
+    noteAll,
     pending: () => noted.size > 0,
     raise() {
       for (const slot of noted) raiseAt(values, slot)
@@ -86,7 +88,7 @@ export function createGenerations(access: Pick<MapAccess, 'readControl' | 'write
         for (const [first, end] of stretchesOf(noted)) write(first, end)
       }
       noted.clear()
-      last = ''
+      prefixes = 0
     }
   }
 }
@@ -98,25 +100,26 @@ export function raiseGenerations(access: Pick<MapAccess, 'readControl' | 'writeC
   access.writeControl(offset, values)
 }
 
-/** Of a prefix, as "0a000000/8": those of its addresses. */
+/** Of a prefix, as "0a000000/8": those of its addresses, each once. */
 export function slotsOf(key: string): number[] {
   const slash = key.indexOf('/')
   const length = Number(key.slice(slash + 1))
   let slots = [0]
   for (const { from, to, bits } of parts[slash === 8 ? 4 : 6]) {
-    const values = valuesOf(
-      Number.parseInt(key.slice(from / 4, to / 4), 16),
-      Math.max(0, to - Math.max(length, from)),
-      bits
-    )
-    slots = slots.flatMap((slot) => values.map((value) => slot * 2 ** bits + value))
+    const part = Number.parseInt(key.slice(from / 4, to / 4), 16)
+    if (length >= to) {
+      const value = hashOf(part, bits)
+      for (let at = 0; at < slots.length; at++) slots[at] = ((slots[at] ?? 0) << bits) | value
+    } else {
+      const values = valuesOf(part, to - Math.max(length, from), bits)
+      slots = slots.flatMap((slot) => values.map((value) => (slot << bits) | value))
+    }
   }
   return slots
 }
 
 /** Hashes of a part of which the last `free` bits are open. */
 function valuesOf(part: number, free: number, bits: number): readonly number[] {
-  if (free === 0) return [hashOf(part, bits)]
   const every = 2 ** bits
   // so many that hardly one is missing
   if (2 ** free > 16 * every) return Array.from({ length: every }, (_, value) => value)
@@ -125,12 +128,6 @@ function valuesOf(part: number, free: number, bits: number): readonly number[] {
 
 function hashOf(part: number, bits: number): number {
   return Math.imul(part, 0x9e3779b1) >>> (32 - bits)
-}
-
-/** Keys with the same have the same slots. */
-function headOf(key: string): string {
-  const end = key.indexOf('/') === 8 ? 6 : 16
-  return Number(key.slice(key.indexOf('/') + 1)) >= end * 4 ? key.slice(0, end) : key
 }
 
 function readGenerations(access: Pick<MapAccess, 'readControl'>): Buffer {

@@ -284,6 +284,8 @@ export function createWriter(access: MapAccess): Writer {
     removeDevices(plan, attempt)
     removePods(plan, attempt)
     removeRoutes(plan, attempt)
+    // rows of their next hops may have been others' meanwhile
+    if (paused.size > skipped.size) generations.noteAll()
     if (generations.pending()) generations.raise()
     nexthops.prune(plan, change === 'all' ? undefined : change.nexthops)
     settle()

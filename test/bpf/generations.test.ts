@@ -4,12 +4,12 @@ import './namespace.js'
 import t from 'tap'
 import { slotsOf } from '../../src/maps/generations.js'
 import { STRUCTS } from '../../src/maps/layout.js'
-import { addressBytes, addressText } from '../packets/bytes.js'
-import { fragments, ip, tcp, udp } from '../packets/packet.js'
+import { addressBytes, addressText, macText } from '../packets/bytes.js'
+import { fragments, ip, type Network, tcp, udp } from '../packets/packet.js'
 import { key } from '../plan/node.js'
 import { hotPathFlows, port } from './hot_path_flows.js'
-import { frameFor, randomRounds } from './hot_path_ways.js'
-import { Control } from './layout.js'
+import { compiled, frameFor, randomRounds, run } from './hot_path_ways.js'
+import { CONTROL, Control } from './layout.js'
 import { devices, macBehind, type TestNode, testNode, to } from './node.js'
 import { content } from './snat_flow.js'
 
@@ -131,6 +131,40 @@ for (const family of [4, 6] as const) {
     node.close()
   })
 }
+
+t.test('what a program was told before a publication and stores after it does not count', async (t) => {
+  const node = testNode({ flags: Control.on, objectFile: compiled('published_between') })
+  for (const family of [4, 6] as const) {
+    const { address, prefix } = places[family]
+    const [slot = 0] = slotsOf(key(address))
+    const source = devices.a[`v${family}`]
+    const publishes = (on: boolean) => node.setControl({ eventRate: on ? 2 ** 31 + slot * 4 : 1000 })
+    const whole = (sourcePort: number) =>
+      ip({ source, destination: address }, udp({ sourcePort, destinationPort: 53 }, Buffer.alloc(900)))
+    const pieces = fragments(whole(4001), 400, 7)
+    const ways: Record<string, () => Network> = {
+      'of a new flow': () => whole(4000),
+      'of a flow that asks again': () => whole(4000),
+      'of a first fragment': () => pieces[0] as Network
+    }
+    for (const [name, packet] of Object.entries(ways)) {
+      // without a trace, which would publish before, and by the stages, which ask once
+      const way = (network: Network) =>
+        macText(Buffer.from(run(node, 'from_pod', 'a', frameFor('a', network), { mark: 5 }).data.slice(0, 12), 'hex'))
+      publishes(true)
+      node.setRoute(prefix, { nexthop: 0 })
+      t.equal(way(packet()), macBehind('up0'), `IPv${family}, ${name}`)
+      node.setRoute(prefix, { nexthop: 3 })
+      // this writes generations, too: those of before
+      const published = node.object.readControl()
+      publishes(false)
+      node.object.writeControl(CONTROL.routeGenerations, published.subarray(CONTROL.routeGenerations, CONTROL.shared))
+      t.equal(way(packet() === pieces[0] ? (pieces[1] as Network) : packet()), macBehind('up1'), 'and the next')
+      t.equal(way(whole(4002)), macBehind('up1'), 'and another flow')
+    }
+  }
+  node.close()
+})
 
 /** The program's: of a new flow to there. */
 function slotOfFlow(node: TestNode, family: 4 | 6, destination: string): number {

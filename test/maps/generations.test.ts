@@ -15,10 +15,9 @@ const all = Array.from({ length: ROUTE_SLOTS }, (_, slot) => slot)
 const slots = (...prefixes: string[]) => [...new Set(prefixes.flatMap((prefix) => slotsOf(key(prefix))))].sort(byNumber)
 const byNumber = (a: number, b: number) => a - b
 
-function start() {
+function start(object = fakeObject()) {
   const node = plainNode()
   addPod(node, 10, ['10.1.0.2'])
-  const object = fakeObject()
   const planner = createPlanner(defaultPlanOptions)
   const writer = createWriter(object)
   /** Slots that were raised meanwhile. */
@@ -76,6 +75,19 @@ t.test('other tables for a device, and repaired rows, raise all', async (t) => {
   t.ok(generationsOf(object).every((value, slot) => value !== before[slot]))
 })
 
+t.test('a family that is served again raises all', async (t) => {
+  const { node, writer, apply, planner } = start(fakeObject({ routes4: 32 }))
+  const prefixes = addRoutes(
+    node,
+    ...Array.from({ length: 40 }, (_, number) => route(`10.20.${number}.0/24`, [leg(2, '192.0.2.7')]))
+  )
+  apply(some(prefixes))
+  t.match(writer.apply(planner.plan, 'all').alarms, [{ family: 4 }])
+  for (const prefix of prefixes) node.routes4.delete(prefix)
+  t.strictSame(apply(some(prefixes)), all)
+  t.strictSame(writer.apply(planner.plan, 'all').alarms, [])
+})
+
 t.test('what was written before an error raises all', async (t) => {
   const { node, object, apply } = start()
   addRoutes(node, route('10.9.3.0/24', [leg(2, '192.0.2.7')]))
@@ -108,6 +120,11 @@ t.test('a generation is never 0, and few slots are few writes', async (t) => {
   made.note(key('0.0.0.0/0'))
   made.raise()
   t.equal(object.log.length, 2, 'all at once')
+  made.note(key('10.9.3.0/24'))
+  for (let number = 0; number < 5000; number++) made.note(key(`10.9.3.${number & 255}`))
+  object.log.length = 0
+  made.raise()
+  t.match(object.log, [{ key: String(offset.route_generations), value: /^.{8192}$/ }], 'so many prefixes raise all')
 })
 
 t.test('a flow of layout 5 keeps the leg of its group and has no answer', async (t) => {
