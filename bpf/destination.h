@@ -62,16 +62,15 @@ static __always_inline bool still_holds(const struct destination *known, const s
 	return same_address(&known->address, address) && known->asked_under == generation_at(known->slot);
 }
 
-/* The row is this address's from now on; what it says, as asked under this generation of its slot, is to be written. */
-static __always_inline void claim_row(struct destination *known, const struct address *address, __u16 slot,
-				      __u32 generation)
+/* The row is this address's from now on; what it says, as asked under the generation of `way`, is to be written. */
+static __always_inline void claim_row(struct destination *known, const struct address *address, __u64 way)
 {
-	if (same_address(&known->address, address) && known->asked_under == generation)
+	if (same_address(&known->address, address) && known->asked_under == (__u32)way)
 		return;
 	known->address.high = address->high;
 	known->address.low = address->low;
-	known->slot = slot;
-	known->asked_under = generation;
+	known->slot = way >> 32;
+	known->asked_under = way;
 	known->action = ROUTE_STACK;
 	known->due = 0;
 }

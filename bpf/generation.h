@@ -92,4 +92,15 @@ static __always_inline __u16 slot_of(const struct address *address)
 	return first * sizeof(__u32);
 }
 
+/*
+ * Of a remote address, before the maps are asked: the answer's way, without its
+ * next hop. Not inlined: once a flow, and it needs registers. Global: see packet.h.
+ */
+__attribute__((noinline)) __u64 way_before(const struct address *remote)
+{
+	__u16 slot = remote ? slot_of(remote) : 0;
+
+	return way_by(generation_at(slot), slot, 0);
+}
+
 #endif

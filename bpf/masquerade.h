@@ -12,8 +12,7 @@
 __attribute__((noinline)) int masquerade_due(const struct address *remote)
 {
 	const __u32 epoch = control.masquerade_epoch;
-	__u32 generation;
-	__u16 slot;
+	__u64 way;
 	union {
 		struct masquerade_key policy;
 		__u32 row; /* of destinations */
@@ -30,15 +29,14 @@ __attribute__((noinline)) int masquerade_due(const struct address *remote)
 		return false;
 	if (still_holds(known, remote) && known->epoch == epoch && known->due)
 		return known->due == DUE;
-	slot = slot_of(remote);
-	generation = generation_at(slot);
+	way = way_before(remote);
 	read_in_order(known);
 	key.policy.prefix_length = 160;
 	key.policy.epoch = epoch;
 	__builtin_memcpy(key.policy.address, remote, 16);
 	masquerade_entry = bpf_map_lookup_elem(&masquerade, &key.policy);
 	due = masquerade_entry && masquerade_entry->masquerade;
-	claim_row(known, remote, slot, generation);
+	claim_row(known, remote, way);
 	known->epoch = epoch;
 	known->due = due ? DUE : DUE_NOT;
 	return due;

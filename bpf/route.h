@@ -118,9 +118,8 @@ static __always_inline __u64 find_nexthop(struct __sk_buff *skb, const struct de
 	struct destination *known;
 	struct route *route = NULL;
 	union route_key key;
-	__u32 action, row, generation;
-	__u64 found;
-	__u16 slot;
+	__u32 action, row;
+	__u64 found, way;
 
 	key.row = destination_row(destination);
 	known = bpf_map_lookup_elem(&destinations, &key.row);
@@ -130,8 +129,7 @@ static __always_inline __u64 find_nexthop(struct __sk_buff *skb, const struct de
 	    !trace_of(skb))
 		return resolve_route(skb, known->action, known->nexthop, kept,
 				     way_by(known->asked_under, known->slot, 0));
-	slot = slot_of(destination);
-	generation = generation_at(slot);
+	way = way_before(destination);
 	read_in_order(known);
 	if (of_class) {
 		route = class_route_to(device, destination, &key, six);
@@ -160,12 +158,12 @@ static __always_inline __u64 find_nexthop(struct __sk_buff *skb, const struct de
 		action = route->action;
 		row = route->nexthop;
 	} else if (!trace_of(skb)) {
-		claim_row(known, destination, slot, generation);
+		claim_row(known, destination, way);
 		known->of_class = of_class;
 		known->nexthop = row;
 		known->action = action;
 	}
-	found = resolve_route(skb, action, row, kept, way_by(generation, slot, 0));
+	found = resolve_route(skb, action, row, kept, way);
 	if (is_way(found))
 		trace_nexthop(trace_of(skb), nexthop_in(found));
 	return found;
