@@ -89,7 +89,9 @@ static __always_inline __u16 slot_of(const struct address *address)
 		first = bpf_be64_to_cpu(address->high) >> 32;
 		first = slot_bits(first, 4) << 6 | slot_bits(second >> 16, 3) << 3 | slot_bits(second & 0xffff, 3);
 	}
-	return first * sizeof(__u32);
+	/* Linux 6.1 does not see that the bits of `|` stay within those of both, clang does */
+	asm volatile("" : "+r"(first));
+	return (first & (ROUTE_SLOTS - 1)) * sizeof(__u32);
 }
 
 /*
