@@ -66,16 +66,19 @@ struct snat_difference {
 };
 
 struct flow {
-	__u64 route;                       /* control.route_generation << 32 | index of nexthops */
-	__u32 seen;                        /* jiffies (low 32 bits) of the pod's last packet */
+	/* The answer of the routes, which is read and written as one word: see bpf/generation.h. */
+	__u32 generation __attribute__((aligned(8))); /* control.route_generations when they were asked; 0: not yet */
+	__u16 slot;                                   /* of the remote address there, in bytes */
+	__u16 nexthop;                                /* row of nexthops */
+	__u32 seen;                                   /* jiffies (low 32 bits) of the pod's last packet */
 	__u32 pod_id;
-	__u32 life;                        /* enum flow_life, changed by compare-and-exchange */
-	__u8 verdict;                      /* enum flow_verdict */
-	__u8 tcp;                          /* SEEN_* */
+	__u32 life;                                   /* enum flow_life, changed by compare-and-exchange */
+	__u8 verdict;                                 /* enum flow_verdict */
+	__u8 tcp;                                     /* SEEN_* */
 	__be16 nat_port;
-	__u8 nat_address[16];              /* v4-mapped or IPv6 */
-	__u32 created;                     /* jiffies, low 32 bits */
-	struct snat_difference difference; /* FLOW_SNAT */
+	__u8 nat_address[16];                         /* v4-mapped or IPv6 */
+	__u32 created;                                /* jiffies, low 32 bits */
+	struct snat_difference difference;            /* FLOW_SNAT */
 	__u32 ifindex; /* FLOW_SNAT: the uplink for which nat_address was chosen; FLOW_INBOUND: 0, or the pod's device
 			  if the opener's packets come another way (pod_sources) */
 	/*
@@ -128,7 +131,7 @@ struct fragment_key {
 
 /* What the first fragment's ports have decided for the others. */
 struct fragment {
-	__u64 route;      /* from a pod: as flow.route; FLOW_STACK: enum reason */
+	__u64 way;        /* from a pod: as flow.generation, slot and nexthop; FLOW_STACK: enum reason */
 	__u8 address[16]; /* FLOW_SNAT: replaces the pod's address, or is the pod's */
 	__u32 seen;       /* jiffies of the first fragment */
 	__u32 pod_id;

@@ -179,7 +179,7 @@ static __always_inline int note_owner(struct __sk_buff *skb, const struct facts 
 	scratch = begin_note(p, six);
 	if (scratch) {
 		scratch->note.verdict = FLOW_STACK;
-		scratch->note.route = reason;
+		scratch->note.way = reason;
 		leave_note(skb, p, scratch, six);
 	}
 	return reason;
@@ -191,7 +191,7 @@ static __always_inline int noted_owner(struct __sk_buff *skb, const struct facts
 	struct fragment_scratch *scratch = begin_note(p, six);
 
 	return scratch && read_note(skb, p, scratch, six) && scratch->note.verdict == FLOW_STACK ?
-		       (int)(scratch->note.route & (REASON_MAX - 1)) :
+		       (int)(scratch->note.way & (REASON_MAX - 1)) :
 		       GO_ON;
 }
 
@@ -210,7 +210,7 @@ static __always_inline int follow_first(struct packet *p, struct pod *pod, bool 
 }
 
 /* For those that follow the first one from a pod: its flow's verdict, and the SNAT that is due. */
-static __always_inline bool note_way(struct packet *p, const void *address, __u32 index, __u32 verdict, bool six)
+static __always_inline bool note_way(struct packet *p, const void *address, __u64 way, __u32 verdict, bool six)
 {
 	struct fragment_scratch *scratch = begin_note(facts_of(p), six);
 
@@ -218,17 +218,17 @@ static __always_inline bool note_way(struct packet *p, const void *address, __u3
 		return false;
 	scratch->note.verdict = verdict;
 	scratch->note.pod_id = p->device->pod_id;
-	scratch->note.route = (__u64)control.route_generation << 32 | index;
+	scratch->note.way = way;
 	__builtin_memcpy(scratch->note.address, address, 16);
 	leave_note(p->skb, facts_of(p), scratch, six);
 	return true;
 }
 
 /* The first one is too big and goes to be cut: those behind it, which are in its wake, have nothing to wait for. */
-static __attribute__((noinline)) int note_detoured4(struct packet *p, const struct flow *flow, __u32 index)
+static __attribute__((noinline)) int note_detoured4(struct packet *p, const struct flow *flow, __u64 way)
 {
 	if (p && flow && p->fragment == PLACE_FIRST)
-		note_way(p, flow->nat_address, index, flow->verdict, false);
+		note_way(p, flow->nat_address, way, flow->verdict, false);
 	return DETOURED;
 }
 

@@ -17,6 +17,7 @@
 #include "packet_store.h"
 #include "parse.h"
 #include "pods.h"
+#include "generation.h"
 #include "masquerade.h"
 #include "route.h"
 #include "owner.h"
@@ -42,10 +43,10 @@ static __always_inline int send_translated(struct packet *p, struct nexthop *nex
  * The first one, from a pod and away from the node, after it was judged like a
  * whole packet: `verdict` is its flow's, `new` has the SNAT that is due. GO_ON: none, send it as it is.
  */
-static __always_inline int leave_first(struct packet *p, struct rewrite *new, struct nexthop *nexthop, __u32 index,
+static __always_inline int leave_first(struct packet *p, struct rewrite *new, struct nexthop *nexthop, __u64 way,
 				       __u32 verdict, bool six)
 {
-	if (!note_way(p, &new->address, index, verdict, six))
+	if (!note_way(p, &new->address, way, verdict, six))
 		return REASON_DROP_FLOWS;
 	if (new->what != NAT_SOURCE)
 		return GO_ON;
@@ -58,7 +59,7 @@ static __always_inline int leave_later(struct packet *p, struct rewrite *new, bo
 	struct fragment_scratch *scratch = begin_note(facts_of(p), six);
 	struct nexthop *nexthop;
 	bool current = false;
-	__u32 index = 0;
+	__u64 way = 0;
 	int reason;
 
 	if (p->fragment == PLACE_OPTIONS)
@@ -66,10 +67,10 @@ static __always_inline int leave_later(struct packet *p, struct rewrite *new, bo
 	if (!scratch)
 		return REASON_DROP_FLOWS;
 	if (read_note(p->skb, facts_of(p), scratch, six) && scratch->note.verdict == FLOW_STACK)
-		return scratch->note.route & (REASON_MAX - 1);
+		return scratch->note.way & (REASON_MAX - 1);
 	if (scratch->note.verdict && scratch->note.pod_id == p->device->pod_id) {
-		index = scratch->note.route;
-		current = scratch->note.route >> 32 == control.route_generation;
+		way = scratch->note.way;
+		current = is_current(way);
 	} else if (p->origin == SOURCE_STAYS || !trace_masquerade(p, masquerade_due(&p->destination))) {
 		if (owner_is_unknown(p, six))
 			return REASON_UNKNOWN_OWNER;
@@ -77,7 +78,7 @@ static __always_inline int leave_later(struct packet *p, struct rewrite *new, bo
 			return REASON_UNKNOWN_DEVICE;
 		scratch->note.verdict = FLOW_DIRECT;
 	} else if (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP || is_echo(p, six)) {
-		reason = choose_nexthop(p, six, 0, false, &index);
+		reason = choose_nexthop(p, six, 0, false, &way);
 		if (reason != GO_ON)
 			return reason;
 		return p->fragment == PLACE_LATER ? detour(p, 0, REASON_DROP_FRAGMENT) : REASON_DROP_FRAGMENT;
@@ -85,14 +86,14 @@ static __always_inline int leave_later(struct packet *p, struct rewrite *new, bo
 		return control.flags & CONTROL_DROP_PROTOCOLS ? REASON_DROP_PROTOCOL : REASON_PROTOCOL;
 	}
 	if (!current) {
-		reason = choose_nexthop(p, six, index, false, &index);
+		reason = choose_nexthop(p, six, nexthop_in(way), false, &way);
 		if (reason != GO_ON)
 			return reason;
 	}
-	nexthop = nexthop_at(index);
+	nexthop = nexthop_at(nexthop_in(way));
 	if (!nexthop)
 		return REASON_ROUTE;
-	trace_nexthop(p->trace, index);
+	trace_nexthop(p->trace, nexthop_in(way));
 	if (too_big(p, nexthop->mtu, six)) {
 		/* IPv6: the first was as large, see too_big_to_leave6() */
 		reason = six ? REASON_DROP_MTU : too_big_to_leave4(p, nexthop->mtu, scratch->note.verdict);
@@ -106,15 +107,15 @@ static __always_inline int leave_later(struct packet *p, struct rewrite *new, bo
 }
 
 static __attribute__((noinline)) int leave_first4(struct packet *p, struct rewrite *new, struct nexthop *nexthop,
-						  __u32 index, __u32 verdict)
+						  __u64 way, __u32 verdict)
 {
-	return leave_first(p, new, nexthop, index, verdict, false);
+	return leave_first(p, new, nexthop, way, verdict, false);
 }
 
 static __attribute__((noinline)) int leave_first6(struct packet *p, struct rewrite *new, struct nexthop *nexthop,
-						  __u32 index, __u32 verdict)
+						  __u64 way, __u32 verdict)
 {
-	return leave_first(p, new, nexthop, index, verdict, true);
+	return leave_first(p, new, nexthop, way, verdict, true);
 }
 
 static __attribute__((noinline)) int leave_later4(struct packet *p, struct rewrite *new)

@@ -10,6 +10,7 @@
 #include "packet_write.h"
 #include "parse.h"
 #include "pods.h"
+#include "generation.h"
 #include "masquerade.h"
 #include "route.h"
 #include "account.h"
@@ -33,7 +34,7 @@
 static __always_inline int leave_untracked(struct packet *p, struct rewrite *new, bool six)
 {
 	struct nexthop *nexthop;
-	__u32 index = 0;
+	__u64 way = 0;
 	int reason;
 
 	if (is_icmp_error(p, six)) {
@@ -43,7 +44,7 @@ static __always_inline int leave_untracked(struct packet *p, struct rewrite *new
 		if (reason != GO_ON)
 			return reason;
 	}
-	reason = choose_nexthop(p, six, 0, false, &index);
+	reason = choose_nexthop(p, six, 0, false, &way);
 	if (reason != GO_ON)
 		return reason;
 	/* an error about a flow without SNAT has none either */
@@ -53,7 +54,7 @@ static __always_inline int leave_untracked(struct packet *p, struct rewrite *new
 		return REASON_UNKNOWN_OWNER;
 	if (returns_by_stack(p, six))
 		return REASON_UNKNOWN_DEVICE;
-	nexthop = nexthop_at(index);
+	nexthop = nexthop_at(nexthop_in(way));
 	if (!nexthop)
 		return REASON_ROUTE;
 	if (too_big(p, nexthop->mtu, six))
@@ -105,37 +106,33 @@ static __always_inline bool has_moved(const struct flow *flow, __u32 index, bool
  * The flow's next hop; looked up again only after the routes have changed. MOVED: its
  * translation is of no use any more. NULL: of one that is not remembered.
  */
-static __always_inline int nexthop_of_flow(struct packet *p, struct flow *flow, __u32 *index, bool six)
+static __always_inline int nexthop_of_flow(struct packet *p, struct flow *flow, __u64 *way, bool six)
 {
-	__u32 generation = control.route_generation;
-	__u64 route;
 	int reason;
 
 	if (!flow)
-		return choose_nexthop(p, six, 0, false, index);
-	route = flow->route;
-	if (route >> 32 == generation) {
-		*index = route;
+		return choose_nexthop(p, six, 0, false, way);
+	*way = way_of(flow);
+	if (is_current(*way))
 		return GO_ON;
-	}
 	/* to an address that rules translate since the flow began, it stays what it is, as in conntrack */
-	reason = choose_nexthop(p, six, route, is_answered(p, flow, six), index);
-	if (reason == GO_ON && has_moved(flow, *index, six))
+	reason = choose_nexthop(p, six, nexthop_in(*way), is_answered(p, flow, six), way);
+	if (reason == GO_ON && has_moved(flow, nexthop_in(*way), six))
 		return MOVED;
 	if (reason == GO_ON && !p->trace)
-		flow->route = (__u64)generation << 32 | *index;
+		remember_way(flow, *way);
 	return reason;
 }
 
 /* Not inlined, for the stack's sake. */
-static __attribute__((noinline)) int nexthop_of_flow4(struct packet *p, struct flow *flow, __u32 *index)
+static __attribute__((noinline)) int nexthop_of_flow4(struct packet *p, struct flow *flow, __u64 *way)
 {
-	return p && index ? nexthop_of_flow(p, flow, index, false) : REASON_ROUTE;
+	return p && way ? nexthop_of_flow(p, flow, way, false) : REASON_ROUTE;
 }
 
-static __attribute__((noinline)) int nexthop_of_flow6(struct packet *p, struct flow *flow, __u32 *index)
+static __attribute__((noinline)) int nexthop_of_flow6(struct packet *p, struct flow *flow, __u64 *way)
 {
-	return p && index ? nexthop_of_flow(p, flow, index, true) : REASON_ROUTE;
+	return p && way ? nexthop_of_flow(p, flow, way, true) : REASON_ROUTE;
 }
 
 /*
@@ -168,7 +165,7 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 	struct nexthop *nexthop;
 	union tuple tuple;
 	struct flow *flow;
-	__u32 index = 0;
+	__u64 way = 0;
 	int reason;
 
 	if (p->fragment)
@@ -198,7 +195,7 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 			flow = NULL;
 	}
 	if (flow) {
-		reason = six ? nexthop_of_flow6(p, flow, &index) : nexthop_of_flow4(p, flow, &index);
+		reason = six ? nexthop_of_flow6(p, flow, &way) : nexthop_of_flow4(p, flow, &way);
 		if (reason == MOVED && is_paused(p))
 			return wait_for_tables(p);
 		if (reason == MOVED && replace(p, &tuple, flow, six)) {
@@ -211,25 +208,25 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 		}
 	}
 	if (!flow) {
-		reason = six ? judge_unknown6(p, &tuple, &index) : judge_unknown4(p, &tuple, &index);
+		reason = six ? judge_unknown6(p, &tuple, &way) : judge_unknown4(p, &tuple, &way);
 		if (reason == GO_ON && p->origin)
 			reason = six ? judge_origin6(p, &tuple) : judge_origin4(p, &tuple);
 		/* not before it is known to be the fast path's: from the detour no packet gets to the stack */
 		if (reason == GO_ON && is_paused(p))
 			reason = wait_for_tables(p);
 		if (reason == GO_ON)
-			reason = six ? new_flow6(p, &tuple, index) : new_flow4(p, &tuple, index);
+			reason = six ? new_flow6(p, &tuple, way) : new_flow4(p, &tuple, way);
 		if (reason != GO_ON)
 			return reason;
 		flow = p->trace ? &p->trace->flow : flow_of(&tuple, six);
 		/* another CPU may have been first, and know another way; an entry from outside knows none yet */
-		if (flow && flow->route >> 32 == control.route_generation)
-			index = flow->route;
+		if (flow && is_current(way_of(flow)))
+			way = way_of(flow);
 	}
 	/* none: a plain route and no room, so it is forwarded, not remembered */
 	if (flow && !join(p, flow, six))
 		return REASON_DROP_FLOWS;
-	nexthop = nexthop_at(index);
+	nexthop = nexthop_at(nexthop_in(way));
 	if (!nexthop)
 		return REASON_ROUTE;
 	if (too_big(p, nexthop->mtu, six)) {
@@ -237,7 +234,7 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 			 !flow ? REASON_MTU :
 				 too_big_to_leave4(p, nexthop->mtu, flow->verdict);
 		if (!six && reason == DETOURED)
-			return note_detoured4(p, flow, index);
+			return note_detoured4(p, flow, way);
 		if (reason != GO_ON)
 			return !p->fragment ? reason :
 			       six          ? note_owner6(p->skb, facts_of(p), reason) :
@@ -252,8 +249,8 @@ static __always_inline int leave_node(struct packet *p, struct rewrite *new, boo
 	if (p->fragment) {
 		__u32 verdict = flow ? flow->verdict : FLOW_DIRECT;
 
-		reason = six ? leave_first6(p, new, nexthop, index, verdict) :
-			       leave_first4(p, new, nexthop, index, verdict);
+		reason =
+			six ? leave_first6(p, new, nexthop, way, verdict) : leave_first4(p, new, nexthop, way, verdict);
 		if (reason != GO_ON)
 			return reason;
 	}

@@ -55,11 +55,11 @@ static __always_inline void fill_facts(struct packet *p, __u8 protocol, __u16 l4
 /* The decision, and what conclude() says if there is no flow. */
 static __always_inline int open(struct packet *p, struct new_entries *new, bool six)
 {
-	__u32 index = 0;
-	int reason = six ? judge_unknown6(p, &new->opened, &index) : judge_unknown4(p, &new->opened, &index);
+	__u64 way = 0;
+	int reason = six ? judge_unknown6(p, &new->opened, &way) : judge_unknown4(p, &new->opened, &way);
 
 	if (reason == GO_ON)
-		reason = six ? new_flow6(p, &new->opened, index) : new_flow4(p, &new->opened, index);
+		reason = six ? new_flow6(p, &new->opened, way) : new_flow4(p, &new->opened, way);
 	if (reason != GO_ON)
 		return conclude(p, reason, six);
 	/* else another CPU was first, or there is no room: the stages know what to do */

@@ -7,6 +7,7 @@
 #include "packet.h"
 #include "kernel_skb.h"
 #include "packet_write.h"
+#include "generation.h"
 #include "route.h"
 #include "tcp_state.h"
 #include "owner.h"
@@ -86,7 +87,7 @@ static __always_inline bool hot_to_uplink4(struct __sk_buff *skb, struct device 
 	__be16 *port = (void *)(ip + 1);
 	struct nexthop *nexthop;
 	struct flow *flow;
-	__u64 route;
+	__u64 way;
 	__u32 now, ifindex;
 
 	/* What the caller has read is read again where it is needed: kept, it would be spilled, for packets to pods,
@@ -130,10 +131,10 @@ static __always_inline bool hot_to_uplink4(struct __sk_buff *skb, struct device 
 	if (flow->pod_id != device->pod_id || flow->life != FLOW_LIVE ||
 	    (flow->verdict == FLOW_SNAT && !tells_checksum_state()))
 		return false;
-	route = flow->route;
-	if (route >> 32 != control.route_generation)
+	way = way_of(flow);
+	if (!is_current_way_of(flow, way))
 		return false;
-	nexthop = nexthop_at(route);
+	nexthop = nexthop_at(nexthop_in(way));
 	if (!nexthop)
 		return false;
 	if (edge) {

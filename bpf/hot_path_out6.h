@@ -9,6 +9,7 @@
 #include "packet_write.h"
 #include "parse.h"
 #include "pods.h"
+#include "generation.h"
 #include "route.h"
 #include "tcp_state.h"
 #include "owner.h"
@@ -69,7 +70,7 @@ static __always_inline bool hot_leave6(struct __sk_buff *skb, struct device *dev
 	__u8 *l4 = (void *)(ip + 1);
 	struct nexthop *nexthop;
 	struct flow *flow;
-	__u64 route;
+	__u64 way;
 	__u32 now, ifindex;
 
 	/* the length is the packet's own: with the header in reach it is long enough */
@@ -104,10 +105,10 @@ static __always_inline bool hot_leave6(struct __sk_buff *skb, struct device *dev
 	if (flow->pod_id != device->pod_id || flow->life != FLOW_LIVE ||
 	    (flow->verdict == FLOW_SNAT && (!tells_checksum_state() || without_checksum6(l4, tcp))))
 		return false;
-	route = flow->route;
-	if (route >> 32 != control.route_generation)
+	way = way_of(flow);
+	if (!is_current_way_of(flow, way))
 		return false;
-	nexthop = nexthop_at(route);
+	nexthop = nexthop_at(nexthop_in(way));
 	if (!nexthop)
 		return false;
 	if (edge) {

@@ -158,11 +158,11 @@ __attribute__((noinline)) int become_error6(struct __sk_buff *skb, const struct 
 static __always_inline bool tell_sender(struct packet *p, __u32 what, __u32 rest, bool six)
 {
 	struct nexthop *nexthop;
-	__u32 index = 0;
+	__u64 way = 0;
 
-	if (p->fragment == PLACE_LATER || unfinished(p, six) || choose_nexthop(p, six, 0, false, &index) != GO_ON)
+	if (p->fragment == PLACE_LATER || unfinished(p, six) || choose_nexthop(p, six, 0, false, &way) != GO_ON)
 		return false;
-	nexthop = nexthop_at(index);
+	nexthop = nexthop_at(nexthop_in(way));
 	if (!nexthop ||
 	    !(six ? become_error6(p->skb, facts_of(p), what, rest) : become_error4(p->skb, facts_of(p), what, rest)))
 		return false;

@@ -269,7 +269,7 @@ static __always_inline int error_from_pod(struct packet *p, bool six)
 	struct error_scratch *about;
 	struct nexthop *nexthop;
 	struct flow *flow;
-	__u32 index = 0;
+	__u64 way = 0;
 	int reason;
 
 	about = parse_error(p, false, &reason, six);
@@ -285,10 +285,10 @@ static __always_inline int error_from_pod(struct packet *p, bool six)
 		p->related = 1;
 		return GO_ON;
 	}
-	reason = choose_nexthop(p, six, (__u32)flow->route, false, &index);
+	reason = choose_nexthop(p, six, nexthop_in(way_of(flow)), false, &way);
 	if (reason != GO_ON)
 		return reason;
-	nexthop = nexthop_at(index);
+	nexthop = nexthop_at(nexthop_in(way));
 	if (!nexthop)
 		return REASON_ROUTE;
 	if (too_big(p, nexthop->mtu, six))

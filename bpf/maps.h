@@ -274,7 +274,9 @@ struct {
 } events SEC(".maps");
 
 /* A global because reading it costs no look-up. */
-volatile struct control control SEC(".data.control");
+volatile struct control control SEC(".data.control") = {
+	.route_generations = { [0 ... ROUTE_SLOTS - 1] = 1 },
+};
 
 /* The stack owns some flows that look like the fast path's: one word, whatever the cause. */
 static __always_inline bool is_translating(void)

@@ -5,12 +5,14 @@
 
 #include "maps.h"
 #include "packet.h"
+#include "generation.h"
 #include "destination.h"
 
 /* Not inlined: once a flow, and it needs stack. Global: see packet.h. */
 __attribute__((noinline)) int masquerade_due(const struct address *remote)
 {
-	const __u32 generation = control.route_generation, epoch = control.masquerade_epoch;
+	const __u32 epoch = control.masquerade_epoch;
+	__u64 way;
 	union {
 		struct masquerade_key policy;
 		__u32 row; /* of destinations */
@@ -25,15 +27,16 @@ __attribute__((noinline)) int masquerade_due(const struct address *remote)
 	known = bpf_map_lookup_elem(&destinations, &key.row);
 	if (!known)
 		return false;
-	if (is_current(known, remote, generation) && known->epoch == epoch && known->due)
+	if (still_holds(known, remote) && known->epoch == epoch && known->due)
 		return known->due == DUE;
+	way = way_before(remote);
 	read_in_order(known);
 	key.policy.prefix_length = 160;
 	key.policy.epoch = epoch;
 	__builtin_memcpy(key.policy.address, remote, 16);
 	masquerade_entry = bpf_map_lookup_elem(&masquerade, &key.policy);
 	due = masquerade_entry && masquerade_entry->masquerade;
-	claim_row(known, remote, generation);
+	claim_row(known, remote, way);
 	known->epoch = epoch;
 	known->due = due ? DUE : DUE_NOT;
 	return due;

@@ -11,6 +11,7 @@
 #include "packet.h"
 #include "event.h"
 #include "trace.h"
+#include "generation.h"
 #include "masquerade.h"
 #include "route.h"
 #include "account.h"
@@ -56,19 +57,18 @@ static __always_inline bool replace(struct packet *p, const union tuple *tuple, 
 }
 
 /*
- * Decides for a packet without a usable flow that leaves by nexthops[index]. After GO_ON the flow's entry
+ * Decides for a packet without a usable flow that leaves by `way`. After GO_ON the flow's entry
  * exists, and the packet has joined it if this made it; or its verdict is plain routing and the pod gets no
  * more room.
  */
-static __always_inline int new_flow(struct packet *p, const union tuple *tuple, __u32 index, bool six)
+static __always_inline int new_flow(struct packet *p, const union tuple *tuple, __u64 way, bool six)
 {
 	struct new_entries *new;
 	struct nexthop *nexthop;
 	struct flow *flow;
-	__u32 generation = control.route_generation;
 	int error, reason;
 
-	nexthop = nexthop_at(index);
+	nexthop = nexthop_at(nexthop_in(way));
 	if (!nexthop)
 		return REASON_ROUTE;
 	new = bpf_map_lookup_elem(&new_entries, &(__u32){ 0 });
@@ -77,7 +77,7 @@ static __always_inline int new_flow(struct packet *p, const union tuple *tuple, 
 	new->made = false;
 	flow = &new->flow;
 	__builtin_memset(flow, 0, sizeof(*flow));
-	flow->route = (__u64)generation << 32 | index;
+	remember_way(flow, way);
 	flow->seen = flow->created = bpf_jiffies64();
 	flow->pod_id = p->device->pod_id;
 	flow->tcp = seen_of(p->tcp);
@@ -133,14 +133,14 @@ static __always_inline int new_flow(struct packet *p, const union tuple *tuple, 
 }
 
 /* Subprograms, not inlined: they are off the hot path. */
-static __attribute__((noinline)) int new_flow4(struct packet *p, const union tuple *tuple, __u32 index)
+static __attribute__((noinline)) int new_flow4(struct packet *p, const union tuple *tuple, __u64 way)
 {
-	return tuple ? new_flow(p, tuple, index, false) : REASON_DROP_FLOWS;
+	return tuple ? new_flow(p, tuple, way, false) : REASON_DROP_FLOWS;
 }
 
-static __attribute__((noinline)) int new_flow6(struct packet *p, const union tuple *tuple, __u32 index)
+static __attribute__((noinline)) int new_flow6(struct packet *p, const union tuple *tuple, __u64 way)
 {
-	return tuple ? new_flow(p, tuple, index, true) : REASON_DROP_FLOWS;
+	return tuple ? new_flow(p, tuple, way, true) : REASON_DROP_FLOWS;
 }
 
 #endif

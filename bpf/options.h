@@ -31,7 +31,7 @@ static __always_inline int refuse_options(void)
 /* From a pod, its source checked. GO_ON: through the stages, else who has it. */
 static __always_inline int judge_options_out(struct packet *p, bool six)
 {
-	__u32 index = 0;
+	__u64 way = 0;
 	int reason;
 
 	if (!p->options || (p->device->flags & (six ? DEVICE_STACK6 : DEVICE_STACK4)) || is_marked(p->skb) ||
@@ -39,7 +39,7 @@ static __always_inline int judge_options_out(struct packet *p, bool six)
 	    !masquerade_due(&p->destination))
 		return REASON_OPTIONS;
 	if (p->options == OPTIONS_READ) {
-		reason = choose_nexthop(p, six, 0, false, &index);
+		reason = choose_nexthop(p, six, 0, false, &way);
 		return reason == GO_ON || reason >= REASON_FIRST_DROP ? refuse_options() : REASON_OPTIONS;
 	}
 	if (!p->fragment)

@@ -24,10 +24,10 @@
 
 /*
  * A flow without an entry, before one is made: whose it is, and its next hop.
- * GO_ON: the fast path's, by nexthops[*index]. The routes are asked before
+ * GO_ON: the fast path's, by *way. The routes are asked before
  * conntrack: they cost less, and know most destinations that are translated.
  */
-static __always_inline int judge_unknown(struct packet *p, const union tuple *tuple, __u32 *index, bool six)
+static __always_inline int judge_unknown(struct packet *p, const union tuple *tuple, __u64 *way, bool six)
 {
 	__u32 pod_id = p->device->pod_id;
 	/* what is remembered of a connection before this one does not count */
@@ -43,7 +43,7 @@ static __always_inline int judge_unknown(struct packet *p, const union tuple *tu
 			return trace(p, TRACE_ASKED_OWNER, REASON_UNKNOWN_OWNER);
 		if (control.flags & CONTROL_HAND_OVER)
 			return REASON_OFF;
-		reason = choose_nexthop(p, six, 0, false, index);
+		reason = choose_nexthop(p, six, 0, false, way);
 		if (reason == REASON_TRANSLATED_DESTINATION && !p->trace) {
 			remember_owner(tuple, pod_id, reason, six);
 			if (p->protocol == IPPROTO_UDP)
@@ -66,16 +66,16 @@ static __always_inline int judge_unknown(struct packet *p, const union tuple *tu
 }
 
 /* Off the hot path, and it needs stack. */
-static __attribute__((noinline)) int judge_unknown4(struct packet *p, const union tuple *tuple, __u32 *index)
+static __attribute__((noinline)) int judge_unknown4(struct packet *p, const union tuple *tuple, __u64 *way)
 {
-	int reason = tuple && index ? judge_unknown(p, tuple, index, false) : REASON_ROUTE;
+	int reason = tuple && way ? judge_unknown(p, tuple, way, false) : REASON_ROUTE;
 
 	return p->fragment ? note_owner4(p->skb, facts_of(p), reason) : reason;
 }
 
-static __attribute__((noinline)) int judge_unknown6(struct packet *p, const union tuple *tuple, __u32 *index)
+static __attribute__((noinline)) int judge_unknown6(struct packet *p, const union tuple *tuple, __u64 *way)
 {
-	int reason = tuple && index ? judge_unknown(p, tuple, index, true) : REASON_ROUTE;
+	int reason = tuple && way ? judge_unknown(p, tuple, way, true) : REASON_ROUTE;
 
 	return p->fragment ? note_owner6(p->skb, facts_of(p), reason) : reason;
 }

@@ -12,6 +12,7 @@
 #include "maps.h"
 #include "packet.h"
 #include "trace.h"
+#include "generation.h"
 #include "destination.h"
 
 /* One place on the stack for either key: the frames of from_pod and new_flow6 are nearly full. */
@@ -81,53 +82,59 @@ static __always_inline bool pods_answer(const struct packet *p, bool six)
 	return route && route->action == ROUTE_MAIN;
 }
 
-/* What find_nexthop*() returns: the row of nexthops in the lower half; if not 0, the reason for none plus 1 in the
- * upper. */
-static __always_inline __u64 no_nexthop(__u32 reason)
+/* What find_nexthop*() returns instead of a way: under generation 0 the reason. */
+static __always_inline __u64 no_way(__u32 reason)
 {
-	return (__u64)(reason + 1) << 32;
+	return way_by(0, 0, reason);
 }
 
-/* Of a group the leg `kept`, or by the flow's hash. */
-static __always_inline __u64 resolve_route(struct __sk_buff *skb, __u32 action, __u32 row, __u32 kept)
+static __always_inline bool is_way(__u64 found)
+{
+	return (__u32)found;
+}
+
+/* `way` is without its next hop; of a group the leg `kept`, or by the flow's hash. */
+static __always_inline __u64 resolve_route(struct __sk_buff *skb, __u32 action, __u32 row, __u32 kept, __u64 way)
 {
 	struct group *group;
 	int i;
 
 	if (action == ROUTE_NEXTHOP)
-		return row;
+		return way | way_by(0, 0, row);
 	group = bpf_map_lookup_elem(&groups, &row);
 	if (!group)
-		return no_nexthop(REASON_ROUTE);
+		return no_way(REASON_ROUTE);
 	if (kept)
 		for (i = 0; i < GROUP_LEGS; i++)
 			if (group->leg[i] == kept)
-				return kept;
-	return group->leg[bpf_get_hash_recalc(skb) % GROUP_LEGS];
+				return way | way_by(0, 0, kept);
+	return way | way_by(0, 0, group->leg[bpf_get_hash_recalc(skb) % GROUP_LEGS]);
 }
 
 static __always_inline __u64 find_nexthop(struct __sk_buff *skb, const struct device *device,
 					  const struct address *destination, __u32 kept, bool covering, bool six)
 {
-	const __u32 generation = control.route_generation, of_class = class_of(device, six);
+	const __u32 of_class = class_of(device, six);
 	struct destination *known;
 	struct route *route = NULL;
 	union route_key key;
 	__u32 action, row;
-	__u64 found;
+	__u64 found, way;
 
 	key.row = destination_row(destination);
 	known = bpf_map_lookup_elem(&destinations, &key.row);
 	if (!known)
-		return no_nexthop(REASON_ROUTE);
-	if (is_current(known, destination, generation) && known->of_class == of_class && known->action != ROUTE_STACK &&
+		return no_way(REASON_ROUTE);
+	if (still_holds(known, destination) && known->of_class == of_class && known->action != ROUTE_STACK &&
 	    !trace_of(skb))
-		return resolve_route(skb, known->action, known->nexthop, kept);
+		return resolve_route(skb, known->action, known->nexthop, kept,
+				     way_by(known->asked_under, known->slot, 0));
+	way = way_before(destination);
 	read_in_order(known);
 	if (of_class) {
 		route = class_route_to(device, destination, &key, six);
 		if (!route)
-			return no_nexthop(REASON_POLICY);
+			return no_way(REASON_POLICY);
 		if (route->action == ROUTE_MAIN)
 			route = NULL;
 		covering = false; /* the class has the same routes only in part */
@@ -136,12 +143,12 @@ static __always_inline __u64 find_nexthop(struct __sk_buff *skb, const struct de
 		route = route_to(destination, &key, six);
 	trace_route(trace_of(skb), route);
 	if (!route)
-		return no_nexthop(REASON_NO_ROUTE);
+		return no_way(REASON_NO_ROUTE);
 	action = route->action;
 	row = route->nexthop;
 	if (action == ROUTE_STACK) {
 		/* bounded, so that a damaged map cannot count outside the row */
-		found = no_nexthop(route->reason < REASON_FIRST_DROP ? (int)route->reason : REASON_ROUTE);
+		found = no_way(route->reason < REASON_FIRST_DROP ? (int)route->reason : REASON_ROUTE);
 		if (!covering || route->reason != REASON_TRANSLATED_DESTINATION)
 			return found;
 		/* of longer prefixes than a host's none */
@@ -151,14 +158,14 @@ static __always_inline __u64 find_nexthop(struct __sk_buff *skb, const struct de
 		action = route->action;
 		row = route->nexthop;
 	} else if (!trace_of(skb)) {
-		claim_row(known, destination, generation);
+		claim_row(known, destination, way);
 		known->of_class = of_class;
 		known->nexthop = row;
 		known->action = action;
 	}
-	found = resolve_route(skb, action, row, kept);
-	if (!(found >> 32))
-		trace_nexthop(trace_of(skb), found);
+	found = resolve_route(skb, action, row, kept, way);
+	if (is_way(found))
+		trace_nexthop(trace_of(skb), nexthop_in(found));
 	return found;
 }
 
@@ -167,27 +174,28 @@ __attribute__((noinline)) __u64 find_nexthop4(struct __sk_buff *skb, const struc
 					      const struct address *destination, __u32 kept, int covering)
 {
 	return device && destination ? find_nexthop(skb, device, destination, kept, covering, false) :
-				       no_nexthop(REASON_ROUTE);
+				       no_way(REASON_ROUTE);
 }
 
 __attribute__((noinline)) __u64 find_nexthop6(struct __sk_buff *skb, const struct device *device,
 					      const struct address *destination, __u32 kept, int covering)
 {
 	return device && destination ? find_nexthop(skb, device, destination, kept, covering, true) :
-				       no_nexthop(REASON_ROUTE);
+				       no_way(REASON_ROUTE);
 }
 
 /*
- * GO_ON: *index is a row of nexthops. `kept` is the leg that the flow has used:
- * it stays as long as the group has it, whatever else changed.
+ * GO_ON: *way is the answer, under the generation in which it was asked for. `kept`
+ * is the leg that the flow has used: it stays as long as the group has it, whatever
+ * else changed.
  */
-static __always_inline int choose_nexthop(struct packet *p, bool six, __u32 kept, bool covering, __u32 *index)
+static __always_inline int choose_nexthop(struct packet *p, bool six, __u32 kept, bool covering, __u64 *way)
 {
 	__u64 found = six ? find_nexthop6(p->skb, p->device, &p->destination, kept, covering) :
 			    find_nexthop4(p->skb, p->device, &p->destination, kept, covering);
 
-	*index = found;
-	return (int)(found >> 32) - 1;
+	*way = found;
+	return is_way(found) ? GO_ON : (int)(nexthop_in(found) & (REASON_MAX - 1));
 }
 
 static __always_inline struct nexthop *nexthop_at(__u32 index)

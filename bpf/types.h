@@ -22,13 +22,14 @@
 
 #include "flow_types.h"
 
-#define HR_LAYOUT 5
+#define HR_LAYOUT 6
 
 /* Table sizes that index arithmetic relies on: powers of two. */
-#define DEVICE_SLOTS 16384 /* devices: ifindex & (DEVICE_SLOTS - 1) */
-#define POD_SLOTS 16384    /* pod_slots: see pod_slot_index() */
-#define STACK_PAIRS 65536  /* stack_pairs: see pair_of() */
+#define DEVICE_SLOTS 16384  /* devices: ifindex & (DEVICE_SLOTS - 1) */
+#define POD_SLOTS 16384     /* pod_slots: see pod_slot_index() */
+#define STACK_PAIRS 65536   /* stack_pairs: see pair_of() */
 #define MAX_NEXTHOPS 16384
+#define ROUTE_SLOTS 1024    /* control.route_generations: see slot_of() */
 #define MAX_PORTS 65536
 #define ACCOUNT_SLOTS 16384 /* accounts: pod id & (ACCOUNT_SLOTS - 1) */
 #define CLASS_ROUTES 65536  /* of all classes of a family */
@@ -314,11 +315,9 @@ struct control {
 	__u32 flags;  /* CONTROL_* */
 	__u64 lease;  /* jiffies64 after which the programs step aside */
 	struct translating translating;
-	__u32 pad0;
-	__u32 route_generation; /* raised after each change of routes or groups */
 	__u32 masquerade_epoch;
-	__u32 port_count;       /* rows of snat_ports in use */
-	__u32 event_rate;       /* events a CPU may send in a second */
+	__u32 port_count; /* rows of snat_ports in use */
+	__u32 event_rate; /* events a CPU may send in a second */
 	__u32 timeout[TIMEOUT_MAX];
 	__u32 jiffies_per_second;
 	__u32 trace_mark; /* a packet with this mark is traced, not forwarded; 0: none */
@@ -326,8 +325,9 @@ struct control {
 	__u32 port_key; /* the daemon's secret: see socket_hash() */
 	__u32 flow_limit; /* entries that flows4 and flows6 may each have; at most what these maps take */
 	__u32 detour;     /* ifindex of the device for what the programs cannot finish: see detour.h; 0: none */
+	__u32 route_generations[ROUTE_SLOTS];   /* never 0; raised after a change of what routes or groups answer */
 	struct shared_pod shared[DEVICE_SLOTS]; /* rows as in devices */
-}; /* 96 + 4 * DEVICE_SLOTS */
+}; /* 88 + 4 * ROUTE_SLOTS + 4 * DEVICE_SLOTS */
 
 enum event_type {
 	EVENT_PACKET = 1, /* a packet and its reason (drops always, all if monitored) */

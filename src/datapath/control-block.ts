@@ -1,10 +1,11 @@
 // The section .data.control: what the daemon tells the programs without a map
 // look-up. Every write is one aligned field, so a program sees old or new.
-// route_generation, once it was raised at the start, and masquerade_epoch belong to the writer of the maps.
+// route_generations, once they were raised at the start, and masquerade_epoch belong to the writer of the maps.
 
 import { randomInt } from 'node:crypto'
 import type { Config } from '../config/config.js'
 import { decodeControl } from '../maps/codec.js'
+import { raiseGenerations } from '../maps/generations.js'
 import { CODES, DEVICE_SLOTS, LAYOUT, STRUCTS } from '../maps/layout.js'
 import type { BpfObject } from '../native.js'
 import { readClock } from './clock.js'
@@ -55,11 +56,11 @@ export class ControlBlock {
   }
 
   /**
-   * Before there is a writer: an earlier daemon may have died between a change of the routes and raising it, and what
+   * Before there is a writer: an earlier daemon may have died between a change of the routes and raising them, and what
    * the programs remember of destinations is pinned.
    */
-  raiseGeneration(): void {
-    this.write32(offset.route_generation, this.read().routeGeneration + 1)
+  raiseGenerations(): void {
+    raiseGenerations(this.object)
   }
 
   /** Nothing makes or ends an entry of a flow: its packets come again. For a moment only. */

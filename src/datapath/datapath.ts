@@ -54,7 +54,6 @@ export class Datapath {
   private started = false
   private portsInUse = ''
   private portTotal = 0
-  private confirmTimer: NodeJS.Timeout | null = null
   /** The last that was written. */
   private plan: Plan | null = null
   /** Enabling, or taking over, has come to its end: switched on, and proved. */
@@ -100,9 +99,9 @@ export class Datapath {
     control.setDetour(detour.ifindex)
     control.configure(config)
     control.monitor(false)
-    if (takenOver) control.raiseGeneration()
+    if (takenOver) control.raiseGenerations()
     let opened: Datapath | null = null
-    const writer = createWriter(object, () => opened?.confirmLater())
+    const writer = createWriter(object)
     const unread = new Set<number>()
     const hooks = new Hooks({
       object: object.current,
@@ -247,14 +246,6 @@ export class Datapath {
     this.alarms = [...alarms, ...result.warnings]
   }
 
-  /** Once more, when whoever looked at the routes before they changed has long stored what it found. */
-  private confirmLater(): void {
-    this.confirmTimer ??= setTimeout(() => {
-      this.confirmTimer = null
-      this.writer.confirmGeneration()
-    }, confirmDelay)
-  }
-
   /** Devices with a row in the maps: a program without one would do nothing. */
   private served(plan: Plan): Map<number, WantedDevice> {
     return new Map([...plan.devices].filter(([ifindex]) => this.writer.counterRows.has(ifindex)))
@@ -372,7 +363,6 @@ export class Datapath {
 
   /** Ends this process's part. The pinned programs go on until the lease ends. */
   close(): void {
-    clearTimeout(this.confirmTimer ?? undefined)
     this.detour.close()
     this.ring.close()
     this.object.close()
@@ -388,8 +378,6 @@ export class Datapath {
   }
 }
 
-/** A program takes microseconds; the processor it runs on may be taken from the machine. */
-const confirmDelay = 50
 const journalOf = (runDirectory: string) => join(runDirectory, 'clsact.json')
 const took = (began: number) => `${Math.round(performance.now() - began)} ms`
 

@@ -6,6 +6,7 @@ import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Logger } from '../log.js'
 import { converter, type Layout, layoutOf, offsetOf } from '../maps/convert.js'
+import { raiseGenerations } from '../maps/generations.js'
 import { CODES, DEVICE_SLOTS, LAYOUT, STRUCTS } from '../maps/layout.js'
 import { type BpfMap, type BpfObject, type HeldLink, native } from '../native.js'
 import { readClock } from './clock.js'
@@ -122,6 +123,8 @@ class OtherControl {
     bytes.writeUInt32LE(LAYOUT, control.offset.layout)
     bytes.writeUInt32LE(0, control.offset.straight)
     next.writeControl(0, bytes)
+    // another version may have none, and entries that were converted say none
+    raiseGenerations(next)
   }
 
   /** What the programs have raised since. */

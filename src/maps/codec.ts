@@ -435,8 +435,8 @@ export function encodePlainFlow(row: Pick<FlowRow, 'seen' | 'created' | 'podId' 
 export function decodeFlow(bytes: Buffer): FlowRow {
   const at = flow.offset
   return {
-    nexthop: bytes.readUInt32LE(at.route),
-    generation: bytes.readUInt32LE(at.route + 4),
+    nexthop: bytes.readUInt16LE(at.nexthop),
+    generation: bytes.readUInt32LE(at.generation),
     seen: bytes.readUInt32LE(at.seen),
     podId: bytes.readUInt32LE(at.pod_id),
     life: bytes.readUInt32LE(at.life),
@@ -483,7 +483,6 @@ export interface ControlRow {
   lease: bigint
   /** The stack owns some flows that look like the fast path's. */
   translating: boolean
-  routeGeneration: number
   masqueradeEpoch: number
   portCount: number
   eventRate: number
@@ -499,7 +498,6 @@ export function decodeControl(bytes: Buffer): ControlRow {
     flags: bytes.readUInt32LE(at.flags),
     lease: bytes.readBigUInt64LE(at.lease),
     translating: bytes.readUInt32LE(at.translating) !== 0,
-    routeGeneration: bytes.readUInt32LE(at.route_generation),
     masqueradeEpoch: bytes.readUInt32LE(at.masquerade_epoch),
     portCount: bytes.readUInt32LE(at.port_count),
     eventRate: bytes.readUInt32LE(at.event_rate),

@@ -19,7 +19,10 @@ export interface Layout {
 }
 
 /** struct -> field as it is called now -> its earlier names. */
-const renamed: Record<string, Record<string, readonly string[]>> = {}
+const renamed: Record<string, Record<string, readonly string[]>> = {
+  // layout 5 had generation << 32 | nexthop there: the leg of a group stays, the answer is asked for again
+  flow: { nexthop: ['route'] }
+}
 
 export function layoutOf(map: Pick<BpfMap, 'layout'>): Layout {
   return JSON.parse(map.layout()) as Layout

@@ -4,10 +4,11 @@
 // Multi-byte fields are little endian: the kernels hostroute is built for
 // (x86-64, arm64) are. Addresses are written as the bytes they are.
 
-export const LAYOUT = 5
+export const LAYOUT = 6
 export const DEVICE_SLOTS = 16384
 export const POD_SLOTS = 16384
 export const MAX_NEXTHOPS = 16384
+export const ROUTE_SLOTS = 1024
 export const MAX_PORTS = 65536
 export const SOURCE_PLACES = 64
 export const GROUP_LEGS = 64
@@ -76,7 +77,9 @@ export const STRUCTS = {
   flow: {
     size: 56,
     offset: {
-      route: 0,
+      generation: 0,
+      slot: 4,
+      nexthop: 6,
       seen: 8,
       pod_id: 12,
       life: 16,
@@ -99,7 +102,7 @@ export const STRUCTS = {
   fragment_key: { size: 40, offset: { source: 0, destination: 16, id: 32, protocol: 36 } },
   fragment: {
     size: 40,
-    offset: { route: 0, address: 8, seen: 24, pod_id: 28, verdict: 32, by_stack: 33, next: 34, ifindex: 36 }
+    offset: { way: 0, address: 8, seen: 24, pod_id: 28, verdict: 32, by_stack: 33, next: 34, ifindex: 36 }
   },
   snat_port: { size: 4, offset: { port: 0, may_be_taken: 2 } },
   account: { size: 8, offset: { flows4: 0, flows6: 4 } },
@@ -108,24 +111,24 @@ export const STRUCTS = {
   translating: { size: 4, offset: { seen: 0, presumed: 1, configured: 2, known: 3 } },
   shared_pod: { size: 4, offset: { delivered: 0, presumed: 1, opening: 2 } },
   control: {
-    size: 65632,
+    size: 69720,
     offset: {
       layout: 0,
       flags: 4,
       lease: 8,
       translating: 16,
-      route_generation: 24,
-      masquerade_epoch: 28,
-      port_count: 32,
-      event_rate: 36,
-      timeout: 40,
-      jiffies_per_second: 72,
-      trace_mark: 76,
-      straight: 80,
-      port_key: 84,
-      flow_limit: 88,
-      detour: 92,
-      shared: 96
+      masquerade_epoch: 20,
+      port_count: 24,
+      event_rate: 28,
+      timeout: 32,
+      jiffies_per_second: 64,
+      trace_mark: 68,
+      straight: 72,
+      port_key: 76,
+      flow_limit: 80,
+      detour: 84,
+      route_generations: 88,
+      shared: 4184
     }
   },
   event: {

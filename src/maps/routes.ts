@@ -37,8 +37,12 @@ type Packed = number
 /** Packed * 2 + mark: which comparison has seen the row, this one or the one before. */
 type Marked = number
 
+const local: Packed = CODES.ROUTE_STACK + 4 * reasonCode('local')
 const rowsInStep = 512
 const rowsAtOnce = 1024
+
+/** After a row was written or removed: the prefix key, in class routes without the class; lost: of an address that the node has no longer. */
+export type OnChange = (prefix: string, lost: boolean) => void
 
 /** A row that is to be another. */
 interface Pending {
@@ -60,7 +64,13 @@ export const classRoutes: Kind = {
   decode: decodeClassRouteKey
 }
 
-export function createRouteRows(access: MapAccess, nexthops: NexthopRows, groups: GroupRows, kind: Kind): RouteRows {
+export function createRouteRows(
+  access: MapAccess,
+  nexthops: NexthopRows,
+  groups: GroupRows,
+  kind: Kind,
+  onChange: OnChange
+): RouteRows {
   const maps = { 4: access.map(kind.maps[4]), 6: access.map(kind.maps[6]) }
   const rows = new Map<string, Marked>()
   const marks: Record<Family, 0 | 1> = { 4: 0, 6: 0 }
@@ -94,7 +104,11 @@ export function createRouteRows(access: MapAccess, nexthops: NexthopRows, groups
     const family = familyOfKey(key)
     if (!rows.has(key)) counts[family]++
     rows.set(key, packed * 2 + marks[family])
-    for (const changed of watching) changed.add(key)
+    for (const since of watching) since.add(key)
+  }
+
+  const changed = (key: string, before: Packed | undefined, after: Packed | undefined): void => {
+    onChange(key.slice(key.indexOf(' ') + 1), before === local && after !== local)
   }
 
   const refused = (family: Family, cause: unknown): unknown => {
@@ -122,6 +136,7 @@ export function createRouteRows(access: MapAccess, nexthops: NexthopRows, groups
     } finally {
       for (const { key, before, after } of batch.slice(0, done)) {
         set(key, after)
+        changed(key, before, after)
         releaseGroup(before)
       }
     }
@@ -243,6 +258,7 @@ export function createRouteRows(access: MapAccess, nexthops: NexthopRows, groups
           throw refused(familyOfKey(prefix), cause)
         }
         set(prefix, after)
+        changed(prefix, before, after)
       }
       releaseGroup(before)
       return before !== after
@@ -253,7 +269,8 @@ export function createRouteRows(access: MapAccess, nexthops: NexthopRows, groups
       mapOf(prefix).delete(kind.encode(prefix))
       rows.delete(prefix)
       counts[familyOfKey(prefix)]--
-      for (const changed of watching) changed.add(prefix)
+      for (const since of watching) since.add(prefix)
+      changed(prefix, before, undefined)
       releaseGroup(before)
       return true
     },

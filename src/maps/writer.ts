@@ -3,7 +3,7 @@
 //
 //   next hops -> groups -> routes, those of classes too, longer prefixes first ->
 //   pods -> what they may send with -> devices, then devices away -> pods away -> routes away, shorter
-//   prefixes first -> control.route_generation raised -> freed rows zeroed
+//   prefixes first -> control.route_generations raised (generations.ts) -> freed rows zeroed
 //
 // So a class is whole before a device has it, and gone only when none has it.
 //
@@ -11,8 +11,9 @@
 // - The maps are never emptied. At the start the writer reads them and matches
 //   rows by content (next hops by identity, pods by device and address), so a
 //   daemon that restarts writes real differences only.
-// - A freed row is not used again before a later apply, thus under another
-//   generation: no flow that remembers it sees a different next hop there.
+// - A freed row is not used again before a later apply. Whatever led to it was
+//   written, and its slots raised: no flow that remembers it sees a different next
+//   hop there.
 // - No family is ever served from a part of its table. What does not fit makes
 //   the family go to the stack on every device first (`alarms` says why) until
 //   a plan fits again. Where only old and new rows together do not fit, the old
@@ -26,9 +27,9 @@ import { Slice } from '../slice.js'
 import type { Family } from '../state/types.js'
 import { CapacityError, isFull, type MapAccess } from './access.js'
 import { createClassNumbers } from './classes.js'
-import { decodeControl, decodeNeighbourKey, encodeNeighbour, encodeNeighbourKey } from './codec.js'
+import { decodeNeighbourKey, encodeNeighbour, encodeNeighbourKey } from './codec.js'
 import { createDeviceRows } from './devices.js'
-import { STRUCTS } from './layout.js'
+import { createGenerations } from './generations.js'
 import { createMasqueradeRows, type MasqueradeRows } from './masquerade.js'
 import { createMirror } from './mirror.js'
 import { createGroupRows, createNexthopRows } from './nexthops.js'
@@ -55,13 +56,6 @@ export interface Writer {
   repair(): MapDifference[]
   /** The same in slices, so that the event loop turns; null: not now, the last time was too long or goes on. */
   repairSlowly(): Promise<MapDifference[] | null>
-  /**
-   * The generation once more, if it was raised since the last call. A program that
-   * looked up the old route, and read the new generation after, has given its flow
-   * the one under the other; so the caller waits, after `onRaised`, until every
-   * program that ran then has ended.
-   */
-  confirmGeneration(): void
   /** Device's first row in `counters`, divided by REASON_MAX; by ifindex. */
   readonly counterRows: ReadonlyMap<number, number>
   /** Row of a next hop in `nexthops`, and back; undefined: none. */
@@ -95,12 +89,16 @@ interface Attempt {
   skip: Map<Family, string>
 }
 
-/** onRaised: the generation was raised; confirmGeneration() is to be called later. */
-export function createWriter(access: MapAccess, onRaised: () => void = () => {}): Writer {
+export function createWriter(access: MapAccess): Writer {
   const nexthops = createNexthopRows(access)
   const groups = createGroupRows(access, nexthops)
-  const routes = createRouteRows(access, nexthops, groups, nodeRoutes)
-  const ofClasses = createRouteRows(access, nexthops, groups, classRoutes)
+  const generations = createGenerations(access)
+  const noteRoute = (prefix: string, lost: boolean): void => {
+    if (lost) generations.noteAll()
+    else generations.note(prefix)
+  }
+  const routes = createRouteRows(access, nexthops, groups, nodeRoutes, noteRoute)
+  const ofClasses = createRouteRows(access, nexthops, groups, classRoutes, noteRoute)
   const classes = createClassNumbers()
   const pods = createPodRows(access)
   const podSources = createPodSourceRows(access)
@@ -122,7 +120,6 @@ export function createWriter(access: MapAccess, onRaised: () => void = () => {})
   let loaded = false
   /** The last apply threw. */
   let broken = false
-  let generation = 0
   let left = new Map<Family, string>()
   let sizeWhenLeft = 0
   let applies = 0
@@ -130,7 +127,7 @@ export function createWriter(access: MapAccess, onRaised: () => void = () => {})
   let repairNotBefore = 0
 
   const load = (plan: Plan): void => {
-    generation = decodeControl(access.readControl()).routeGeneration
+    generations.load()
     nexthops.load()
     routes.load()
     ofClasses.load()
@@ -143,47 +140,28 @@ export function createWriter(access: MapAccess, onRaised: () => void = () => {})
     neighbours.load()
   }
 
-  /** Raised, and not confirmed yet. */
-  let unconfirmed = false
-
-  const raiseGeneration = (): void => {
-    unconfirmed = true
-    nextGeneration()
-    onRaised()
-  }
-
-  const nextGeneration = (): void => {
-    generation = (generation + 1) >>> 0
-    const bytes = Buffer.alloc(4)
-    bytes.writeUInt32LE(generation)
-    access.writeControl(STRUCTS.control.offset.route_generation, bytes)
-  }
-
-  const addRoutes = (plan: Plan, { change, skip }: Attempt): boolean => {
+  const addRoutes = (plan: Plan, { change, skip }: Attempt): void => {
     const wanted = change === 'all' ? plan.routes.keys() : change.routes
     const ordered = byLength(wanted, (key) => plan.routes.has(key) && !skip.has(familyOfKey(key)), -1)
-    let written = routes.writeAll(withRoutes(ordered, plan.routes))
+    routes.writeAll(withRoutes(ordered, plan.routes))
     const ofClass = change === 'all' ? plan.classRoutes.keys() : change.classRoutes
     for (const key of byLength(ofClass, (each) => plan.classRoutes.has(each) && !skip.has(familyOfKey(each)), -1)) {
       const route = plan.classRoutes.get(key)
       const [name, prefix] = splitKey(key)
-      if (route && ofClasses.write(`${classes.numberOf(name)} ${prefix}`, route)) written = true
+      if (route) ofClasses.write(`${classes.numberOf(name)} ${prefix}`, route)
     }
-    return written
   }
 
-  const removeRoutes = (plan: Plan, { change, skip }: Attempt): boolean => {
-    let removed = false
+  const removeRoutes = (plan: Plan, { change, skip }: Attempt): void => {
     const gone = change === 'all' ? routes.keys() : change.routes
     for (const prefix of byLength(gone, (key) => !plan.routes.has(key) && !skip.has(familyOfKey(key)), 1)) {
-      if (routes.remove(prefix)) removed = true
+      routes.remove(prefix)
     }
     const rows = change === 'all' ? [...ofClasses.keys()] : rowsOf(change.classRoutes)
     for (const row of byLength(rows, (each) => !isWanted(plan, each) && !skip.has(familyOfKey(each)), 1)) {
-      if (ofClasses.remove(row)) removed = true
+      ofClasses.remove(row)
     }
     classes.prune(plan, skip)
-    return removed
   }
 
   /** Rows of the plan's keys, of classes that have a number. */
@@ -217,26 +195,24 @@ export function createWriter(access: MapAccess, onRaised: () => void = () => {})
     }
   }
 
-  /** families: left to the stack on every device. true: packets of a device are routed by another class. */
+  /** families: left to the stack on every device. */
   const addDevices = (
     plan: Plan,
     change: PlanChange | 'all',
     families: ReadonlySet<Family>,
     warnings: string[]
-  ): boolean => {
-    let rerouted = false
+  ): void => {
     for (const ifindex of change === 'all' || families.size > 0 ? plan.devices.keys() : change.devices) {
       const device = plan.devices.get(ifindex)
       if (!device) continue
       if (device.role === 'pod') devices.podId(device)
       try {
-        if (devices.write(device, families, classes.numberOf)) rerouted = true
+        if (devices.write(device, families, classes.numberOf)) generations.noteAll()
       } catch (error) {
         if (!(error instanceof CapacityError) || families.size < 2) throw error
         warnings.push(error.message)
       }
     }
-    return rerouted
   }
 
   const removeDevices = (plan: Plan, { change }: Attempt): void => {
@@ -288,7 +264,8 @@ export function createWriter(access: MapAccess, onRaised: () => void = () => {})
       removeRoutes(plan, attempt)
       releaseChanged(routes, skip, (prefix) => plan.routes.get(prefix)?.action === 'stack')
       releaseChanged(ofClasses, skip, () => false)
-      raiseGeneration()
+      generations.noteAll()
+      generations.raise()
       nexthops.prune(plan)
       settle()
     }
@@ -299,25 +276,20 @@ export function createWriter(access: MapAccess, onRaised: () => void = () => {})
         if (wanted) nexthops.write(wanted)
       }
     }
-    const added = addRoutes(plan, attempt)
+    addRoutes(plan, attempt)
     addPods(plan, attempt)
     const refused = podSources.write(plan, change === 'all' ? undefined : change.devices)
     if (refused > 0) warnings.push(`${refused} prefixes of pods.sources do not fit: packets from them are dropped`)
-    const rerouted = addDevices(plan, change, paused, warnings)
+    addDevices(plan, change, paused, warnings)
     removeDevices(plan, attempt)
     removePods(plan, attempt)
-    const removed = removeRoutes(plan, attempt)
-    const unused = change === 'all' ? undefined : change.nexthops
-    const freed = nexthopsGone(plan, unused)
-    if (added || removed || freed || rerouted) raiseGeneration()
-    nexthops.prune(plan, unused)
+    removeRoutes(plan, attempt)
+    // rows of their next hops may have been others' meanwhile
+    if (paused.size > skipped.size) generations.noteAll()
+    if (generations.pending()) generations.raise()
+    nexthops.prune(plan, change === 'all' ? undefined : change.nexthops)
     settle()
     if (paused.size > skipped.size) addDevices(plan, 'all', skipped, warnings)
-  }
-
-  const nexthopsGone = (plan: Plan, among: Iterable<string> | undefined): boolean => {
-    for (const key of among ?? nexthops.keys()) if (!plan.nexthops.has(key) && nexthops.has(key)) return true
-    return false
   }
 
   /** Removes routes that are to change, so that their groups become free. Only while the families are paused. */
@@ -361,7 +333,10 @@ export function createWriter(access: MapAccess, onRaised: () => void = () => {})
   }
 
   const afterRepair = (wrong: MapDifference[]): MapDifference[] => {
-    if (wrong.some(({ map }) => /^(routes|class_routes|nexthops|groups|masquerade)/.test(map))) raiseGeneration()
+    if (wrong.some(({ map }) => /^(routes|class_routes|nexthops|groups|masquerade)/.test(map))) {
+      generations.noteAll()
+      generations.raise()
+    }
     return wrong
   }
 
@@ -391,22 +366,17 @@ export function createWriter(access: MapAccess, onRaised: () => void = () => {})
       applies++
       const whole = !loaded || change === 'all'
       if (!loaded) load(plan)
-      const again = broken
+      // what was written before the throw needs generations of its own, and may be no difference any more
+      if (broken) generations.noteAll()
       broken = true
       loaded = false
       // Still too much, in all likelihood: then only the rest is kept up to date.
       const hopeless = left.size > 0 && !whole && sizeOf(plan) >= sizeWhenLeft
       const warnings = fit(plan, whole ? 'all' : change, hopeless ? left : new Map())
-      // what was written before the throw needs a generation of its own, and may be no difference any more
-      if (again) raiseGeneration()
       broken = false
       loaded = true
       sizeWhenLeft = left.size > 0 ? Math.min(sizeWhenLeft || Number.POSITIVE_INFINITY, sizeOf(plan)) : 0
       return { alarms: [...left].map(([family, why]) => ({ family, why })), warnings }
-    },
-    confirmGeneration() {
-      if (unconfirmed) nextGeneration()
-      unconfirmed = false
     },
     verify: () => (loaded ? compareMaps(tables) : []),
     repair: () => (loaded ? afterRepair(repairMaps(tables)) : []),

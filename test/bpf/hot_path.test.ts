@@ -186,7 +186,7 @@ t.test('[S12] a flow that is dying, dead, of another pod or of older routes is f
     ['dying', 'flows4', frame, 16, [1, 0, 0, 0]],
     ['dead', 'flows4', frame, 16, [2, 0, 0, 0]],
     ['another pod', 'flows4', frame, 12, [9, 9, 0, 0]],
-    ['older routes', 'flows4', frame, 4, [0, 0, 0, 0]],
+    ['older routes', 'flows4', frame, 0, [0, 0, 0, 0]],
     ['the answer dying', 'reverse4', back, 28, [1, 0, 0, 0]],
     ['the answer dead', 'reverse4', back, 28, [2, 0, 0, 0]],
     ['the answer for another pod', 'reverse4', back, 24, [9, 9, 0, 0]]

@@ -273,7 +273,7 @@ t.test('[S12] a flow that is dying, dead, of another pod or of older routes is f
     ['dying', 'flows6', out, 16, [1, 0, 0, 0]],
     ['dead', 'flows6', out, 16, [2, 0, 0, 0]],
     ['another pod', 'flows6', out, 12, [9, 9, 0, 0]],
-    ['older routes', 'flows6', out, 4, [0, 0, 0, 0]],
+    ['older routes', 'flows6', out, 0, [0, 0, 0, 0]],
     ['the answer dying', 'reverse6', back, 28, [1, 0, 0, 0]],
     ['the answer dead', 'reverse6', back, 28, [2, 0, 0, 0]],
     ['the answer for another pod', 'reverse6', back, 24, [9, 9, 0, 0]],

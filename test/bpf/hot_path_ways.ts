@@ -34,12 +34,17 @@ export const TABLES = [
   { name: 'reverse6', seenAt: 20 }
 ] as const
 
-/** A made node whose object has the hot path as programs of their own, too; `name` is this test's. */
-export function hotPathNode(name: string): TestNode {
+/** Object file of a source of these tests. */
+export function compiled(source: string, name = source): string {
   const objectFile = `${root}build/test/${name}.bpf.o`
   mkdirSync(`${root}build/test`, { recursive: true })
-  execFileSync(`${root}scripts/build-native`, ['--bpf', `${root}test/bpf/hot_path.bpf.c`, objectFile])
-  const node = testNode({ objectFile })
+  execFileSync(`${root}scripts/build-native`, ['--bpf', `${root}test/bpf/${source}.bpf.c`, objectFile])
+  return objectFile
+}
+
+/** A made node whose object has the hot path as programs of their own, too; `name` is this test's. */
+export function hotPathNode(name: string): TestNode {
+  const node = testNode({ objectFile: compiled('hot_path', name) })
   // its own slot, not one that it shares
   node.setPod('a', devices.a.v4)
   node.setPod('b', devices.b.v6)

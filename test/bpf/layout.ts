@@ -12,6 +12,8 @@ export const reasons = [...header.matchAll(/^\tREASON_(\w+)(?: = 0)?,/gm)].map((
 )
 
 export const REASON_MAX = 64
+export const ROUTE_SLOTS = 1024
+export const CONTROL = { traceMark: 68, routeGenerations: 88, shared: 88 + 4 * ROUTE_SLOTS } as const
 
 export const Control = { on: 1, monitor: 2, snat: 4, dropProtocols: 8, marks: 16, handOver: 32, natChain: 128 } as const
 export const Timeout = { opening: 0, established: 1, closing: 2, udpOneWay: 3, udpReplied: 4, icmp: 5 } as const
@@ -182,6 +184,7 @@ export interface ControlValues {
   lease: bigint
   /** presumed: conntrack has not been read. */
   translating: boolean | 'presumed'
+  /** Of all slots. */
   routeGeneration: number
   epoch: number
   portCount: number
@@ -201,11 +204,10 @@ export function encodeControl(control: ControlValues): Buffer {
   const straight = (control.flags & (on | monitor)) === on && control.lease > 1_000_000n ? 1 : 0
   const timeouts = Array.from({ length: 8 }, (_, index) => control.timeouts[index] ?? 0)
   return Buffer.concat([
-    u32(5, control.flags),
+    u32(6, control.flags),
     lease,
-    u32(control.translating === 'presumed' ? 0x100 : Number(control.translating), 0),
     u32(
-      control.routeGeneration,
+      control.translating === 'presumed' ? 0x100 : Number(control.translating),
       control.epoch,
       control.portCount,
       control.eventRate,
@@ -215,7 +217,8 @@ export function encodeControl(control: ControlValues): Buffer {
       straight,
       0
     ),
-    u32(control.flowLimit ?? 262_144, control.detour ?? 0)
+    u32(control.flowLimit ?? 262_144, control.detour ?? 0),
+    u32(...new Array<number>(ROUTE_SLOTS).fill(control.routeGeneration))
   ])
 }
 

@@ -15,9 +15,11 @@ import { type Clock, readClock } from '../../src/datapath/clock.js'
 import { Expiry, type ExpiryResult } from '../../src/datapath/expiry.js'
 import { flowBatches } from '../../src/datapath/flow-walk.js'
 import type { Deletion, DeletionResult } from '../../src/maps/deletion.js'
+import { createGenerations } from '../../src/maps/generations.js'
 import { type BpfMap, type BpfObject, native } from '../../src/native.js'
 import { addressBytes, checksum } from '../packets/bytes.js'
 import { ethernet, type Network, type ParsedPacket, parsePacket } from '../packets/packet.js'
+import { key as prefixKey } from '../plan/node.js'
 import * as layout from './layout.js'
 import { REASON_MAX, type RouteTo, reasons } from './layout.js'
 import { makeVeth } from './namespace.js'
@@ -131,6 +133,14 @@ export function testNode(options: NodeOptions = {}) {
     object.writeControl(0, layout.encodeControl(control))
   }
 
+  /** As the daemon does after it has changed routes of these prefixes; until the next setControl(). */
+  function raiseFor(...prefixes: string[]): void {
+    const generations = createGenerations(object)
+    generations.load()
+    for (const prefix of prefixes) generations.note(prefixKey(prefix))
+    generations.raise()
+  }
+
   function setDevice(name: DeviceName, change: Partial<layout.DeviceRow> = {}): void {
     const ifindex = ifindexOf(name)
     const row = names.indexOf(name)
@@ -214,7 +224,7 @@ export function testNode(options: NodeOptions = {}) {
 
   /** Local pods reach the pod through the stack, too. */
   function share(pod: PodName, shared: boolean): void {
-    object.writeControl(96 + 4 * (ifindexOf(pod) % 16384), Buffer.from([shared ? 1 : 0, 0]))
+    object.writeControl(layout.CONTROL.shared + 4 * (ifindexOf(pod) % 16384), Buffer.from([shared ? 1 : 0, 0]))
   }
 
   function fill(): void {
@@ -355,7 +365,8 @@ export function testNode(options: NodeOptions = {}) {
     const control = object.readControl()
     return {
       translating: control.readUInt32LE(16) !== 0,
-      shared: device !== undefined && control.readUInt16LE(96 + 4 * (ifindexOf(device) % 16384)) !== 0
+      shared:
+        device !== undefined && control.readUInt16LE(layout.CONTROL.shared + 4 * (ifindexOf(device) % 16384)) !== 0
     }
   }
 
@@ -382,6 +393,7 @@ export function testNode(options: NodeOptions = {}) {
     stackPairs,
     clearStackPairs,
     setControl,
+    raiseFor,
     setDevice,
     setPod,
     setPodSource,

@@ -7,11 +7,11 @@ import assert from 'node:assert/strict'
 import type { BpfMap, BpfObject } from '../../src/native.js'
 import { macText } from '../packets/bytes.js'
 import { EtherType, type ParsedPacket } from '../packets/packet.js'
-import { reasons, unmapped } from './layout.js'
+import { CONTROL, reasons, unmapped } from './layout.js'
 
 /** Offsets in struct __sk_buff, struct control and struct trace. */
 const SKB = { size: 192, mark: 8, ifindex: 40, gsoSegments: 164, gsoSize: 176 }
-const TRACE_MARK = 76
+const TRACE_MARK = CONTROL.traceMark
 export const Stage = {
   source: 1 << 0,
   pod: 1 << 1,

@@ -17,7 +17,7 @@ const tree = join(root, 'build/other-layout')
 /** What stands in the headers, and what instead. */
 const edits: Record<string, [string | RegExp, string][]> = {
   'bpf/flow_types.h': [
-    [/(struct flow \{\n\t__u64 route;[^\n]*\n)/, '$1\t__u64 note;\n'],
+    [/(struct flow \{\n(?:[^\n]*\n){3}\t__u16 nexthop;[^\n]*\n)/, '$1\t__u64 note;\n'],
     [/(\t__u32 created;[^\n]*\n)(\tstruct snat_difference difference;[^\n]*\n)/, '$2$1'],
     [/struct reverse \{\n/, '$&\t__u64 note;\n'],
     [/struct account \{\n/, '$&\t__u32 note;\n'],

@@ -61,8 +61,8 @@ t.test('flows, events and control come out readable', async (t) => {
     protocol: 6
   })
   const flow = Buffer.alloc(48)
-  flow.writeUInt32LE(4, 0)
-  flow.writeUInt32LE(9, 4)
+  flow.writeUInt16LE(4, 6)
+  flow.writeUInt32LE(9, 0)
   flow.writeUInt16BE(40000, 22)
   flow.write('00000000000000000000ffffc000020a', 24, 'hex')
   t.match(codec.decodeFlow(flow), { nexthop: 4, generation: 9, natPort: 40000, natAddress: 'c000020a' })

@@ -3,7 +3,7 @@
 // write is logged in order.
 
 import type { MapAccess } from '../../src/maps/access.js'
-import { LAYOUT, STRUCTS } from '../../src/maps/layout.js'
+import { LAYOUT, ROUTE_SLOTS, STRUCTS } from '../../src/maps/layout.js'
 import type { BpfMap, MapInfo, NativeError } from '../../src/native.js'
 
 const HASH = 1
@@ -173,6 +173,13 @@ function fakeMap(info: MapInfo, rows: Map<string, Buffer>, note: (write: Write) 
     close() {}
   }
   return map
+}
+
+/** control.route_generations */
+export function generationsOf(object: FakeObject): number[] {
+  const control = object.readControl()
+  const { route_generations: first } = STRUCTS.control.offset
+  return Array.from({ length: ROUTE_SLOTS }, (_, slot) => control.readUInt32LE(first + slot * 4))
 }
 
 function isZero(bytes: Buffer): boolean {

@@ -12,6 +12,7 @@ import {
   LAYOUT,
   MAX_NEXTHOPS,
   POD_SLOTS,
+  ROUTE_SLOTS,
   SOURCE_PLACES,
   STRUCTS,
   type Struct
@@ -35,6 +36,7 @@ const defines = {
   DEVICE_SLOTS: 'DEVICE_SLOTS',
   POD_SLOTS: 'POD_SLOTS',
   MAX_NEXTHOPS: 'MAX_NEXTHOPS',
+  ROUTE_SLOTS: 'ROUTE_SLOTS',
   SOURCE_PLACES: 'SOURCE_PLACES',
   GROUP_LEGS: 'GROUP_LEGS',
   CLASS_ROUTES: 'CLASS_ROUTES',
@@ -119,7 +121,17 @@ t.test('every struct of the header has the compiler’s size and offsets, and no
 t.test('codes, flags and sizes are those of the header', async (t) => {
   for (const [name, code] of Object.entries(CODES)) t.equal(code, values.get(name) ?? values.get(`VALUE_${name}`), name)
   t.strictSame(
-    { LAYOUT, DEVICE_SLOTS, POD_SLOTS, MAX_NEXTHOPS, SOURCE_PLACES, GROUP_LEGS, CLASS_ROUTES, FLOW_BATCH },
+    {
+      LAYOUT,
+      DEVICE_SLOTS,
+      POD_SLOTS,
+      MAX_NEXTHOPS,
+      ROUTE_SLOTS,
+      SOURCE_PLACES,
+      GROUP_LEGS,
+      CLASS_ROUTES,
+      FLOW_BATCH
+    },
     Object.fromEntries(Object.entries(defines).map(([ours, theirs]) => [ours, values.get(`VALUE_${theirs}`)]))
   )
 })

@@ -17,7 +17,7 @@ const stack: WantedRoute = { action: 'stack', reason: 'route', why: '', rule: nu
 function manyRows(): { object: FakeObject; rows: RouteRows; prefixes: string[] } {
   const object = fakeObject()
   const nexthops = createNexthopRows(object)
-  const rows = createRouteRows(object, nexthops, createGroupRows(object, nexthops), nodeRoutes)
+  const rows = createRouteRows(object, nexthops, createGroupRows(object, nexthops), nodeRoutes, () => {})
   const prefixes = Array.from({ length: 10_000 }, (_, i) => key(`10.${i >> 8}.${i & 255}.0/24`))
   for (const prefix of prefixes) rows.write(prefix, stack)
   return { object, rows, prefixes }
