@@ -10,15 +10,12 @@
 //   same, so that enabling is quick and `status` tells the truth.
 
 import { join } from 'node:path'
-import { isDeepStrictEqual } from 'node:util'
 import { Answers } from '../answers/answers.js'
 import { EventStream } from '../answers/event-stream.js'
 import type { NodeCommands, NodeView } from '../answers/node-view.js'
-import { createTranslatedLog, type TranslatedLog, unboundedText } from '../answers/translated-view.js'
 import { foreignFacts } from '../check/foreign-facts.js'
 import type { Finding } from '../check/report.js'
 import type { Config } from '../config/config.js'
-import { readKernelSettings } from '../config/kernel-settings.js'
 import { masqueradesLinkLocal } from '../config/masquerade.js'
 import type { HandedBack, ReloadResult } from '../control/api.js'
 import { handedBackLines } from '../control/handed-back.js'
@@ -44,14 +41,9 @@ import { Retry } from '../life/retry.js'
 import { Switching } from '../life/switching.js'
 import { type Logger, rateLimit, setLevel, subsystem } from '../log.js'
 import { native } from '../native.js'
-import { type Sync, startSync } from '../netlink/sync.js'
 import type { PlanChange } from '../plan/change.js'
-import type { PlanOptions } from '../plan/options.js'
-import { createPlanner, type Planner } from '../plan/planner.js'
-import { noChanges } from '../state/changes.js'
-import type { Changes } from '../state/types.js'
-import { startTranslated, type Translated } from '../translated/translated.js'
 import { lookApart } from './look.js'
+import { NodePlan } from './node-plan.js'
 import { prove } from './proof.js'
 import { removePinned } from './remove.js'
 
@@ -74,18 +66,11 @@ export class Node {
   private readonly events: EventStream
   private readonly log: Logger
   private datapath: Datapath | null = null
-  private synced = false
-  private sync!: Sync
-  private planner!: Planner
+  private readonly facts: NodePlan
   private masquerade!: Masquerade
-  private translated!: Translated
-  private translatedLog!: TranslatedLog
-  private managed!: ManagedNeighbours
+  private managed: ManagedNeighbours | null = null
   private readonly lock: Lock
-  private settings = readKernelSettings([])
   private sourcesTold: string[] = []
-  /** ifindex of each device that has been a pod's. */
-  private readonly podDevices = new Set<number>()
   private server: ControlServer | null = null
   private readonly view: NodeView
   private readonly periodic: Periodic
@@ -97,8 +82,6 @@ export class Node {
   private readonly foreign: ForeignWatch
   private readonly mapsRetry = new Retry(mapsTimes, () => this.writeMapsAgain())
   private readonly limitedLog: ReturnType<typeof rateLimit>
-  private readonly firstSync: Promise<void>
-  private haveSynced!: () => void
 
   /** Throws ConfigError and Refusal. */
   private constructor(private readonly options: NodeOptions) {
@@ -120,10 +103,14 @@ export class Node {
       problems: this.problems,
       config: () => this.config
     })
-    this.events = new EventStream(subsystem(options.log, 'datapath'), (ifindex) => this.deviceName(ifindex))
-    this.firstSync = new Promise((resolve) => {
-      this.haveSynced = resolve
+    this.facts = new NodePlan({
+      config: () => this.config,
+      log: options.log,
+      onPlan: (change) => this.onPlan(change),
+      onProblem: (area, text) => this.problem(area, text),
+      onError: (area, text) => this.errors.add(area, text)
     })
+    this.events = new EventStream(subsystem(options.log, 'datapath'), (ifindex) => this.facts.deviceName(ifindex))
     this.claims = new ConntrackClaims({
       datapath: () => this.datapath,
       log: subsystem(options.log, 'conntrack'),
@@ -145,13 +132,13 @@ export class Node {
       log: this.log,
       problems: this.problems,
       config: () => this.config,
-      pods: () => this.planner.plan.pods.keys(),
+      pods: () => this.facts.plan.pods.keys(),
       datapath: () => this.datapath,
-      synced: this.firstSync,
+      synced: this.facts.firstSync,
       open: () => this.openDatapath(),
       fill: (datapath) => {
         this.noteDestinations()
-        datapath.start(this.planner.plan)
+        datapath.start(this.facts.plan)
       },
       begin: (takenOver) => this.switchedOn(takenOver),
       prove: (datapath) => prove(this.view, datapath),
@@ -180,19 +167,19 @@ export class Node {
         return node.config
       },
       get synced() {
-        return node.synced
+        return node.facts.synced
       },
       get sync() {
-        return node.sync
+        return node.facts.sync
       },
       get state() {
-        return node.sync.state
+        return node.facts.state
       },
       get plan() {
-        return node.planner.plan
+        return node.facts.plan
       },
       get translated() {
-        return node.translated
+        return node.facts.translated
       },
       get masquerade() {
         return node.masquerade
@@ -213,8 +200,8 @@ export class Node {
         const { leaseRenewed: renewed, leaseEnds: ends } = node.periodic
         return node.datapath ? { renewed, ends } : { renewed: null, ends: null }
       },
-      podsThatBecameUplinks: () => this.podsThatBecameUplinks(),
-      deviceName: (ifindex) => this.deviceName(ifindex),
+      podsThatBecameUplinks: () => this.facts.podsThatBecameUplinks(),
+      deviceName: (ifindex) => this.facts.deviceName(ifindex),
       problem: (area, text) => this.problem(area, text)
     }
   }
@@ -226,10 +213,10 @@ export class Node {
       disable: (options) => this.switching.disable(options),
       reload: () => this.reload(),
       planSource: {
-        options: () => this.planOptions(),
-        translated: this.planner.translated,
-        replan: () => this.replan(),
-        resync: () => this.sync.resync()
+        options: () => this.facts.planOptions(),
+        translated: this.facts.translatedPrefixes,
+        replan: () => this.facts.replan(),
+        resync: () => this.facts.sync.resync()
       }
     }
   }
@@ -254,12 +241,12 @@ export class Node {
       onPolicy: (policy) => this.datapath?.control.routeLinkLocal(masqueradesLinkLocal(policy)),
       onFailure: (error) => this.mapsFailed(error)
     })
-    this.planner = createPlanner(this.planOptions())
-    this.startTranslated()
+    const translated = this.facts.followTranslated()
     await this.switching.openAtStart()
     // The first plan has them all: the programs meet no Service address that the maps do not know.
-    await this.translated.ready
-    this.startSync()
+    await translated
+    this.facts.followTables()
+    this.managed = new ManagedNeighbours(this.facts.state, subsystem(this.options.log, 'neighbours'))
     this.server = await startControlServer({
       path: join(this.options.runDirectory, 'control.sock'),
       control: new Answers(this.view, this.commands()),
@@ -267,89 +254,38 @@ export class Node {
     }).catch((error: Error) => {
       throw refusalUnlessTransient(error.message, error)
     })
-    await this.firstSync
+    await this.facts.firstSync
     await this.switching.serveFromStart()
     this.periodic.start()
     native().notify('READY=1')
     setTimeout(releaseMemory, afterFirstTurns).unref()
   }
 
-  private startTranslated(): void {
-    const log = subsystem(this.options.log, 'services')
-    this.translatedLog = createTranslatedLog(log)
-    this.translated = startTranslated({
-      onChange: (diff) => {
-        this.planner.translate(diff)
-        this.translatedLog.note(diff, this.translated.size)
-        if (this.synced) this.onChanges(noChanges())
-      },
-      onProblem: (text) => this.problem('services', text),
-      onUnbounded: (rules) => {
-        for (const rule of rules)
-          this.problem('services', `a rule translates without naming the destination: ${unboundedText(rule)}`)
-      }
-    })
-  }
-
   /** Before packets are steered by maps that leave destinations to the stack. */
   private noteDestinations(): void {
-    const any = this.translated.size > 0 || this.config.stackPrefixes.length > 0
+    const any = this.facts.translated.size > 0 || this.config.stackPrefixes.length > 0
     const { datapath } = this
     if (!datapath) return
     datapath.control.setTranslating('configured', any)
     if (any && datapath.followTranslation()) void this.claims.claimForNewPods()
   }
 
-  private startSync(): void {
-    const log = subsystem(this.options.log, 'sync')
-    this.sync = startSync({
-      onChanges: (changes) => this.onChanges(changes),
-      log: (level, message) => {
-        if (level === 'error') this.errors.add('sync', message)
-        log[level === 'warning' ? 'warn' : level](message)
-      }
-    })
-    this.managed = new ManagedNeighbours(this.sync.state, subsystem(this.options.log, 'neighbours'))
-  }
-
-  private onChanges(changes: Changes): void {
-    const change = this.planner.update(this.sync.state, changes)
-    this.noteRoles(change)
-    const first = !this.synced
-    this.synced = true
+  private onPlan(change: PlanChange | null): void {
     this.noteSources()
-    if (this.datapath) {
-      try {
-        this.noteDestinations()
-        if (first) this.datapath.start(this.planner.plan)
-        else this.datapath.apply(this.planner.plan, change)
-      } catch (error) {
-        this.mapsFailed(error as Error)
-      }
-      this.keepNeighbours()
+    if (!this.datapath) return
+    try {
+      this.noteDestinations()
+      if (change === null) this.datapath.start(this.facts.plan)
+      else this.datapath.apply(this.facts.plan, change)
+    } catch (error) {
+      this.mapsFailed(error as Error)
     }
-    if (first) this.haveSynced()
-  }
-
-  /** Devices of pods, for the time that they have them; they are compared when devices change. */
-  private noteRoles({ devices }: PlanChange): void {
-    for (const ifindex of devices) {
-      const device = this.planner.plan.devices.get(ifindex)
-      if (device?.role === 'pod') this.podDevices.add(ifindex)
-      else if (!this.sync.state.links.has(ifindex)) this.podDevices.delete(ifindex)
-    }
-  }
-
-  private podsThatBecameUplinks(): string[] {
-    return [...this.podDevices].flatMap((ifindex) => {
-      const device = this.planner.plan.devices.get(ifindex)
-      return device?.role === 'uplink' ? [device.name] : []
-    })
+    this.keepNeighbours()
   }
 
   /** Tells once what the node lacks of snat.addresses. */
   private noteSources(): void {
-    const texts = lackingSources(this.planner.plan, this.masquerade.policy.ipv6.masqueraded)
+    const texts = lackingSources(this.facts.plan, this.masquerade.policy.ipv6.masqueraded)
     for (const text of texts) if (!this.sourcesTold.includes(text)) this.problem('snat', text)
     if (texts.length === 0 && this.sourcesTold.length > 0) this.log.info('the node has all of snat.addresses again')
     this.sourcesTold = texts
@@ -363,7 +299,7 @@ export class Node {
   /** Compares everything. true: the maps hold what they should, or there are none. */
   private writeMapsAgain(): boolean {
     try {
-      this.datapath?.bring(this.planner.plan)
+      this.datapath?.bring(this.facts.plan)
       this.datapath?.writePorts()
       this.masquerade.writeAgain()
     } catch (error) {
@@ -374,41 +310,12 @@ export class Node {
     return true
   }
 
-  /** After a change of configuration: everything is planned anew. */
-  private replan(): void {
-    this.planner.setOptions(this.planOptions())
-    if (this.synced) this.onChanges({ ...noChanges(), all: true })
-  }
-
   private lookAtSettings(): void {
-    const settings = readKernelSettings(this.uplinkNames())
-    if (isDeepStrictEqual(settings, this.settings)) return
-    this.settings = settings
-    this.replan()
-    this.switching.reconsider()
-  }
-
-  private *uplinkNames(): Iterable<string> {
-    for (const { role, name } of this.planner.plan.devices.values()) if (role === 'uplink') yield name
+    if (this.facts.lookAtSettings()) this.switching.reconsider()
   }
 
   private keepNeighbours(): void {
-    if (this.datapath) this.managed.update(this.planner.plan.managed)
-  }
-
-  private planOptions(): PlanOptions {
-    const { pods, uplink, ipv4, ipv6, snat, stackPrefixes } = this.config
-    return {
-      podDevices: pods.devices,
-      podSources: pods.sources,
-      uplinkDevices: uplink.devices,
-      ipv4,
-      ipv6,
-      snat: snat.enabled,
-      snatAddresses: snat.addresses,
-      stackPrefixes,
-      ...this.settings
-    }
+    if (this.datapath) this.managed?.update(this.facts.plan.managed)
   }
 
   private async openDatapath(): Promise<Datapath> {
@@ -433,7 +340,7 @@ export class Node {
   }
 
   private async switchedOn(takenOver: boolean): Promise<void> {
-    const { pods, devices, routes } = this.planner.plan
+    const { pods, devices, routes } = this.facts.plan
     const start = takenOver ? 'took over the running datapath' : 'routing by eBPF'
     await this.begin(takenOver)
     if (takenOver) await this.datapath?.fitLimits()
@@ -450,11 +357,9 @@ export class Node {
   }
 
   private async lookAtForeign(): Promise<Finding[]> {
-    const { sync, planner, config, masquerade, translated } = this
-    const { state } = sync
-    return lookApart(
-      await foreignFacts({ state, plan: planner.plan }, config, masquerade.policy, translated.destinations())
-    )
+    const { facts, config, masquerade } = this
+    const { state, plan, translated } = facts
+    return lookApart(await foreignFacts({ state, plan }, config, masquerade.policy, translated.destinations()))
   }
 
   /** What conntrack translates stays with the stack; a running datapath knows it. */
@@ -474,7 +379,7 @@ export class Node {
     if (onDisable !== 'masquerade' || !snat.enabled) return
     await this.guardKeeper.stop(true)
     try {
-      await leaveEgress(this.masquerade.policy, this.planner.plan)
+      await leaveEgress(this.masquerade.policy, this.facts.plan)
     } catch (error) {
       if (this.datapath) await this.guardKeeper.start()
       throw error
@@ -507,7 +412,7 @@ export class Node {
     this.datapath = null
     this.masquerade.use(null)
     datapath.remove()
-    await this.managed.release()
+    await this.managed?.release()
     this.log.info('detached; the kernel routes and nothing is left behind')
     return handedBack
   }
@@ -541,7 +446,7 @@ export class Node {
     setLevel(this.options.log, config.log.level)
     await this.datapath?.configure(config)
     this.masquerade.configure(config)
-    this.replan()
+    this.facts.replan()
     this.periodic.start()
     await this.guardKeeper.configure(before.guard, config.guard)
     this.watchForeign(false)
@@ -567,10 +472,8 @@ export class Node {
       this.log.info('the datapath goes on forwarding without the daemon, for as long as its lease allows')
     }
     this.events.close()
-    this.managed.close()
-    await this.sync.close()
-    this.translatedLog.close()
-    await this.translated.close()
+    this.managed?.close()
+    await this.facts.close()
     this.lock.close()
   }
 
@@ -578,11 +481,5 @@ export class Node {
   private problem(area: string, text: string): void {
     this.errors.add(area, text)
     this.limitedLog.log('error', `${area}:${text}`, text)
-  }
-
-  private deviceName(ifindex: number): string {
-    return (
-      this.sync.state.links.get(ifindex)?.name ?? this.planner.plan.devices.get(ifindex)?.name ?? `device ${ifindex}`
-    )
   }
 }
