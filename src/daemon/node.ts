@@ -35,6 +35,7 @@ import { keptMasquerade, Masquerade } from '../life/masquerade-policy.js'
 import { releaseMemory } from '../life/memory.js'
 import { Periodic } from '../life/periodic.js'
 import { checkCapabilities, type Lock, lockRunDirectory, preparePinDirectory } from '../life/preflight.js'
+import type { ProblemCode } from '../life/problem-kinds.js'
 import { Problems } from '../life/problems.js'
 import { RecentErrors } from '../life/recent-errors.js'
 import { Retry } from '../life/retry.js'
@@ -58,6 +59,7 @@ export interface NodeOptions {
 
 /** Milliseconds: what is done every 5 s has been done once, and has left what it needed only for that. */
 const afterFirstTurns = 5500
+const devicesTimes = { first: 1_000, most: 60_000 }
 const mapsTimes = { first: 1_000, most: 30_000 }
 
 export class Node {
@@ -81,6 +83,7 @@ export class Node {
   private readonly claims: ConntrackClaims
   private readonly foreign: ForeignWatch
   private readonly mapsRetry = new Retry(mapsTimes, () => this.writeMapsAgain())
+  private readonly devicesRetry = new Retry(devicesTimes, () => this.attachAgain())
   private readonly limitedLog: ReturnType<typeof rateLimit>
 
   /** Throws ConfigError and Refusal. */
@@ -122,6 +125,7 @@ export class Node {
       claimForNewPods: () => this.claims.claimForNewPods(),
       forgetStale: (idle) => this.claims.forgetStale(idle),
       keepNeighbours: () => this.keepNeighbours(),
+      keepDevices: () => this.keepDevices(),
       lookAtSettings: () => this.lookAtSettings(),
       lookAtGuard: () => this.guardKeeper.look(),
       lookAtForeign: () => this.foreign.poll()
@@ -201,6 +205,7 @@ export class Node {
         return node.datapath ? { renewed, ends } : { renewed: null, ends: null }
       },
       podsThatBecameUplinks: () => this.facts.podsThatBecameUplinks(),
+      nextTry: (code) => this.nextTry(code),
       deviceName: (ifindex) => this.facts.deviceName(ifindex),
       problem: (area, text) => this.problem(area, text)
     }
@@ -280,6 +285,7 @@ export class Node {
     } catch (error) {
       this.mapsFailed(error as Error)
     }
+    this.keepDevices()
     this.keepNeighbours()
   }
 
@@ -312,6 +318,26 @@ export class Node {
 
   private lookAtSettings(): void {
     if (this.facts.lookAtSettings()) this.switching.reconsider()
+  }
+
+  private attachAgain(): boolean {
+    try {
+      return this.datapath?.attachAgain() ?? true
+    } catch (error) {
+      this.problem('hooks', (error as Error).message)
+      return false
+    }
+  }
+
+  private keepDevices(): void {
+    if (this.datapath?.hooks.failing) this.devicesRetry.again()
+    else this.devicesRetry.stop()
+  }
+
+  /** Of what is looked for; who sets a problem says it there. */
+  private nextTry(code: ProblemCode): number | null {
+    if (code === 'device-not-served') return this.devicesRetry.next
+    return code === 'no-detour' ? this.periodic.nextDetour : null
   }
 
   private keepNeighbours(): void {
@@ -402,6 +428,7 @@ export class Node {
     this.foreign.stop()
     await this.guardKeeper.stop(true)
     this.mapsRetry.stop()
+    this.devicesRetry.stop()
     this.problems.set('maps-not-written', null)
     const handedBack = await giveBack({
       maps: datapath.object,
@@ -458,6 +485,7 @@ export class Node {
     native().notify('STOPPING=1')
     this.periodic.stop()
     this.mapsRetry.stop()
+    this.devicesRetry.stop()
     this.foreign.stop()
     this.masquerade.close()
     await this.server?.close()

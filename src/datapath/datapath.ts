@@ -225,6 +225,12 @@ export class Datapath {
     if (change === 'all' || change.devices.size > 0 || this.hooks.failing) this.hooks.apply(this.served(plan))
   }
 
+  /** Programs where they could not be attached so far. true: they are attached everywhere now. */
+  attachAgain(): boolean {
+    if (this.plan && this.started) this.hooks.apply(this.served(this.plan))
+    return !this.hooks.failing
+  }
+
   /** Connections of pods that no program has seen so far: before from_uplink may deliver to them. */
   private presumeNew(plan: Plan): void {
     for (const [ifindex, { role }] of plan.devices) {

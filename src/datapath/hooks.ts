@@ -117,7 +117,8 @@ export class Hooks {
   /**
    * The kernel tells nobody that a program was detached, so each is attached
    * once more: where it still hangs it replaces itself in place. Returns a
-   * sentence for each that somebody had detached.
+   * sentence for each that somebody had detached; a device where one cannot be
+   * attached again has its error from then on, and apply() tries again.
    */
   restore(): string[] {
     const restored: string[] = []
@@ -129,7 +130,9 @@ export class Hooks {
           restored.push(`somebody detached ${name} (${how}) from ${hooked.device}; attached again`)
         } catch (error) {
           const { code, message } = error as NativeError
-          if (code !== 'ENODEV') restored.push(`${name} cannot be attached to ${hooked.device} again: ${message}`)
+          if (code === 'ENODEV') continue
+          hooked.error = message
+          restored.push(`${name} cannot be attached to ${hooked.device} again: ${message}`)
         }
       }
     }
@@ -145,7 +148,7 @@ export class Hooks {
     this.object = object
     const failed: string[] = []
     for (const hooked of this.attached.values()) {
-      if (hooked.error) continue
+      // also where another one could not be attached: what hangs there must not go on with the earlier maps
       for (const { name, how } of hooked.programs) {
         try {
           this.attachAgain(name, how, hooked.ifindex)
@@ -279,7 +282,8 @@ export class Hooks {
   private dropClsact(ifindex: number): void {
     this.quietly(() => native().detachClsact(ifindex, clsactPriority))
     this.clsact.delete(ifindex)
-    writeJournal(this.options.journalPath, this.clsact)
+    // what it names too much is looked for in vain
+    this.quietly(() => writeJournal(this.options.journalPath, this.clsact))
   }
 
   private unpin(name: string): void {

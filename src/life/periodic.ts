@@ -34,6 +34,8 @@ export interface PeriodicActions {
   /** idle: seconds without a packet that conntrack saw. */
   forgetStale(idle: number): Promise<void>
   keepNeighbours(): void
+  /** Devices on which a program could not be attached. */
+  keepDevices(): void
   lookAtSettings(): void
   lookAtGuard(): Promise<void>
   lookAtForeign(): void
@@ -43,7 +45,7 @@ export class Periodic {
   leaseRenewed: number | null = null
   /** null: the programs go on for ever. */
   leaseEnds: number | null = null
-  private readonly timers = new Map<string, { period: number; timer: NodeJS.Timeout }>()
+  private readonly timers = new Map<string, { period: number; due: number; timer: NodeJS.Timeout }>()
   private fullTold = 0
   /** What was told of; null: nothing yet. */
   private moved: number | null = null
@@ -69,6 +71,7 @@ export class Periodic {
     this.every('claim', tick, () => void this.actions.claimForNewPods())
     this.every('conntrack', conntrackTick, () => this.followConntrack())
     this.every('neighbours', tick, () => this.actions.keepNeighbours())
+    this.every('devices', tick, () => this.actions.keepDevices())
     this.every('detour', tick, () => this.keepDetour())
     this.every('settings', tick, () => this.actions.lookAtSettings())
     this.every('problems', tick, () => lookForProblems(this.node))
@@ -84,18 +87,25 @@ export class Periodic {
     this.timers.clear()
   }
 
+  /** When the detour is looked after next, milliseconds since 1970; null: never. */
+  get nextDetour(): number | null {
+    return this.timers.get('detour')?.due ?? null
+  }
+
   private every(name: string, period: number, action: () => void): void {
     const before = this.timers.get(name)
     if (before?.period === period) return
     clearInterval(before?.timer)
     const turn = () => {
+      row.due = Date.now() + period
       try {
         action()
       } catch (error) {
         this.node.problem('routine', (error as Error).message)
       }
     }
-    this.timers.set(name, { period, timer: setInterval(turn, period) })
+    const row = { period, due: Date.now() + period, timer: setInterval(turn, period) }
+    this.timers.set(name, row)
   }
 
   /** The programs go on for so long without the daemon; on probation hardly beyond its end, at which a daemon that lives hands back. */

@@ -84,6 +84,12 @@ const kinds = {
     affects: 'observation',
     remedy: 'make the state directory writable, then give the command again'
   },
+  'no-detour': {
+    affects: 'observation',
+    remedy:
+      'packets that must be cut into fragments, or wait for a neighbour, are judged as if there were no way to do it; it is tried again by itself',
+    told: true
+  },
   'not-looked': {
     affects: 'observation',
     remedy: 'hostroute check says more; it is tried again by itself'

@@ -1,0 +1,75 @@
+// What fails while the daemon runs stands in the list of problems, with the moment
+// of the next try, until that has worked.
+
+import { rmSync, writeFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import t, { type Test } from 'tap'
+import type { ReloadResult } from '../../src/control/api.js'
+import type { ProblemRow } from '../../src/control/problem-api.js'
+import { attached, control, plain, status } from '../forwarding/served.js'
+import type { Orders } from '../lab/fault-orders.js'
+import { Lab } from '../lab/lab.js'
+import type { LabNode } from '../lab/node.js'
+import { until } from '../lab/process.js'
+
+t.setTimeout(240_000)
+const patience = 60_000
+const preload = fileURLToPath(new URL('../lab/faults.js', import.meta.url))
+
+/** A node whose daemon fails as ordered; `order` gives it other orders. */
+async function failing(t: Test, first: Orders) {
+  const lab = await Lab.create({ nodes: 1, pods: 1 })
+  t.teardown(() => lab.close())
+  const node = lab.node(0)
+  const file = `${node.daemon.runDirectory}-faults`
+  t.teardown(() => rmSync(file, { force: true }))
+  const order = (orders: Orders) => writeFileSync(file, JSON.stringify(orders))
+  order(first)
+  const environment = { NODE_OPTIONS: `--import=${preload}`, HOSTROUTE_FAULTS: file }
+  await node.daemon.start({ config: plain, environment, waitReady: false })
+  return { node, order }
+}
+
+const always = (label: string, code: string): Orders => ({ fail: { label, from: 1, once: false, code } })
+const problem = async (node: LabNode, code: string): Promise<ProblemRow | undefined> =>
+  (await status(node).catch(() => null))?.problems.find((row) => row.code === code)
+
+/** It is there, and the next try is to come: within so many seconds. */
+async function isToBeTried(t: Test, node: LabNode, code: string, seconds: number): Promise<ProblemRow> {
+  await until(`${code}, with the next try`, async () => Boolean((await problem(node, code))?.nextTry), patience)
+  const row = (await problem(node, code)) as ProblemRow
+  const wait = Date.parse(row.nextTry ?? '') - Date.now()
+  t.ok(wait > -2_000 && wait < seconds * 1000, `${code}: the next try is ${wait} ms away`)
+  return row
+}
+
+const isOver = (node: LabNode, code: string) =>
+  until(`${code} is over`, async () => (await status(node)) && !(await problem(node, code)), patience)
+
+t.test('a detour that cannot be opened', async (t) => {
+  const { node, order } = await failing(t, always('openTap hostroute0', 'EMFILE'))
+  t.match(await isToBeTried(t, node, 'no-detour', 6), { affects: 'observation', text: /no detour: .*EMFILE/ })
+  t.match(await status(node), { mode: 'enabled', detour: { device: null } })
+  t.match(await control(node).text('/v1/metrics'), /hostroute_problem\{code="no-detour",affects="observation"\} 1/)
+  order({})
+  await isOver(node, 'no-detour')
+  t.match(await status(node), { mode: 'enabled', problems: [], detour: { device: 'hostroute0' } })
+})
+
+t.test('a program that cannot be attached to a device, from the start or again', async (t) => {
+  const { node, order } = await failing(t, always('object.attachTcx from_pod', 'ENOMEM'))
+  t.match(await isToBeTried(t, node, 'device-not-served', 60), { affects: 'traffic', text: /is not served: .*ENOMEM/ })
+  t.equal((await status(node)).mode, 'degraded')
+  order({})
+  await isOver(node, 'device-not-served')
+  t.match(await status(node), { mode: 'enabled', problems: [] })
+  t.ok((await attached(node)).includes('from_pod'))
+
+  // comparing is what finds that somebody has detached it
+  node.daemon.writeConfig({ ...plain, verifyInterval: '1s' })
+  order(always('object.attachTcx from_pod', 'ENOMEM'))
+  t.match(await node.daemon.json<ReloadResult>('reload'), { ok: true })
+  await isToBeTried(t, node, 'device-not-served', 60)
+  order({})
+  await isOver(node, 'device-not-served')
+})
