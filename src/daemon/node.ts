@@ -95,7 +95,12 @@ export class Node {
       info: (text) => this.log.info(text)
     })
     const { config: path, stateDirectory, pinDirectory, runDirectory } = options
-    this.configuration = new Configuration({ path, stateDirectory, problems: this.problems })
+    this.configuration = new Configuration({
+      path,
+      stateDirectory,
+      problems: this.problems,
+      again: () => this.reload()
+    })
     setLevel(options.log, this.config.log.level)
     checkCapabilities()
     this.lock = lockRunDirectory(runDirectory)
@@ -486,6 +491,7 @@ export class Node {
     this.periodic.stop()
     this.mapsRetry.stop()
     this.devicesRetry.stop()
+    this.configuration.stop()
     this.foreign.stop()
     this.masquerade.close()
     await this.server?.close()

@@ -21,7 +21,7 @@ import { type ApplyResult, createWriter, type Writer } from '../maps/writer.js'
 import { type BpfObject, native } from '../native.js'
 import type { PlanChange } from '../plan/change.js'
 import type { Plan, WantedDevice } from '../plan/types.js'
-import { isTransient } from '../transient.js'
+import { isTransient, together } from '../transient.js'
 import { Accounts } from './accounts.js'
 import { measureJiffies, readClock } from './clock.js'
 import { ControlBlock, pauseIn } from './control-block.js'
@@ -166,9 +166,9 @@ export class Datapath {
     if (this.asksConntrack || !isLoaded()) return false
     const next = load(this.options.config, this.options.pinDirectory)
     this.presumeAll()
-    const failed = [...this.hooks.replacePrograms(next), ...this.detour.attachAgain(next)]
+    const failed = [...this.hooks.replacePrograms(next), ...this.detour.replaceProgram(next)]
     this.object.replace(next, [])
-    if (failed.length > 0) throw new Error(failed.join('; '))
+    if (failed.length > 0) throw together(failed)
     this.asksConntrack = true
     this.options.log.info('nf_conntrack has been loaded: the programs ask it from now on')
     return true
@@ -326,7 +326,7 @@ export class Datapath {
     }
     const began = performance.now()
     const { pinDirectory, log } = this.options
-    const put = (loaded: BpfObject) => [...hooks.replacePrograms(loaded), ...detour.attachAgain(loaded)]
+    const put = (loaded: BpfObject) => [...hooks.replacePrograms(loaded), ...detour.replaceProgram(loaded)]
     const asksConntrack = isLoaded()
     const { paused } = await migrate({
       pinDirectory,

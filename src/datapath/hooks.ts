@@ -141,12 +141,12 @@ export class Hooks {
 
   /**
    * Puts the programs of another object, loaded with the same maps, in the place
-   * of the attached ones, without a gap. Returns a sentence for each that failed:
+   * of the attached ones, without a gap. Returns an error for each that failed:
    * there the earlier program goes on.
    */
-  replacePrograms(object: BpfObject): string[] {
+  replacePrograms(object: BpfObject): Error[] {
     this.object = object
-    const failed: string[] = []
+    const failed: Error[] = []
     for (const hooked of this.attached.values()) {
       // also where another one could not be attached: what hangs there must not go on with the earlier maps
       for (const { name, how } of hooked.programs) {
@@ -154,7 +154,8 @@ export class Hooks {
           this.attachAgain(name, how, hooked.ifindex)
         } catch (error) {
           const { code, message } = error as NativeError
-          if (code !== 'ENODEV') failed.push(`${name} on ${hooked.device} could not be replaced: ${message}`)
+          if (code === 'ENODEV') continue
+          failed.push(new Error(`${name} on ${hooked.device} could not be replaced: ${message}`, { cause: error }))
         }
       }
     }

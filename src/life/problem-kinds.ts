@@ -76,6 +76,10 @@ const kinds = {
     remedy: 'iptables writes are not refused meanwhile; it is tried again by itself'
   },
   'configuration-not-valid': { affects: 'observation', remedy: 'correct the file, then: hostroute reload' },
+  'configuration-not-in-force': {
+    affects: 'observation',
+    remedy: 'it is tried again by itself, until the file changes, or at once with: hostroute reload'
+  },
   'configuration-not-kept': {
     affects: 'observation',
     remedy: 'make the state directory writable, then: hostroute reload'

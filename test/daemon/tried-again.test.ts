@@ -56,6 +56,39 @@ t.test('a detour that cannot be opened', async (t) => {
   t.match(await status(node), { mode: 'enabled', problems: [], detour: { device: 'hostroute0' } })
 })
 
+t.test('a reload for which there are no descriptors', async (t) => {
+  const { node, order } = await failing(t, {})
+  const { daemon } = node
+  const limits = (routes4: number) => ({ ...plain, limits: { routes4 } })
+  await daemon.waitReady(patience)
+  const inForce = async () => (await status(node)).counts.routes4.capacity
+  const before = await inForce()
+
+  order(always('loadObjectLater', 'EMFILE'))
+  daemon.writeConfig(limits(3000))
+  const refused = (await control(node).post<ReloadResult>('/v1/reload')).value
+  t.match(refused, { ok: false, problems: [/could not be brought into force: .*EMFILE/] })
+  const text = /configuration is not in force: .*EMFILE/
+  t.match(await isToBeTried(t, node, 'configuration-not-in-force', 60), { affects: 'observation', text })
+  t.match(await status(node), { mode: 'enabled', configuration: { error: /EMFILE/ } })
+  t.equal(await inForce(), before)
+  order({})
+  await isOver(node, 'configuration-not-in-force')
+  t.equal(await inForce(), 3000, 'it is in force by itself')
+  t.match(await status(node), { problems: [], configuration: { error: null } })
+
+  order(always('loadObjectLater', 'EMFILE'))
+  daemon.writeConfig(limits(4000))
+  await control(node).post('/v1/reload')
+  await isToBeTried(t, node, 'configuration-not-in-force', 60)
+  daemon.writeConfig(limits(5000))
+  order({})
+  await isOver(node, 'configuration-not-in-force')
+  t.equal(await inForce(), 3000, 'a file that was changed meanwhile waits for the next reload')
+  t.match(await daemon.json<ReloadResult>('reload'), { ok: true })
+  t.equal(await inForce(), 5000)
+})
+
 t.test('a program that cannot be attached to a device, from the start or again', async (t) => {
   const { node, order } = await failing(t, always('object.attachTcx from_pod', 'ENOMEM'))
   t.match(await isToBeTried(t, node, 'device-not-served', 60), { affects: 'traffic', text: /is not served: .*ENOMEM/ })
