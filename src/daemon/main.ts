@@ -10,6 +10,7 @@ import { ConfigError, configReference, formatProblem } from '../config/config.js
 import { Refusal } from '../datapath/refusal.js'
 import { watchEventLoop } from '../event-loop.js'
 import { createLogger, type Logger } from '../log.js'
+import { Ending } from '../steps.js'
 import { packageVersion } from '../version.js'
 import { leftBehind } from './left-behind.js'
 import { look } from './look.js'
@@ -75,28 +76,32 @@ async function main(): Promise<void> {
     if (options.look) return await look()
     if (options.remove) return await removeFromNode({ ...directories, force: options.force, log })
     watchEventLoop()
-    // the signals first: much of the start is one piece
-    const starting = Promise.resolve().then(() => Node.start({ config: options.config, ...directories, log }))
-    handleSignals(starting, log)
+    // the signals first: they are heard between the steps of the start
+    const ending = new AbortController()
+    const { signal } = ending
+    const starting = Promise.resolve().then(() => Node.start({ config: options.config, ...directories, log, signal }))
+    handleSignals(starting, ending, log)
     await starting
   } catch (error) {
-    die(log, error)
+    // a start that was told to end: whoever told it ends the process
+    if (!(error instanceof Ending)) die(log, error)
   }
 }
 
-/** A signal that comes while it starts is obeyed once it has started: what is attached by then is taken care of. */
-function handleSignals(starting: Promise<Node>, log: Logger): void {
+/** A signal that comes while it starts is obeyed at its next step: what has been begun is undone. */
+function handleSignals(starting: Promise<Node>, ending: AbortController, log: Logger): void {
   let stopping = false
   const stop = (signal: string) => {
     if (stopping) return
     stopping = true
     log.info(`stopping on ${signal}`)
+    ending.abort(new Ending())
     starting
       .then((node) => node.stop())
-      .then(
-        () => process.exit(0),
-        (error: unknown) => die(log, error)
-      )
+      .catch((error: unknown) => {
+        if (!(error instanceof Ending)) die(log, error)
+      })
+      .then(() => process.exit(0))
   }
   process.on('SIGTERM', () => stop('SIGTERM'))
   process.on('SIGINT', () => stop('SIGINT'))

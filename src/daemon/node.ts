@@ -43,6 +43,7 @@ import { Switching } from '../life/switching.js'
 import { type Logger, rateLimit, setLevel, subsystem } from '../log.js'
 import { native } from '../native.js'
 import type { PlanChange } from '../plan/change.js'
+import { Ending, Steps } from '../steps.js'
 import { lookApart } from './look.js'
 import { NodePlan } from './node-plan.js'
 import { prove } from './proof.js'
@@ -55,6 +56,8 @@ export interface NodeOptions {
   /** What outlives a reboot: the switch, the last good configuration. */
   stateDirectory: string
   log: Logger
+  /** Aborted with an Ending: the daemon is to end, also in the middle of its start, or of enabling. */
+  signal: AbortSignal
 }
 
 /** Milliseconds: what is done every 5 s has been done once, and has left what it needed only for that. */
@@ -84,11 +87,13 @@ export class Node {
   private readonly foreign: ForeignWatch
   private readonly mapsRetry = new Retry(mapsTimes, () => this.writeMapsAgain())
   private readonly devicesRetry = new Retry(devicesTimes, () => this.attachAgain())
+  private readonly steps: Steps
   private readonly limitedLog: ReturnType<typeof rateLimit>
 
   /** Throws ConfigError and Refusal. */
   private constructor(private readonly options: NodeOptions) {
     this.log = subsystem(options.log, 'node')
+    this.steps = new Steps(options.signal)
     this.limitedLog = rateLimit(this.log)
     this.problems = new Problems({
       error: (text) => this.problem('node', text),
@@ -144,11 +149,9 @@ export class Node {
       pods: () => this.facts.plan.pods.keys(),
       datapath: () => this.datapath,
       synced: this.facts.firstSync,
+      step: () => this.steps.next(),
       open: () => this.openDatapath(),
-      fill: (datapath) => {
-        this.noteDestinations()
-        datapath.start(this.facts.plan)
-      },
+      fill: (datapath) => this.fill(datapath),
       begin: (takenOver) => this.switchedOn(takenOver),
       prove: (datapath) => prove(this.view, datapath),
       leaveEgress: () => this.leaveEgress(),
@@ -231,11 +234,12 @@ export class Node {
     }
   }
 
-  /** Resolves when the node is served, or known to be disabled. Throws ConfigError and Refusal; then nothing new is pinned. */
+  /** Resolves when the node is served, or known to be disabled. Throws ConfigError and Refusal, and the Ending if it is told to end; then nothing new is pinned. */
   static async start(options: NodeOptions): Promise<Node> {
     const node = new Node(options)
     await node.run().catch(async (error: unknown) => {
-      if (pinned(options.pinDirectory) !== 'works') await node.removeAll()
+      if (error instanceof Ending) await node.abandon()
+      else if (pinned(options.pinDirectory) !== 'works') await node.removeAll()
       throw error
     })
     return node
@@ -254,7 +258,8 @@ export class Node {
     const translated = this.facts.followTranslated()
     await this.switching.openAtStart()
     // The first plan has them all: the programs meet no Service address that the maps do not know.
-    await translated
+    await this.steps.done(translated)
+    await this.steps.next()
     this.facts.followTables()
     this.managed = new ManagedNeighbours(this.facts.state, subsystem(this.options.log, 'neighbours'))
     this.server = await startControlServer({
@@ -264,7 +269,10 @@ export class Node {
     }).catch((error: Error) => {
       throw refusalUnlessTransient(error.message, error)
     })
-    await this.facts.firstSync
+    await this.steps.done(this.facts.firstSync)
+    await this.steps.next()
+    if (this.datapath) this.fillAtStart(this.datapath)
+    await this.steps.next()
     await this.switching.serveFromStart()
     this.periodic.start()
     native().notify('READY=1')
@@ -282,11 +290,25 @@ export class Node {
 
   private onPlan(change: PlanChange | null): void {
     this.noteSources()
-    if (!this.datapath) return
+    if (!this.datapath || change === null) return
     try {
       this.noteDestinations()
-      if (change === null) this.datapath.start(this.facts.plan)
-      else this.datapath.apply(this.facts.plan, change)
+      this.datapath.apply(this.facts.plan, change)
+    } catch (error) {
+      this.mapsFailed(error as Error)
+    }
+    this.keepDevices()
+    this.keepNeighbours()
+  }
+
+  private fill(datapath: Datapath): void {
+    this.noteDestinations()
+    datapath.start(this.facts.plan)
+  }
+
+  private fillAtStart(datapath: Datapath): void {
+    try {
+      this.fill(datapath)
     } catch (error) {
       this.mapsFailed(error as Error)
     }
@@ -399,9 +421,12 @@ export class Node {
     if (!datapath) return
     this.noteDestinations()
     if (!takenOver) await this.claims.claim({ forwarding: false, tell: true })
+    await this.steps.next()
     datapath.switchOn()
     await this.claims.claim({ forwarding: true, tell: takenOver })
+    await this.steps.next()
     await this.claims.forgetStale()
+    await this.steps.next()
   }
 
   /** The guard would refuse the rule; it ends with what it guards. */
@@ -452,9 +477,9 @@ export class Node {
   /** Never rejects. */
   async reload(): Promise<ReloadResult> {
     native().notify(`RELOADING=1\nMONOTONIC_USEC=${process.hrtime.bigint() / 1000n}`)
-    const { ok, problems, restartNeeded } = await this.switching.inTurn(() =>
-      this.configuration.reload((config, before) => this.use(config, before))
-    )
+    const { ok, problems, restartNeeded } = await this.switching
+      .inTurn(() => this.configuration.reload((config, before) => this.use(config, before)))
+      .catch((error: Error): ReloadResult => ({ ok: false, problems: [error.message], restartNeeded: [] }))
     native().notify('READY=1')
     if (!ok) return { ok, problems, restartNeeded }
     this.log.info(
@@ -486,7 +511,17 @@ export class Node {
   }
 
   /** As configured: detached, or the pinned datapath left to forward. */
-  async stop(): Promise<void> {
+  stop(): Promise<void> {
+    return this.end(this.config.onStop === 'detach')
+  }
+
+  /** In the middle of the start: what it has begun is undone, what an earlier daemon left is left as by stop(). */
+  private abandon(): Promise<void> {
+    const earlier = this.datapath?.takenOver ?? pinned(this.options.pinDirectory) === 'works'
+    return this.end(this.config.onStop === 'detach' || !earlier)
+  }
+
+  private async end(detach: boolean): Promise<void> {
     native().notify('STOPPING=1')
     this.periodic.stop()
     this.mapsRetry.stop()
@@ -494,14 +529,15 @@ export class Node {
     this.configuration.stop()
     this.foreign.stop()
     this.masquerade.close()
+    const switched = this.switching.stop()
     await this.server?.close()
-    await this.switching.stop()
-    if (this.config.onStop === 'detach') {
+    await switched
+    if (detach) {
       await this.dropDatapath()
       await this.removeAll()
     } else if (this.datapath) {
       await this.guardKeeper.stop(false)
-      this.periodic.renewLease()
+      if (this.datapath.isServing) this.periodic.renewLease()
       this.datapath.close()
       this.log.info('the datapath goes on forwarding without the daemon, for as long as its lease allows')
     }
