@@ -27,7 +27,8 @@ Routes the pods of this node (the network namespace it is started in) by eBPF.
   --pin-directory DIRECTORY  pinned maps and links, on a bpffs (/sys/fs/bpf/hostroute)
   --log-json                 log as JSON lines
   --print-config-reference   every key with its default, then end
-  --remove                   take what a daemon that is gone left on the node off it, then end
+  --remove                   take what a daemon that is gone left on the node off it, then end;
+                             the nft table of onDisable: masquerade goes, too
   --left                     say what a daemon that is gone left at work, then end
   --force                    with --remove: also where nobody else would masquerade the pods
   --version, --help
@@ -74,7 +75,8 @@ async function main(): Promise<void> {
   try {
     if (options.left) return void process.stdout.write(`${leftBehind(options['pin-directory']) ?? ''}\n`)
     if (options.look) return await look()
-    if (options.remove) return await removeFromNode({ ...directories, force: options.force, log })
+    if (options.remove)
+      return await removeFromNode({ ...directories, config: options.config, force: options.force, log })
     watchEventLoop()
     // the signals first: they are heard between the steps of the start
     const ending = new AbortController()
@@ -98,10 +100,10 @@ function handleSignals(starting: Promise<Node>, ending: AbortController, log: Lo
     ending.abort(new Ending())
     starting
       .then((node) => node.stop())
-      .catch((error: unknown) => {
-        if (!(error instanceof Ending)) die(log, error)
-      })
-      .then(() => process.exit(0))
+      .then(
+        () => process.exit(0),
+        (error: unknown) => (error instanceof Ending ? process.exit(0) : die(log, error))
+      )
   }
   process.on('SIGTERM', () => stop('SIGTERM'))
   process.on('SIGINT', () => stop('SIGINT'))

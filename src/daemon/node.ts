@@ -27,9 +27,10 @@ import { pinned } from '../datapath/leftovers.js'
 import { ManagedNeighbours } from '../datapath/managed-neighbours.js'
 import { refusalUnlessTransient } from '../datapath/refusal.js'
 import { Configuration } from '../life/configuration.js'
+import { DatapathKeeper } from '../life/datapath-keeper.js'
 import { ForeignWatch } from '../life/foreign-watch.js'
 import { GuardKeeper } from '../life/guard-keeper.js'
-import { hasEgressTable, leaveEgress, removeEgress } from '../life/kernel-egress.js'
+import { KernelEgress } from '../life/kernel-egress.js'
 import { lackingSources } from '../life/lacking-sources.js'
 import { keptMasquerade, Masquerade } from '../life/masquerade-policy.js'
 import { releaseMemory } from '../life/memory.js'
@@ -38,7 +39,6 @@ import { checkCapabilities, type Lock, lockRunDirectory, preparePinDirectory } f
 import type { ProblemCode } from '../life/problem-kinds.js'
 import { Problems } from '../life/problems.js'
 import { RecentErrors } from '../life/recent-errors.js'
-import { Retry } from '../life/retry.js'
 import { Switching } from '../life/switching.js'
 import { type Logger, rateLimit, setLevel, subsystem } from '../log.js'
 import { native } from '../native.js'
@@ -62,8 +62,6 @@ export interface NodeOptions {
 
 /** Milliseconds: what is done every 5 s has been done once, and has left what it needed only for that. */
 const afterFirstTurns = 5500
-const devicesTimes = { first: 1_000, most: 60_000 }
-const mapsTimes = { first: 1_000, most: 30_000 }
 
 export class Node {
   private readonly started = Date.now()
@@ -84,9 +82,10 @@ export class Node {
   private readonly switching: Switching
   private readonly guardKeeper: GuardKeeper
   private readonly claims: ConntrackClaims
+  private readonly egress: KernelEgress
+  private keepingEgress = false
   private readonly foreign: ForeignWatch
-  private readonly mapsRetry = new Retry(mapsTimes, () => this.writeMapsAgain())
-  private readonly devicesRetry = new Retry(devicesTimes, () => this.attachAgain())
+  private readonly keeper: DatapathKeeper
   private readonly steps: Steps
   private readonly limitedLog: ReturnType<typeof rateLimit>
 
@@ -129,13 +128,26 @@ export class Node {
       log: subsystem(options.log, 'conntrack'),
       onProblem: (text) => this.problem('conntrack', text)
     })
+    this.keeper = new DatapathKeeper({
+      datapath: () => this.datapath,
+      plan: () => this.facts.plan,
+      masquerade: () => this.masquerade,
+      problems: this.problems,
+      onProblem: (text) => this.problem('hooks', text)
+    })
+    this.egress = new KernelEgress({
+      config: () => this.config,
+      policy: () => this.masquerade.policy,
+      plan: () => this.facts.plan
+    })
     this.foreign = new ForeignWatch({ problems: this.problems, look: () => this.lookAtForeign() })
     this.view = this.createView()
     this.periodic = new Periodic(this.view, {
       claimForNewPods: () => this.claims.claimForNewPods(),
       forgetStale: (idle) => this.claims.forgetStale(idle),
       keepNeighbours: () => this.keepNeighbours(),
-      keepDevices: () => this.keepDevices(),
+      keepDevices: () => this.keeper.lookAtDevices(),
+      keepEgress: () => this.keepEgress(),
       lookAtSettings: () => this.lookAtSettings(),
       lookAtGuard: () => this.guardKeeper.look(),
       lookAtForeign: () => this.foreign.poll()
@@ -156,6 +168,7 @@ export class Node {
       prove: (datapath) => prove(this.view, datapath),
       leaveEgress: () => this.leaveEgress(),
       releaseEgress: () => this.releaseEgress(),
+      nextEgress: () => this.periodic.nextEgress,
       drop: () => this.dropDatapath(),
       removeAll: () => this.removeAll(),
       renewLease: () => this.periodic.renewLease()
@@ -253,7 +266,7 @@ export class Node {
       onProblem: (text) => this.problem('configuration', text),
       onPorts: () => this.datapath?.writePorts(),
       onPolicy: (policy) => this.datapath?.control.routeLinkLocal(masqueradesLinkLocal(policy)),
-      onFailure: (error) => this.mapsFailed(error)
+      onFailure: (error) => this.keeper.mapsFailed(error)
     })
     const translated = this.facts.followTranslated()
     await this.switching.openAtStart()
@@ -295,9 +308,9 @@ export class Node {
       this.noteDestinations()
       this.datapath.apply(this.facts.plan, change)
     } catch (error) {
-      this.mapsFailed(error as Error)
+      this.keeper.mapsFailed(error as Error)
     }
-    this.keepDevices()
+    this.keeper.lookAtDevices()
     this.keepNeighbours()
   }
 
@@ -310,9 +323,9 @@ export class Node {
     try {
       this.fill(datapath)
     } catch (error) {
-      this.mapsFailed(error as Error)
+      this.keeper.mapsFailed(error as Error)
     }
-    this.keepDevices()
+    this.keeper.lookAtDevices()
     this.keepNeighbours()
   }
 
@@ -324,46 +337,13 @@ export class Node {
     this.sourcesTold = texts
   }
 
-  private mapsFailed(error: Error): void {
-    this.problems.set('maps-not-written', `the maps could not be written: ${error.message}`, () => this.mapsRetry.next)
-    this.mapsRetry.again()
-  }
-
-  /** Compares everything. true: the maps hold what they should, or there are none. */
-  private writeMapsAgain(): boolean {
-    try {
-      this.datapath?.bring(this.facts.plan)
-      this.datapath?.writePorts()
-      this.masquerade.writeAgain()
-    } catch (error) {
-      this.mapsFailed(error as Error)
-      return false
-    }
-    this.problems.set('maps-not-written', null)
-    return true
-  }
-
   private lookAtSettings(): void {
     if (this.facts.lookAtSettings()) this.switching.reconsider()
   }
 
-  private attachAgain(): boolean {
-    try {
-      return this.datapath?.attachAgain() ?? true
-    } catch (error) {
-      this.problem('hooks', (error as Error).message)
-      return false
-    }
-  }
-
-  private keepDevices(): void {
-    if (this.datapath?.hooks.failing) this.devicesRetry.again()
-    else this.devicesRetry.stop()
-  }
-
   /** Of what is looked for; who sets a problem says it there. */
   private nextTry(code: ProblemCode): number | null {
-    if (code === 'device-not-served') return this.devicesRetry.next
+    if (code === 'device-not-served') return this.keeper.nextDevices
     return code === 'no-detour' ? this.periodic.nextDetour : null
   }
 
@@ -431,11 +411,11 @@ export class Node {
 
   /** The guard would refuse the rule; it ends with what it guards. */
   private async leaveEgress(): Promise<void> {
-    const { onDisable, snat } = this.config
-    if (onDisable !== 'masquerade' || !snat.enabled) return
+    if (!this.egress.isAsked) return
     await this.guardKeeper.stop(true)
     try {
-      await leaveEgress(this.masquerade.policy, this.facts.plan)
+      if (await this.egress.leave())
+        this.log.info('the nft table inet hostroute_egress masquerades what leaves by the uplinks')
     } catch (error) {
       if (this.datapath) await this.guardKeeper.start()
       throw error
@@ -443,8 +423,21 @@ export class Node {
   }
 
   private async releaseEgress(): Promise<void> {
-    if ((await hasEgressTable()) && (await removeEgress()))
+    if (await this.egress.release())
       this.log.info('the nft table inet hostroute_egress has gone: hostroute masquerades')
+  }
+
+  private keepEgress(): void {
+    const { datapath, problems, egress } = this
+    const due = datapath
+      ? datapath.isServing && problems.text('egress-not-taken-back') !== null
+      : this.facts.synced && egress.isAsked && (problems.text('egress-not-left') !== null || egress.mayDiffer)
+    if (due && !this.keepingEgress) {
+      this.keepingEgress = true
+      void this.switching.keepEgress().finally(() => {
+        this.keepingEgress = false
+      })
+    }
   }
 
   private async removeAll(): Promise<void> {
@@ -457,8 +450,7 @@ export class Node {
     if (!datapath) return null
     this.foreign.stop()
     await this.guardKeeper.stop(true)
-    this.mapsRetry.stop()
-    this.devicesRetry.stop()
+    this.keeper.stop()
     this.problems.set('maps-not-written', null)
     const handedBack = await giveBack({
       maps: datapath.object,
@@ -524,8 +516,7 @@ export class Node {
   private async end(detach: boolean): Promise<void> {
     native().notify('STOPPING=1')
     this.periodic.stop()
-    this.mapsRetry.stop()
-    this.devicesRetry.stop()
+    this.keeper.stop()
     this.configuration.stop()
     this.foreign.stop()
     this.masquerade.close()

@@ -34,6 +34,8 @@ export interface PeriodicActions {
   /** idle: seconds without a packet that conntrack saw. */
   forgetStale(idle: number): Promise<void>
   keepNeighbours(): void
+  /** What masquerades while hostroute is disabled. */
+  keepEgress(): void
   /** Devices on which a program could not be attached. */
   keepDevices(): void
   lookAtSettings(): void
@@ -71,6 +73,7 @@ export class Periodic {
     this.every('claim', tick, () => void this.actions.claimForNewPods())
     this.every('conntrack', conntrackTick, () => this.followConntrack())
     this.every('neighbours', tick, () => this.actions.keepNeighbours())
+    this.every('egress', tick, () => this.actions.keepEgress())
     this.every('devices', tick, () => this.actions.keepDevices())
     this.every('detour', tick, () => this.keepDetour())
     this.every('settings', tick, () => this.actions.lookAtSettings())
@@ -85,6 +88,11 @@ export class Periodic {
   stop(): void {
     for (const { timer } of this.timers.values()) clearInterval(timer)
     this.timers.clear()
+  }
+
+  /** When the kernel's masquerading is looked after next, milliseconds since 1970; null: never. */
+  get nextEgress(): number | null {
+    return this.timers.get('egress')?.due ?? null
   }
 
   /** When the detour is looked after next, milliseconds since 1970; null: never. */

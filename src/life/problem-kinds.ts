@@ -17,7 +17,7 @@ const kinds = {
   },
   'egress-not-left': {
     affects: 'traffic',
-    remedy: 'pods have no masquerading; hostroute enable, or nft and iptables by hand'
+    remedy: 'pods have no masquerading; it is tried again by itself; hostroute enable, or nft and iptables by hand'
   },
   'maps-not-written': {
     affects: 'traffic',
@@ -83,6 +83,10 @@ const kinds = {
   'configuration-not-kept': {
     affects: 'observation',
     remedy: 'make the state directory writable, then: hostroute reload'
+  },
+  'egress-not-taken-back': {
+    affects: 'observation',
+    remedy: 'it is tried again by itself, or by hand: nft delete table inet hostroute_egress'
   },
   'switch-not-kept': {
     affects: 'observation',

@@ -53,6 +53,8 @@ export interface Switched {
   /** Has the kernel masquerade as `onDisable` says, or no longer. Rejects. */
   leaveEgress(): Promise<void>
   releaseEgress(): Promise<void>
+  /** When what could not be done of it is done again. */
+  nextEgress(): number | null
   /** Hands back, detaches and removes. */
   drop(): Promise<HandedBack | null>
   /** Takes away what an earlier daemon left; its flows go to the stack. */
@@ -130,6 +132,14 @@ export class Switching {
   /** Something that the checks look at has changed. */
   reconsider(): void {
     this.retry.now()
+  }
+
+  /** What masquerades while hostroute is disabled follows the policy and the uplinks; what could not be done of it is done again. Never rejects. */
+  async keepEgress(): Promise<void> {
+    await this.inTurn(async () => {
+      if (!this.node.datapath()) await this.leaveEgress()
+      else if (this.node.problems.text('egress-not-taken-back') !== null) await this.releaseEgress()
+    }).catch((error: unknown) => this.afterEnd(error))
   }
 
   enable({ confirmWithin }: EnableOptions): Promise<EnableResult> {
@@ -311,17 +321,24 @@ export class Switching {
       return null
     } catch (error) {
       const text = `the kernel could not be told to masquerade (onDisable: masquerade): ${(error as Error).message}`
-      problems.set('egress-not-left', text)
+      problems.set('egress-not-left', text, () => this.node.nextEgress())
       return text
     }
   }
 
   private async releaseEgress(): Promise<void> {
-    const { problems, log } = this.node
+    const { problems } = this.node
     problems.set('egress-not-left', null)
-    await this.node.releaseEgress().catch((error: Error) => {
-      log.warn(`the nft table inet hostroute_egress stays: ${error.message}; what the stack sends is masqueraded by it`)
-    })
+    try {
+      await this.node.releaseEgress()
+      problems.set('egress-not-taken-back', null)
+    } catch (error) {
+      problems.set(
+        'egress-not-taken-back',
+        `the nft table inet hostroute_egress stays, and masquerades what the stack sends: ${(error as Error).message}`,
+        () => this.node.nextEgress()
+      )
+    }
   }
 
   private async undo(): Promise<void> {
