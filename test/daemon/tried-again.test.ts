@@ -1,12 +1,13 @@
 // What fails while the daemon runs stands in the list of problems, with the moment
 // of the next try, until that has worked.
 
-import { rmSync, writeFileSync } from 'node:fs'
+import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
-import type { ReloadResult } from '../../src/control/api.js'
+import type { EnableResult, ReloadResult } from '../../src/control/api.js'
 import type { ProblemRow } from '../../src/control/problem-api.js'
 import { attached, control, plain, status } from '../forwarding/served.js'
+import { OUTSIDE } from '../lab/addresses.js'
 import type { Orders } from '../lab/fault-orders.js'
 import { Lab } from '../lab/lab.js'
 import type { LabNode } from '../lab/node.js'
@@ -105,4 +106,33 @@ t.test('a program that cannot be attached to a device, from the start or again',
   await isToBeTried(t, node, 'device-not-served', 60)
   order({})
   await isOver(node, 'device-not-served')
+})
+
+t.test('answers to what leaves through SNAT that would not come back: not enabled', async (t) => {
+  const { node, order } = await failing(t, {})
+  await node.daemon.waitReady(patience)
+  // of pods whose neighbour entries the node has packets are tried
+  for (const to of [OUTSIDE.v4, OUTSIDE.v6]) await node.pod(0).exec(['ping', '-c', '1', '-W', '2', to])
+  await control(node).post('/v1/disable', { force: true })
+  const enable = async () => (await control(node).post<EnableResult>('/v1/enable')).value
+
+  order(always('object.attachTcx from_uplink', 'ENOMEM'))
+  const notServed = /a packet from \S+ to 192\.0\.2\.1 leaves as \S+, and its answer is not recognised \(not-served\)/
+  t.match(await enable(), { done: false, why: notServed })
+  t.strictSame(await attached(node), [], 'nothing is attached')
+  order(always('map.update reverse6', 'EEXIST'))
+  t.match(await enable(), { done: false, why: /2001:db8::1 leaves by port .* another flow has/ }, 'of both families')
+  const record = `${node.daemon.runDirectory}-calls`
+  order({ record })
+  t.match(await enable(), { done: true })
+  t.match(await status(node), { mode: 'enabled', problems: [] })
+  const calls = readFileSync(record, 'utf8')
+  for (const map of ['reverse4', 'reverse6']) {
+    const ran = new RegExp(`map.update ${map}\n(.*\n)*?object.testRun from_uplink\n(.*\n)*?map.delete ${map}\n`)
+    t.ok(ran.test(calls), `an answer was run while ${map} had its entry`)
+    const left = await node.run(['bpftool', '-j', 'map', 'dump', 'pinned', `${node.daemon.pinDirectory}/${map}`])
+    t.strictSame(JSON.parse(left), [], map)
+  }
+  t.match((await status(node)).counts, { flows4: { used: 0 }, flows6: { used: 0 } })
+  t.equal((await status(node)).packets.forwarded.packets, 0, 'nor is it counted')
 })
