@@ -442,7 +442,9 @@ export class Node {
 
   private async removeAll(): Promise<void> {
     const { pinDirectory, runDirectory } = this.options
-    await removePinned({ pinDirectory, runDirectory, log: this.log })
+    const { stays } = await removePinned({ pinDirectory, runDirectory, log: this.log })
+    if (stays.length > 0)
+      this.problem('node', `not all of an earlier daemon's could be taken away: ${stays.join('; ')}`)
   }
 
   private async dropDatapath(): Promise<HandedBack | null> {
@@ -460,9 +462,10 @@ export class Node {
     if (words.length > 0) this.log[handedBack.reasons.length > 0 ? 'warn' : 'info'](words.join(' '))
     this.datapath = null
     this.masquerade.use(null)
-    datapath.remove()
+    const stays = datapath.remove()
     await this.managed?.release()
-    this.log.info('detached; the kernel routes and nothing is left behind')
+    if (stays.length === 0) this.log.info('detached; the kernel routes and nothing is left behind')
+    else this.problem('node', `switched off, the kernel routes, but not all could be taken away: ${stays.join('; ')}`)
     return handedBack
   }
 

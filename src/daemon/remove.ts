@@ -47,7 +47,7 @@ export async function removeFromNode({
   const config = configOf(configPath, stateDirectory)
   const masquerades = await hasEgressTable()
   if (!force) await (masquerades ? refuseLossOfTable(config) : refuseLoss(pinDirectory, config))
-  const released = await removePinned({ pinDirectory, runDirectory, log })
+  const { released, stays } = await removePinned({ pinDirectory, runDirectory, log })
   for (const path of [
     switchFile(stateDirectory),
     keptConfig(stateDirectory),
@@ -61,6 +61,7 @@ export async function removeFromNode({
   const egress = table
     ? `; so is the nft table inet ${egressTable}, which masqueraded the pods (onDisable: masquerade)`
     : ''
+  if (stays.length > 0) throw new Error(`not all could be removed: ${stays.join('; ')}`)
   log.info(`removed from this node: programs, links and maps${own}${egress}`)
   lock.close()
   rmSync(join(runDirectory, 'hostrouted.lock'), { force: true })
@@ -86,17 +87,16 @@ async function takeEgressAway(): Promise<boolean> {
   }
 }
 
-/** What a daemon that is gone left: its flows go to the stack, then all of it goes. Returns how many neighbours are the kernel's own again. */
+/** What a daemon that is gone left: its flows go to the stack, then all of it goes. released: how many neighbours are the kernel's own again; stays: sentences. */
 export async function removePinned({
   pinDirectory,
   runDirectory,
   log
-}: Pick<RemoveOptions, 'pinDirectory' | 'runDirectory' | 'log'>): Promise<number> {
+}: Pick<RemoveOptions, 'pinDirectory' | 'runDirectory' | 'log'>): Promise<{ released: number; stays: string[] }> {
   await handBack(pinDirectory, log)
   const released = await releaseNeighbours(pinDirectory)
   Guard.remove({ pinDirectory, runDirectory })
-  removeLeftovers(pinDirectory, runDirectory)
-  return released
+  return { released, stays: removeLeftovers(pinDirectory, runDirectory) }
 }
 
 /** While hostroute is disabled, or is gone, its table masquerades: it goes, too. Throws Refusal where nothing else does. */

@@ -7,7 +7,6 @@
 //   the maps up to date; then its programs are replaced in place.
 // - close(keep) leaves pins and programs as they are; remove() leaves nothing.
 
-import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Config } from '../config/config.js'
 import { flowLimit } from '../config/flow-limit.js'
@@ -27,7 +26,7 @@ import { measureJiffies, readClock } from './clock.js'
 import { ControlBlock, pauseIn } from './control-block.js'
 import { Detour } from './detour.js'
 import { Hooks } from './hooks.js'
-import { pinned } from './leftovers.js'
+import { pinned, removePins } from './leftovers.js'
 import { capacities, planResizing, sizesOf } from './limits.js'
 import { LiveObject } from './live-object.js'
 import { type Migration, migrate, recover } from './migration.js'
@@ -384,13 +383,13 @@ export class Datapath {
     this.object.close()
   }
 
-  /** Detaches everything and removes the pins; flows are gone. */
-  remove(): void {
+  /** Detaches everything and removes the pins; flows are gone. Returns a sentence for what stays all the same; it is switched off. */
+  remove(): string[] {
     this.detour.close()
     this.control.switchOn(false)
-    this.hooks.detachAll()
+    const stays = this.hooks.detachAll()
     this.close()
-    rmSync(this.options.pinDirectory, { recursive: true, force: true })
+    return [...stays, ...removePins(this.options.pinDirectory)]
   }
 }
 

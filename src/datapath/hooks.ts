@@ -66,6 +66,8 @@ export class Hooks {
   private object: BpfObject
   private clsact: Set<number>
   private delivered: boolean
+  /** Filters that could not be detached. */
+  private stays: string[] = []
 
   constructor(private readonly options: HookOptions) {
     this.object = options.object
@@ -187,12 +189,15 @@ export class Hooks {
     for (const ifindex of [...this.clsact]) if (!devices.has(ifindex)) this.dropClsact(ifindex)
   }
 
-  /** Detaches everything, also what this daemon did not attach itself. */
-  detachAll(): void {
+  /** Detaches everything, also what this daemon did not attach itself. Returns a sentence for what could not be; what is pinned goes with its pin all the same. */
+  detachAll(): string[] {
+    this.stays = []
     for (const ifindex of [...this.attached.keys()]) this.detach(ifindex)
     for (const name of this.pins()) this.unpin(name)
     for (const ifindex of [...this.clsact]) this.dropClsact(ifindex)
-    rmSync(this.options.journalPath, { force: true })
+    // what could not be detached is found by it
+    if (this.stays.length === 0) this.quietly(() => rmSync(this.options.journalPath, { force: true }))
+    return this.stays
   }
 
   private attach(device: WantedDevice, earlierError: string | null): void {
@@ -281,7 +286,16 @@ export class Hooks {
   }
 
   private dropClsact(ifindex: number): void {
-    this.quietly(() => native().detachClsact(ifindex, clsactPriority))
+    try {
+      native().detachClsact(ifindex, clsactPriority)
+    } catch (error) {
+      const { code, message } = error as NativeError
+      if (code !== 'ENODEV') {
+        this.stays.push(`filters stay on device ${ifindex}: ${message}`)
+        this.options.log.warn(`while detaching: ${message}`)
+        return
+      }
+    }
     this.clsact.delete(ifindex)
     // what it names too much is looked for in vain
     this.quietly(() => writeJournal(this.options.journalPath, this.clsact))
