@@ -48,6 +48,8 @@ export interface Hooked {
   programs: AttachedProgram[]
   /** Why a program could not be attached; the device's traffic stays with the kernel. */
   error: string | null
+  /** Why uplink_filter could not be attached, which is asked for; null: it is, or is not asked for. */
+  noXdp: string | null
 }
 
 export interface HookOptions {
@@ -206,7 +208,8 @@ export class Hooks {
       device: device.name,
       role: device.role,
       programs: [],
-      error: null
+      error: null,
+      noXdp: null
     }
     let program = ''
     let replaced = true
@@ -261,6 +264,7 @@ export class Hooks {
       hooked.programs.push({ name: 'uplink_filter', how: `xdp-${mode}` })
     } catch (error) {
       const remedy = mode === 'native' ? '; uplink.xdp: generic works with every driver' : ''
+      hooked.noXdp = (error as Error).message
       this.options.log.warn(`no XDP on ${device.name}: ${(error as Error).message}${remedy}`)
     }
   }

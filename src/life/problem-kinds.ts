@@ -33,6 +33,16 @@ const kinds = {
     remedy: 'bpftool net show dev DEVICE lists what hangs there; it is tried again by itself',
     told: true
   },
+  'conntrack-not-followed': {
+    affects: 'traffic',
+    remedy:
+      'connections that the stack translates from now on may break; it is tried again by itself; if it stays: hostroute disable, then hostroute enable'
+  },
+  'flows-not-ended': {
+    affects: 'traffic',
+    remedy:
+      'flows that are over keep their entries and ports; it is tried again by itself; hostroute snat top shows whose'
+  },
   'no-snat-ports': {
     affects: 'traffic',
     remedy: 'give snat.ports a range that leaves some, then: hostroute reload',
@@ -91,6 +101,16 @@ const kinds = {
   'switch-not-kept': {
     affects: 'observation',
     remedy: 'make the state directory writable, then give the command again'
+  },
+  'no-xdp': {
+    affects: 'observation',
+    remedy:
+      'packets take the same way without it; uplink.xdp: generic works with every driver, then: systemctl restart hostrouted',
+    told: true
+  },
+  'maps-not-compared': {
+    affects: 'observation',
+    remedy: 'what somebody else changes in the maps is not put right meanwhile; it is tried again by itself'
   },
   'no-detour': {
     affects: 'observation',

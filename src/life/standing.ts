@@ -22,6 +22,10 @@ const looks: Partial<Record<ProblemCode, Look>> = {
     const more = failed.length > 1 ? ` (and ${failed.length - 1} more)` : ''
     return `${first.device}${more} is not served: ${first.error}`
   },
+  'no-xdp': (_, { hooks }) => {
+    const [first] = [...hooks.attached.values()].filter(({ noXdp }) => noXdp !== null)
+    return first ? `no XDP on ${first.device}: ${first.noXdp}` : null
+  },
   'no-detour': (_, { detour }) => {
     const { device, why } = detour.status()
     return device === null && why !== null ? `there is no detour: ${why}` : null

@@ -18,7 +18,7 @@ const patience = 60_000
 const preload = fileURLToPath(new URL('../lab/faults.js', import.meta.url))
 
 /** A node whose daemon fails as ordered; `order` gives it other orders. */
-async function failing(t: Test, first: Orders) {
+async function failing(t: Test, first: Orders, more: Record<string, unknown> = {}) {
   const lab = await Lab.create({ nodes: 1, pods: 1 })
   t.teardown(() => lab.close())
   const node = lab.node(0)
@@ -27,7 +27,7 @@ async function failing(t: Test, first: Orders) {
   const order = (orders: Orders) => writeFileSync(file, JSON.stringify(orders))
   order(first)
   const environment = { NODE_OPTIONS: `--import=${preload}`, HOSTROUTE_FAULTS: file }
-  await node.daemon.start({ config: plain, environment, waitReady: false })
+  await node.daemon.start({ config: { ...plain, ...more }, environment, waitReady: false })
   return { node, order }
 }
 
@@ -106,6 +106,25 @@ t.test('a program that cannot be attached to a device, from the start or again',
   await isToBeTried(t, node, 'device-not-served', 60)
   order({})
   await isOver(node, 'device-not-served')
+})
+
+t.test('what is done by the clock and fails', async (t) => {
+  const { node, order } = await failing(t, always('object.attachXdp uplink_filter', 'EOPNOTSUPP'), {
+    ...{ uplink: { xdp: 'native' }, verifyInterval: '1s', expireInterval: '1s' }
+  })
+  await until('no XDP', async () => Boolean(await problem(node, 'no-xdp')), patience)
+  t.match(await problem(node, 'no-xdp'), { text: /no XDP on up0: .*EOPNOTSUPP/, nextTry: null })
+  t.equal((await status(node)).mode, 'enabled')
+  for (const [label, code, text] of [
+    ['openNetfilter', 'conntrack-not-followed', /cannot follow conntrack: .*ENOMEM/],
+    ['map.readBatch flows6', 'flows-not-ended', /flows cannot be ended: .*ENOMEM/],
+    ['map.dump devices', 'maps-not-compared', /cannot be compared: .*ENOMEM/]
+  ] as const) {
+    order(always(label, 'ENOMEM'))
+    t.match(await isToBeTried(t, node, code, 60), { text })
+    order({})
+    await isOver(node, code)
+  }
 })
 
 t.test('answers to what leaves through SNAT that would not come back: not enabled', async (t) => {
