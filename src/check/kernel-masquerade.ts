@@ -9,10 +9,11 @@ import { createTools } from './tool.js'
 /** Sources that a rule names must cover one of them. */
 type Pods = readonly Address[]
 
-/** Of IPv4 pods; IPv6 is rarely masqueraded. why: a clause that says what was found. */
-export async function kernelMasquerades(pods: Pods): Promise<{ masquerades: boolean; why: string }> {
+/** Of IPv4 pods; IPv6 is rarely masqueraded. without: an inet table that does not count. why: a clause that says what was found. */
+export async function kernelMasquerades(pods: Pods, without?: string): Promise<{ masquerades: boolean; why: string }> {
   const { tables, findings } = await readRules(createTools(process.env['PATH'] ?? ''))
-  if (tables.some((table) => tableMasquerades(table, pods))) return { masquerades: true, why: 'a rule does' }
+  if (tables.some((table) => !(table.family === 'inet' && table.name === without) && tableMasquerades(table, pods)))
+    return { masquerades: true, why: 'a rule does' }
   const [unread] = findings.filter(({ outcome }) => outcome === 'refuse')
   if (unread) return { masquerades: false, why: `whether the kernel would do it cannot be seen (${unread.what})` }
   return { masquerades: false, why: 'no rule of the kernel would' }

@@ -175,7 +175,7 @@ export const reference = {
   onDisable: key(
     kind.word('nothing', 'masquerade'),
     'nothing',
-    'When hostroute is disabled, or refused at the start. masquerade: an nft table (inet hostroute_egress) masquerades what leaves by the uplinks, until it is enabled again. nothing: pods lose their egress unless other rules masquerade them.'
+    'When hostroute is disabled, or refused at the start. masquerade: an nft table (inet hostroute_egress) masquerades what leaves by the uplinks, until it is enabled again or hostrouted --remove takes it away. nothing: pods lose their egress unless other rules masquerade them.'
   ),
   lease: key(
     kind.durationOrOff(30 * second, 168 * hour),

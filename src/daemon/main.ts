@@ -10,6 +10,7 @@ import { ConfigError, configReference, formatProblem } from '../config/config.js
 import { Refusal } from '../datapath/refusal.js'
 import { watchEventLoop } from '../event-loop.js'
 import { createLogger, type Logger } from '../log.js'
+import { Ending } from '../steps.js'
 import { packageVersion } from '../version.js'
 import { leftBehind } from './left-behind.js'
 import { look } from './look.js'
@@ -26,7 +27,8 @@ Routes the pods of this node (the network namespace it is started in) by eBPF.
   --pin-directory DIRECTORY  pinned maps and links, on a bpffs (/sys/fs/bpf/hostroute)
   --log-json                 log as JSON lines
   --print-config-reference   every key with its default, then end
-  --remove                   take what a daemon that is gone left on the node off it, then end
+  --remove                   take what a daemon that is gone left on the node off it, then end;
+                             the nft table of onDisable: masquerade goes, too
   --left                     say what a daemon that is gone left at work, then end
   --force                    with --remove: also where nobody else would masquerade the pods
   --version, --help
@@ -73,29 +75,34 @@ async function main(): Promise<void> {
   try {
     if (options.left) return void process.stdout.write(`${leftBehind(options['pin-directory']) ?? ''}\n`)
     if (options.look) return await look()
-    if (options.remove) return await removeFromNode({ ...directories, force: options.force, log })
+    if (options.remove)
+      return await removeFromNode({ ...directories, config: options.config, force: options.force, log })
     watchEventLoop()
-    // the signals first: much of the start is one piece
-    const starting = Promise.resolve().then(() => Node.start({ config: options.config, ...directories, log }))
-    handleSignals(starting, log)
+    // the signals first: they are heard between the steps of the start
+    const ending = new AbortController()
+    const { signal } = ending
+    const starting = Promise.resolve().then(() => Node.start({ config: options.config, ...directories, log, signal }))
+    handleSignals(starting, ending, log)
     await starting
   } catch (error) {
-    die(log, error)
+    // a start that was told to end: whoever told it ends the process
+    if (!(error instanceof Ending)) die(log, error)
   }
 }
 
-/** A signal that comes while it starts is obeyed once it has started: what is attached by then is taken care of. */
-function handleSignals(starting: Promise<Node>, log: Logger): void {
+/** A signal that comes while it starts is obeyed at its next step: what has been begun is undone. */
+function handleSignals(starting: Promise<Node>, ending: AbortController, log: Logger): void {
   let stopping = false
   const stop = (signal: string) => {
     if (stopping) return
     stopping = true
     log.info(`stopping on ${signal}`)
+    ending.abort(new Ending())
     starting
       .then((node) => node.stop())
       .then(
         () => process.exit(0),
-        (error: unknown) => die(log, error)
+        (error: unknown) => (error instanceof Ending ? process.exit(0) : die(log, error))
       )
   }
   process.on('SIGTERM', () => stop('SIGTERM'))

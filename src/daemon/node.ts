@@ -10,15 +10,12 @@
 //   same, so that enabling is quick and `status` tells the truth.
 
 import { join } from 'node:path'
-import { isDeepStrictEqual } from 'node:util'
 import { Answers } from '../answers/answers.js'
 import { EventStream } from '../answers/event-stream.js'
 import type { NodeCommands, NodeView } from '../answers/node-view.js'
-import { createTranslatedLog, type TranslatedLog, unboundedText } from '../answers/translated-view.js'
 import { foreignFacts } from '../check/foreign-facts.js'
 import type { Finding } from '../check/report.js'
 import type { Config } from '../config/config.js'
-import { readKernelSettings } from '../config/kernel-settings.js'
 import { masqueradesLinkLocal } from '../config/masquerade.js'
 import type { HandedBack, ReloadResult } from '../control/api.js'
 import { handedBackLines } from '../control/handed-back.js'
@@ -30,28 +27,25 @@ import { pinned } from '../datapath/leftovers.js'
 import { ManagedNeighbours } from '../datapath/managed-neighbours.js'
 import { refusalUnlessTransient } from '../datapath/refusal.js'
 import { Configuration } from '../life/configuration.js'
+import { DatapathKeeper } from '../life/datapath-keeper.js'
 import { ForeignWatch } from '../life/foreign-watch.js'
 import { GuardKeeper } from '../life/guard-keeper.js'
-import { hasEgressTable, leaveEgress, removeEgress } from '../life/kernel-egress.js'
+import { KernelEgress } from '../life/kernel-egress.js'
 import { lackingSources } from '../life/lacking-sources.js'
 import { keptMasquerade, Masquerade } from '../life/masquerade-policy.js'
 import { releaseMemory } from '../life/memory.js'
 import { Periodic } from '../life/periodic.js'
 import { checkCapabilities, type Lock, lockRunDirectory, preparePinDirectory } from '../life/preflight.js'
+import type { ProblemCode } from '../life/problem-kinds.js'
 import { Problems } from '../life/problems.js'
 import { RecentErrors } from '../life/recent-errors.js'
-import { Retry } from '../life/retry.js'
 import { Switching } from '../life/switching.js'
 import { type Logger, rateLimit, setLevel, subsystem } from '../log.js'
 import { native } from '../native.js'
-import { type Sync, startSync } from '../netlink/sync.js'
 import type { PlanChange } from '../plan/change.js'
-import type { PlanOptions } from '../plan/options.js'
-import { createPlanner, type Planner } from '../plan/planner.js'
-import { noChanges } from '../state/changes.js'
-import type { Changes } from '../state/types.js'
-import { startTranslated, type Translated } from '../translated/translated.js'
+import { Ending, Steps } from '../steps.js'
 import { lookApart } from './look.js'
+import { NodePlan } from './node-plan.js'
 import { prove } from './proof.js'
 import { removePinned } from './remove.js'
 
@@ -62,11 +56,12 @@ export interface NodeOptions {
   /** What outlives a reboot: the switch, the last good configuration. */
   stateDirectory: string
   log: Logger
+  /** Aborted with an Ending: the daemon is to end, also in the middle of its start, or of enabling. */
+  signal: AbortSignal
 }
 
 /** Milliseconds: what is done every 5 s has been done once, and has left what it needed only for that. */
 const afterFirstTurns = 5500
-const mapsTimes = { first: 1_000, most: 30_000 }
 
 export class Node {
   private readonly started = Date.now()
@@ -74,18 +69,11 @@ export class Node {
   private readonly events: EventStream
   private readonly log: Logger
   private datapath: Datapath | null = null
-  private synced = false
-  private sync!: Sync
-  private planner!: Planner
+  private readonly facts: NodePlan
   private masquerade!: Masquerade
-  private translated!: Translated
-  private translatedLog!: TranslatedLog
-  private managed!: ManagedNeighbours
+  private managed: ManagedNeighbours | null = null
   private readonly lock: Lock
-  private settings = readKernelSettings([])
   private sourcesTold: string[] = []
-  /** ifindex of each device that has been a pod's. */
-  private readonly podDevices = new Set<number>()
   private server: ControlServer | null = null
   private readonly view: NodeView
   private readonly periodic: Periodic
@@ -94,22 +82,29 @@ export class Node {
   private readonly switching: Switching
   private readonly guardKeeper: GuardKeeper
   private readonly claims: ConntrackClaims
+  private readonly egress: KernelEgress
+  private keepingEgress = false
   private readonly foreign: ForeignWatch
-  private readonly mapsRetry = new Retry(mapsTimes, () => this.writeMapsAgain())
+  private readonly keeper: DatapathKeeper
+  private readonly steps: Steps
   private readonly limitedLog: ReturnType<typeof rateLimit>
-  private readonly firstSync: Promise<void>
-  private haveSynced!: () => void
 
   /** Throws ConfigError and Refusal. */
   private constructor(private readonly options: NodeOptions) {
     this.log = subsystem(options.log, 'node')
+    this.steps = new Steps(options.signal)
     this.limitedLog = rateLimit(this.log)
     this.problems = new Problems({
       error: (text) => this.problem('node', text),
       info: (text) => this.log.info(text)
     })
     const { config: path, stateDirectory, pinDirectory, runDirectory } = options
-    this.configuration = new Configuration({ path, stateDirectory, problems: this.problems })
+    this.configuration = new Configuration({
+      path,
+      stateDirectory,
+      problems: this.problems,
+      again: () => this.reload()
+    })
     setLevel(options.log, this.config.log.level)
     checkCapabilities()
     this.lock = lockRunDirectory(runDirectory)
@@ -120,18 +115,34 @@ export class Node {
       problems: this.problems,
       config: () => this.config
     })
-    this.events = new EventStream(subsystem(options.log, 'datapath'), (ifindex) => this.deviceName(ifindex))
-    this.firstSync = new Promise((resolve) => {
-      this.haveSynced = resolve
+    this.facts = new NodePlan({
+      config: () => this.config,
+      log: options.log,
+      onPlan: (change) => this.onPlan(change),
+      onProblem: (area, text) => this.problem(area, text),
+      onError: (area, text) => this.errors.add(area, text)
     })
+    this.events = new EventStream(subsystem(options.log, 'datapath'), (ifindex) => this.facts.deviceName(ifindex))
     this.claims = new ConntrackClaims({
       datapath: () => this.datapath,
       log: subsystem(options.log, 'conntrack'),
       onProblem: (text) => this.problem('conntrack', text)
     })
+    this.keeper = new DatapathKeeper({
+      datapath: () => this.datapath,
+      plan: () => this.facts.plan,
+      masquerade: () => this.masquerade,
+      problems: this.problems,
+      onProblem: (text) => this.problem('hooks', text)
+    })
+    this.egress = new KernelEgress({
+      config: () => this.config,
+      policy: () => this.masquerade.policy,
+      plan: () => this.facts.plan
+    })
     this.foreign = new ForeignWatch({
       problems: this.problems,
-      served: () => this.planner.plan.devices.keys(),
+      served: () => this.facts.plan.devices.keys(),
       look: () => this.lookAtForeign()
     })
     this.view = this.createView()
@@ -139,6 +150,8 @@ export class Node {
       claimForNewPods: () => this.claims.claimForNewPods(),
       forgetStale: (idle) => this.claims.forgetStale(idle),
       keepNeighbours: () => this.keepNeighbours(),
+      keepDevices: () => this.keeper.lookAtDevices(),
+      keepEgress: () => this.keepEgress(),
       lookAtSettings: () => this.lookAtSettings(),
       lookAtGuard: () => this.guardKeeper.look(),
       lookAtForeign: () => this.foreign.poll()
@@ -149,18 +162,17 @@ export class Node {
       log: this.log,
       problems: this.problems,
       config: () => this.config,
-      pods: () => this.planner.plan.pods.keys(),
+      pods: () => this.facts.plan.pods.keys(),
       datapath: () => this.datapath,
-      synced: this.firstSync,
+      synced: this.facts.firstSync,
+      step: () => this.steps.next(),
       open: () => this.openDatapath(),
-      fill: (datapath) => {
-        this.noteDestinations()
-        datapath.start(this.planner.plan)
-      },
+      fill: (datapath) => this.fill(datapath),
       begin: (takenOver) => this.switchedOn(takenOver),
       prove: (datapath) => prove(this.view, datapath),
       leaveEgress: () => this.leaveEgress(),
       releaseEgress: () => this.releaseEgress(),
+      nextEgress: () => this.periodic.nextEgress,
       drop: () => this.dropDatapath(),
       removeAll: () => this.removeAll(),
       renewLease: () => this.periodic.renewLease()
@@ -184,19 +196,19 @@ export class Node {
         return node.config
       },
       get synced() {
-        return node.synced
+        return node.facts.synced
       },
       get sync() {
-        return node.sync
+        return node.facts.sync
       },
       get state() {
-        return node.sync.state
+        return node.facts.state
       },
       get plan() {
-        return node.planner.plan
+        return node.facts.plan
       },
       get translated() {
-        return node.translated
+        return node.facts.translated
       },
       get masquerade() {
         return node.masquerade
@@ -217,8 +229,9 @@ export class Node {
         const { leaseRenewed: renewed, leaseEnds: ends } = node.periodic
         return node.datapath ? { renewed, ends } : { renewed: null, ends: null }
       },
-      podsThatBecameUplinks: () => this.podsThatBecameUplinks(),
-      deviceName: (ifindex) => this.deviceName(ifindex),
+      podsThatBecameUplinks: () => this.facts.podsThatBecameUplinks(),
+      nextTry: (code) => this.nextTry(code),
+      deviceName: (ifindex) => this.facts.deviceName(ifindex),
       problem: (area, text) => this.problem(area, text)
     }
   }
@@ -230,19 +243,20 @@ export class Node {
       disable: (options) => this.switching.disable(options),
       reload: () => this.reload(),
       planSource: {
-        options: () => this.planOptions(),
-        translated: this.planner.translated,
-        replan: () => this.replan(),
-        resync: () => this.sync.resync()
+        options: () => this.facts.planOptions(),
+        translated: this.facts.translatedPrefixes,
+        replan: () => this.facts.replan(),
+        resync: () => this.facts.sync.resync()
       }
     }
   }
 
-  /** Resolves when the node is served, or known to be disabled. Throws ConfigError and Refusal; then nothing new is pinned. */
+  /** Resolves when the node is served, or known to be disabled. Throws ConfigError and Refusal, and the Ending if it is told to end; then nothing new is pinned. */
   static async start(options: NodeOptions): Promise<Node> {
     const node = new Node(options)
     await node.run().catch(async (error: unknown) => {
-      if (pinned(options.pinDirectory) !== 'works') await node.removeAll()
+      if (error instanceof Ending) await node.abandon()
+      else if (pinned(options.pinDirectory) !== 'works') await node.removeAll()
       throw error
     })
     return node
@@ -256,14 +270,15 @@ export class Node {
       onProblem: (text) => this.problem('configuration', text),
       onPorts: () => this.datapath?.writePorts(),
       onPolicy: (policy) => this.datapath?.control.routeLinkLocal(masqueradesLinkLocal(policy)),
-      onFailure: (error) => this.mapsFailed(error)
+      onFailure: (error) => this.keeper.mapsFailed(error)
     })
-    this.planner = createPlanner(this.planOptions())
-    this.startTranslated()
+    const translated = this.facts.followTranslated()
     await this.switching.openAtStart()
     // The first plan has them all: the programs meet no Service address that the maps do not know.
-    await this.translated.ready
-    this.startSync()
+    await this.steps.done(translated)
+    await this.steps.next()
+    this.facts.followTables()
+    this.managed = new ManagedNeighbours(this.facts.state, subsystem(this.options.log, 'neighbours'))
     this.server = await startControlServer({
       path: join(this.options.runDirectory, 'control.sock'),
       control: new Answers(this.view, this.commands()),
@@ -271,148 +286,73 @@ export class Node {
     }).catch((error: Error) => {
       throw refusalUnlessTransient(error.message, error)
     })
-    await this.firstSync
+    await this.steps.done(this.facts.firstSync)
+    await this.steps.next()
+    if (this.datapath) this.fillAtStart(this.datapath)
+    await this.steps.next()
     await this.switching.serveFromStart()
     this.periodic.start()
     native().notify('READY=1')
     setTimeout(releaseMemory, afterFirstTurns).unref()
   }
 
-  private startTranslated(): void {
-    const log = subsystem(this.options.log, 'services')
-    this.translatedLog = createTranslatedLog(log)
-    this.translated = startTranslated({
-      onChange: (diff) => {
-        this.planner.translate(diff)
-        this.translatedLog.note(diff, this.translated.size)
-        if (this.synced) this.onChanges(noChanges())
-      },
-      onProblem: (text) => this.problem('services', text),
-      onUnbounded: (rules) => {
-        for (const rule of rules)
-          this.problem('services', `a rule translates without naming the destination: ${unboundedText(rule)}`)
-      }
-    })
-  }
-
   /** Before packets are steered by maps that leave destinations to the stack. */
   private noteDestinations(): void {
-    const any = this.translated.size > 0 || this.config.stackPrefixes.length > 0
+    const any = this.facts.translated.size > 0 || this.config.stackPrefixes.length > 0
     const { datapath } = this
     if (!datapath) return
     datapath.control.setTranslating('configured', any)
     if (any && datapath.followTranslation()) void this.claims.claimForNewPods()
   }
 
-  private startSync(): void {
-    const log = subsystem(this.options.log, 'sync')
-    this.sync = startSync({
-      onChanges: (changes) => this.onChanges(changes),
-      log: (level, message) => {
-        if (level === 'error') this.errors.add('sync', message)
-        log[level === 'warning' ? 'warn' : level](message)
-      }
-    })
-    this.managed = new ManagedNeighbours(this.sync.state, subsystem(this.options.log, 'neighbours'))
-  }
-
-  private onChanges(changes: Changes): void {
-    const change = this.planner.update(this.sync.state, changes)
-    this.noteRoles(change)
-    const first = !this.synced
-    this.synced = true
+  private onPlan(change: PlanChange | null): void {
     this.noteSources()
-    if (this.datapath) {
-      try {
-        this.noteDestinations()
-        if (first) this.datapath.start(this.planner.plan)
-        else this.datapath.apply(this.planner.plan, change)
-      } catch (error) {
-        this.mapsFailed(error as Error)
-      }
-      this.keepNeighbours()
+    if (!this.datapath || change === null) return
+    try {
+      this.noteDestinations()
+      this.datapath.apply(this.facts.plan, change)
+    } catch (error) {
+      this.keeper.mapsFailed(error as Error)
     }
-    if (first) this.haveSynced()
+    this.keeper.lookAtDevices()
+    this.keepNeighbours()
   }
 
-  /** Devices of pods, for the time that they have them; they are compared when devices change. */
-  private noteRoles({ devices }: PlanChange): void {
-    for (const ifindex of devices) {
-      const device = this.planner.plan.devices.get(ifindex)
-      if (device?.role === 'pod') this.podDevices.add(ifindex)
-      else if (!this.sync.state.links.has(ifindex)) this.podDevices.delete(ifindex)
-    }
+  private fill(datapath: Datapath): void {
+    this.noteDestinations()
+    datapath.start(this.facts.plan)
   }
 
-  private podsThatBecameUplinks(): string[] {
-    return [...this.podDevices].flatMap((ifindex) => {
-      const device = this.planner.plan.devices.get(ifindex)
-      return device?.role === 'uplink' ? [device.name] : []
-    })
+  private fillAtStart(datapath: Datapath): void {
+    try {
+      this.fill(datapath)
+    } catch (error) {
+      this.keeper.mapsFailed(error as Error)
+    }
+    this.keeper.lookAtDevices()
+    this.keepNeighbours()
   }
 
   /** Tells once what the node lacks of snat.addresses. */
   private noteSources(): void {
-    const texts = lackingSources(this.planner.plan, this.masquerade.policy.ipv6.masqueraded)
+    const texts = lackingSources(this.facts.plan, this.masquerade.policy.ipv6.masqueraded)
     for (const text of texts) if (!this.sourcesTold.includes(text)) this.problem('snat', text)
     if (texts.length === 0 && this.sourcesTold.length > 0) this.log.info('the node has all of snat.addresses again')
     this.sourcesTold = texts
   }
 
-  private mapsFailed(error: Error): void {
-    this.problems.set('maps-not-written', `the maps could not be written: ${error.message}`, () => this.mapsRetry.next)
-    this.mapsRetry.again()
-  }
-
-  /** Compares everything. true: the maps hold what they should, or there are none. */
-  private writeMapsAgain(): boolean {
-    try {
-      this.datapath?.bring(this.planner.plan)
-      this.datapath?.writePorts()
-      this.masquerade.writeAgain()
-    } catch (error) {
-      this.mapsFailed(error as Error)
-      return false
-    }
-    this.problems.set('maps-not-written', null)
-    return true
-  }
-
-  /** After a change of configuration: everything is planned anew. */
-  private replan(): void {
-    this.planner.setOptions(this.planOptions())
-    if (this.synced) this.onChanges({ ...noChanges(), all: true })
-  }
-
   private lookAtSettings(): void {
-    const settings = readKernelSettings(this.uplinkNames())
-    if (isDeepStrictEqual(settings, this.settings)) return
-    this.settings = settings
-    this.replan()
-    this.switching.reconsider()
+    if (this.facts.lookAtSettings()) this.switching.reconsider()
   }
 
-  private *uplinkNames(): Iterable<string> {
-    for (const { role, name } of this.planner.plan.devices.values()) if (role === 'uplink') yield name
+  /** Of what is looked for; who sets a problem says it there. */
+  private nextTry(code: ProblemCode): number | null {
+    if (code === 'device-not-served') return this.keeper.nextDevices
+    return code === 'no-detour' ? this.periodic.nextDetour : null
   }
 
   private keepNeighbours(): void {
-    if (this.datapath) this.managed.update(this.planner.plan.managed)
-  }
-
-  private planOptions(): PlanOptions {
-    const { pods, uplink, ipv4, ipv6, snat, stackPrefixes } = this.config
-    return {
-      podDevices: pods.devices,
-      podSources: pods.sources,
-      uplinkDevices: uplink.devices,
-      ipv4,
-      ipv6,
-      snat: snat.enabled,
-      snatAddresses: snat.addresses,
-      stackPrefixes,
-      ...this.settings
-    }
+    if (this.datapath) this.managed?.update(this.facts.plan.managed)
   }
 
   private async openDatapath(): Promise<Datapath> {
@@ -437,7 +377,7 @@ export class Node {
   }
 
   private async switchedOn(takenOver: boolean): Promise<void> {
-    const { pods, devices, routes } = this.planner.plan
+    const { pods, devices, routes } = this.facts.plan
     const start = takenOver ? 'took over the running datapath' : 'routing by eBPF'
     await this.begin(takenOver)
     if (takenOver) await this.datapath?.fitLimits()
@@ -454,11 +394,9 @@ export class Node {
   }
 
   private async lookAtForeign(): Promise<Finding[]> {
-    const { sync, planner, config, masquerade, translated } = this
-    const { state } = sync
-    return lookApart(
-      await foreignFacts({ state, plan: planner.plan }, config, masquerade.policy, translated.destinations())
-    )
+    const { facts, config, masquerade } = this
+    const { state, plan, translated } = facts
+    return lookApart(await foreignFacts({ state, plan }, config, masquerade.policy, translated.destinations()))
   }
 
   /** What conntrack translates stays with the stack; a running datapath knows it. */
@@ -467,18 +405,21 @@ export class Node {
     if (!datapath) return
     this.noteDestinations()
     if (!takenOver) await this.claims.claim({ forwarding: false, tell: true })
+    await this.steps.next()
     datapath.switchOn()
     await this.claims.claim({ forwarding: true, tell: takenOver })
+    await this.steps.next()
     await this.claims.forgetStale()
+    await this.steps.next()
   }
 
   /** The guard would refuse the rule; it ends with what it guards. */
   private async leaveEgress(): Promise<void> {
-    const { onDisable, snat } = this.config
-    if (onDisable !== 'masquerade' || !snat.enabled) return
+    if (!this.egress.isAsked) return
     await this.guardKeeper.stop(true)
     try {
-      await leaveEgress(this.masquerade.policy, this.planner.plan)
+      if (await this.egress.leave())
+        this.log.info('the nft table inet hostroute_egress masquerades what leaves by the uplinks')
     } catch (error) {
       if (this.datapath) await this.guardKeeper.start()
       throw error
@@ -486,13 +427,28 @@ export class Node {
   }
 
   private async releaseEgress(): Promise<void> {
-    if ((await hasEgressTable()) && (await removeEgress()))
+    if (await this.egress.release())
       this.log.info('the nft table inet hostroute_egress has gone: hostroute masquerades')
+  }
+
+  private keepEgress(): void {
+    const { datapath, problems, egress } = this
+    const due = datapath
+      ? datapath.isServing && problems.text('egress-not-taken-back') !== null
+      : this.facts.synced && egress.isAsked && (problems.text('egress-not-left') !== null || egress.mayDiffer)
+    if (due && !this.keepingEgress) {
+      this.keepingEgress = true
+      void this.switching.keepEgress().finally(() => {
+        this.keepingEgress = false
+      })
+    }
   }
 
   private async removeAll(): Promise<void> {
     const { pinDirectory, runDirectory } = this.options
-    await removePinned({ pinDirectory, runDirectory, log: this.log })
+    const { stays } = await removePinned({ pinDirectory, runDirectory, log: this.log })
+    if (stays.length > 0)
+      this.problem('node', `not all of an earlier daemon's could be taken away: ${stays.join('; ')}`)
   }
 
   private async dropDatapath(): Promise<HandedBack | null> {
@@ -500,7 +456,7 @@ export class Node {
     if (!datapath) return null
     this.foreign.stop()
     await this.guardKeeper.stop(true)
-    this.mapsRetry.stop()
+    this.keeper.stop()
     this.problems.set('maps-not-written', null)
     const handedBack = await giveBack({
       maps: datapath.object,
@@ -510,18 +466,19 @@ export class Node {
     if (words.length > 0) this.log[handedBack.reasons.length > 0 ? 'warn' : 'info'](words.join(' '))
     this.datapath = null
     this.masquerade.use(null)
-    datapath.remove()
-    await this.managed.release()
-    this.log.info('detached; the kernel routes and nothing is left behind')
+    const stays = datapath.remove()
+    await this.managed?.release()
+    if (stays.length === 0) this.log.info('detached; the kernel routes and nothing is left behind')
+    else this.problem('node', `switched off, the kernel routes, but not all could be taken away: ${stays.join('; ')}`)
     return handedBack
   }
 
   /** Never rejects. */
   async reload(): Promise<ReloadResult> {
     native().notify(`RELOADING=1\nMONOTONIC_USEC=${process.hrtime.bigint() / 1000n}`)
-    const { ok, problems, restartNeeded } = await this.switching.inTurn(() =>
-      this.configuration.reload((config, before) => this.use(config, before))
-    )
+    const { ok, problems, restartNeeded } = await this.switching
+      .inTurn(() => this.configuration.reload((config, before) => this.use(config, before)))
+      .catch((error: Error): ReloadResult => ({ ok: false, problems: [error.message], restartNeeded: [] }))
     native().notify('READY=1')
     if (!ok) return { ok, problems, restartNeeded }
     this.log.info(
@@ -545,7 +502,7 @@ export class Node {
     setLevel(this.options.log, config.log.level)
     await this.datapath?.configure(config)
     this.masquerade.configure(config)
-    this.replan()
+    this.facts.replan()
     this.periodic.start()
     await this.guardKeeper.configure(before.guard, config.guard)
     this.watchForeign(false)
@@ -553,28 +510,38 @@ export class Node {
   }
 
   /** As configured: detached, or the pinned datapath left to forward. */
-  async stop(): Promise<void> {
+  stop(): Promise<void> {
+    return this.end(this.config.onStop === 'detach')
+  }
+
+  /** In the middle of the start: what it has begun is undone, what an earlier daemon left is left as by stop(). */
+  private abandon(): Promise<void> {
+    const earlier = this.datapath?.takenOver ?? pinned(this.options.pinDirectory) === 'works'
+    return this.end(this.config.onStop === 'detach' || !earlier)
+  }
+
+  private async end(detach: boolean): Promise<void> {
     native().notify('STOPPING=1')
     this.periodic.stop()
-    this.mapsRetry.stop()
+    this.keeper.stop()
+    this.configuration.stop()
     this.foreign.stop()
     this.masquerade.close()
+    const switched = this.switching.stop()
     await this.server?.close()
-    await this.switching.stop()
-    if (this.config.onStop === 'detach') {
+    await switched
+    if (detach) {
       await this.dropDatapath()
       await this.removeAll()
     } else if (this.datapath) {
       await this.guardKeeper.stop(false)
-      this.periodic.renewLease()
+      if (this.datapath.isServing) this.periodic.renewLease()
       this.datapath.close()
       this.log.info('the datapath goes on forwarding without the daemon, for as long as its lease allows')
     }
     this.events.close()
-    this.managed.close()
-    await this.sync.close()
-    this.translatedLog.close()
-    await this.translated.close()
+    this.managed?.close()
+    await this.facts.close()
     this.lock.close()
   }
 
@@ -582,11 +549,5 @@ export class Node {
   private problem(area: string, text: string): void {
     this.errors.add(area, text)
     this.limitedLog.log('error', `${area}:${text}`, text)
-  }
-
-  private deviceName(ifindex: number): string {
-    return (
-      this.sync.state.links.get(ifindex)?.name ?? this.planner.plan.devices.get(ifindex)?.name ?? `device ${ifindex}`
-    )
   }
 }

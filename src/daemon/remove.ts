@@ -3,6 +3,7 @@
 
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
+import { type Config, defaultConfig } from '../config/config.js'
 import { handedBackLines } from '../control/handed-back.js'
 import { giveBack } from '../datapath/hand-back.js'
 import { removeLeftovers } from '../datapath/leftovers.js'
@@ -10,7 +11,8 @@ import { PinnedControl } from '../datapath/pinned-control.js'
 import { Refusal } from '../datapath/refusal.js'
 import { Guard } from '../guard/guard.js'
 import { losesEgress } from '../life/egress.js'
-import { keptConfig } from '../life/last-good.js'
+import { egressTable, hasEgressTable, removeEgress } from '../life/kernel-egress.js'
+import { keptConfig, loadLastGood } from '../life/last-good.js'
 import { keptMasquerade } from '../life/masquerade-policy.js'
 import { checkCapabilities, lockRunDirectory } from '../life/preflight.js'
 import { switchFile } from '../life/switch.js'
@@ -21,6 +23,8 @@ import { openNeighbourRequests } from '../netlink/requests.js'
 import type { Address } from '../state/types.js'
 
 export interface RemoveOptions {
+  /** The configuration's file. */
+  config: string
   pinDirectory: string
   runDirectory: string
   stateDirectory: string
@@ -29,8 +33,9 @@ export interface RemoveOptions {
   log: Logger
 }
 
-/** Programs, links, maps, managed neighbours and the run directory's files go. Throws Refusal when a daemon runs, rights are missing or, unless forced, pods would lose their way out. */
+/** Programs, links, maps, managed neighbours, the table of `onDisable: masquerade` and the run directory's files go. Throws Refusal when a daemon runs, rights are missing or, unless forced, pods would lose their way out. */
 export async function removeFromNode({
+  config: configPath,
   pinDirectory,
   runDirectory,
   stateDirectory,
@@ -39,8 +44,10 @@ export async function removeFromNode({
 }: RemoveOptions): Promise<void> {
   checkCapabilities()
   const lock = lockRunDirectory(runDirectory)
-  if (!force) await refuseLoss(pinDirectory)
-  const released = await removePinned({ pinDirectory, runDirectory, log })
+  const config = configOf(configPath, stateDirectory)
+  const masquerades = await hasEgressTable()
+  if (!force) await (masquerades ? refuseLossOfTable(config) : refuseLoss(pinDirectory, config))
+  const { released, stays } = await removePinned({ pinDirectory, runDirectory, log })
   for (const path of [
     switchFile(stateDirectory),
     keptConfig(stateDirectory),
@@ -48,28 +55,69 @@ export async function removeFromNode({
     join(runDirectory, 'control.sock')
   ])
     rmSync(path, { force: true })
-  log.info(
-    `removed from this node: programs, links and maps${released > 0 ? `, and ${released} neighbours are the kernel's own again` : ''}`
-  )
+  // last: with what is left above it packets would still be masqueraded
+  const table = masquerades && (await takeEgressAway())
+  const own = released > 0 ? `, and ${released} neighbours are the kernel's own again` : ''
+  const egress = table
+    ? `; so is the nft table inet ${egressTable}, which masqueraded the pods (onDisable: masquerade)`
+    : ''
+  if (stays.length > 0) throw new Error(`not all could be removed: ${stays.join('; ')}`)
+  log.info(`removed from this node: programs, links and maps${own}${egress}`)
   lock.close()
   rmSync(join(runDirectory, 'hostrouted.lock'), { force: true })
 }
 
-/** What a daemon that is gone left: its flows go to the stack, then all of it goes. Returns how many neighbours are the kernel's own again. */
+/** null: none can be read. */
+function configOf(path: string, stateDirectory: string): Config | null {
+  try {
+    return loadLastGood(path, stateDirectory).config
+  } catch {
+    return null
+  }
+}
+
+async function takeEgressAway(): Promise<boolean> {
+  try {
+    return await removeEgress()
+  } catch (error) {
+    throw new Error(
+      `all else is removed, but the nft table inet ${egressTable} stays and masquerades: ${(error as Error).message}`,
+      { cause: error }
+    )
+  }
+}
+
+/** What a daemon that is gone left: its flows go to the stack, then all of it goes. released: how many neighbours are the kernel's own again; stays: sentences. */
 export async function removePinned({
   pinDirectory,
   runDirectory,
   log
-}: Pick<RemoveOptions, 'pinDirectory' | 'runDirectory' | 'log'>): Promise<number> {
+}: Pick<RemoveOptions, 'pinDirectory' | 'runDirectory' | 'log'>): Promise<{ released: number; stays: string[] }> {
   await handBack(pinDirectory, log)
   const released = await releaseNeighbours(pinDirectory)
   Guard.remove({ pinDirectory, runDirectory })
-  removeLeftovers(pinDirectory, runDirectory)
-  return released
+  return { released, stays: removeLeftovers(pinDirectory, runDirectory) }
+}
+
+/** While hostroute is disabled, or is gone, its table masquerades: it goes, too. Throws Refusal where nothing else does. */
+async function refuseLossOfTable(config: Config | null): Promise<void> {
+  const { readNode } = await import('../check/node.js')
+  let pods: Address[]
+  try {
+    const { plan } = await readNode(config ?? defaultConfig)
+    pods = [...plan.pods.keys()]
+  } catch (error) {
+    throw new Refusal(
+      `the nft table inet ${egressTable} masquerades, and goes; whether pods would lose their way out cannot be seen (${(error as Error).message}); --force removes it all the same`,
+      error
+    )
+  }
+  const loses = await losesEgress({ snat: { enabled: true } }, pods, egressTable)
+  if (loses !== null) throw new Refusal(loses)
 }
 
 /** Throws Refusal where pods would lose their way out: programs that forward and masquerade, and no rule of the kernel's that does. */
-async function refuseLoss(pinDirectory: string): Promise<void> {
+async function refuseLoss(pinDirectory: string, config: Config | null): Promise<void> {
   const control = PinnedControl.open(pinDirectory)
   const forwards = control?.isForwarding === true
   control?.close()
@@ -77,7 +125,12 @@ async function refuseLoss(pinDirectory: string): Promise<void> {
   if (!forwards || !masquerades) return
   const pods = pinnedRows(pinDirectory, 'pods').map(({ key }) => decodeAddress(key))
   const loses = await losesEgress({ snat: { enabled: true } }, pods)
-  if (loses !== null) throw new Refusal(loses)
+  if (loses === null) return
+  const no =
+    config?.onDisable === 'masquerade'
+      ? '; onDisable: masquerade is for hostroute disable, --remove leaves nothing of hostroute'
+      : ''
+  throw new Refusal(`${loses}${no}`)
 }
 
 /** Once the lease is over the stack has had the connections for long: there is nothing to hand back. */

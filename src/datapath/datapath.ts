@@ -7,7 +7,6 @@
 //   the maps up to date; then its programs are replaced in place.
 // - close(keep) leaves pins and programs as they are; remove() leaves nothing.
 
-import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Config } from '../config/config.js'
 import { flowLimit } from '../config/flow-limit.js'
@@ -21,13 +20,13 @@ import { type ApplyResult, createWriter, type Writer } from '../maps/writer.js'
 import { type BpfObject, native } from '../native.js'
 import type { PlanChange } from '../plan/change.js'
 import type { Plan, WantedDevice } from '../plan/types.js'
-import { isTransient } from '../transient.js'
+import { isTransient, together } from '../transient.js'
 import { Accounts } from './accounts.js'
 import { measureJiffies, readClock } from './clock.js'
 import { ControlBlock, pauseIn } from './control-block.js'
 import { Detour } from './detour.js'
 import { Hooks } from './hooks.js'
-import { pinned } from './leftovers.js'
+import { pinned, removePins } from './leftovers.js'
 import { capacities, planResizing, sizesOf } from './limits.js'
 import { LiveObject } from './live-object.js'
 import { type Migration, migrate, recover } from './migration.js'
@@ -165,9 +164,9 @@ export class Datapath {
     if (this.asksConntrack || !isLoaded()) return false
     const next = load(this.options.config, this.options.pinDirectory)
     this.presumeAll()
-    const failed = [...this.hooks.replacePrograms(next), ...this.detour.attachAgain(next)]
+    const failed = [...this.hooks.replacePrograms(next), ...this.detour.replaceProgram(next)]
     this.object.replace(next, [])
-    if (failed.length > 0) throw new Error(failed.join('; '))
+    if (failed.length > 0) throw together(failed)
     this.asksConntrack = true
     this.options.log.info('nf_conntrack has been loaded: the programs ask it from now on')
     return true
@@ -222,6 +221,12 @@ export class Datapath {
     if (change === 'all' || change.devices.size > 0) this.presumeNew(plan)
     this.write(plan, change)
     if (change === 'all' || change.devices.size > 0 || this.hooks.failing) this.hooks.apply(this.served(plan))
+  }
+
+  /** Programs where they could not be attached so far. true: they are attached everywhere now. */
+  attachAgain(): boolean {
+    if (this.plan && this.started) this.hooks.apply(this.served(this.plan))
+    return !this.hooks.failing
   }
 
   /** Connections of pods that no program has seen so far: before from_uplink may deliver to them. */
@@ -311,7 +316,7 @@ export class Datapath {
     }
     const began = performance.now()
     const { pinDirectory, log } = this.options
-    const put = (loaded: BpfObject) => [...hooks.replacePrograms(loaded), ...detour.attachAgain(loaded)]
+    const put = (loaded: BpfObject) => [...hooks.replacePrograms(loaded), ...detour.replaceProgram(loaded)]
     const asksConntrack = isLoaded()
     const { paused } = await migrate({
       pinDirectory,
@@ -368,13 +373,13 @@ export class Datapath {
     this.object.close()
   }
 
-  /** Detaches everything and removes the pins; flows are gone. */
-  remove(): void {
+  /** Detaches everything and removes the pins; flows are gone. Returns a sentence for what stays all the same; it is switched off. */
+  remove(): string[] {
     this.detour.close()
     this.control.switchOn(false)
-    this.hooks.detachAll()
+    const stays = this.hooks.detachAll()
     this.close()
-    rmSync(this.options.pinDirectory, { recursive: true, force: true })
+    return [...stays, ...removePins(this.options.pinDirectory)]
   }
 }
 

@@ -91,7 +91,19 @@ export class Detour {
     this.open(object)
   }
 
-  /** Puts the program of another object in the place of the one that hangs there, or hangs it there again. Returns a sentence for what went wrong. */
+  /** Puts the program of another object in the place of the one that hangs there. Returns what went wrong. */
+  replaceProgram(object: BpfObject): Error[] {
+    if (!this.tap) return []
+    const { name } = this.tap
+    try {
+      this.attach(object)
+      return []
+    } catch (error) {
+      return [new Error(`${program} on ${name} could not be replaced: ${(error as Error).message}`, { cause: error })]
+    }
+  }
+
+  /** Hangs the program there again if somebody has detached it. Returns a sentence for what went wrong. */
   attachAgain(object: BpfObject): string[] {
     if (!this.tap) return []
     const { name } = this.tap

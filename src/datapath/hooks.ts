@@ -48,6 +48,8 @@ export interface Hooked {
   programs: AttachedProgram[]
   /** Why a program could not be attached; the device's traffic stays with the kernel. */
   error: string | null
+  /** Why uplink_filter could not be attached, which is asked for; null: it is, or is not asked for. */
+  noXdp: string | null
 }
 
 export interface HookOptions {
@@ -66,6 +68,8 @@ export class Hooks {
   private object: BpfObject
   private clsact: Set<number>
   private delivered: boolean
+  /** Filters that could not be detached. */
+  private stays: string[] = []
 
   constructor(private readonly options: HookOptions) {
     this.object = options.object
@@ -117,7 +121,8 @@ export class Hooks {
   /**
    * The kernel tells nobody that a program was detached, so each is attached
    * once more: where it still hangs it replaces itself in place. Returns a
-   * sentence for each that somebody had detached.
+   * sentence for each that somebody had detached; a device where one cannot be
+   * attached again has its error from then on, and apply() tries again.
    */
   restore(): string[] {
     const restored: string[] = []
@@ -129,7 +134,9 @@ export class Hooks {
           restored.push(`somebody detached ${name} (${how}) from ${hooked.device}; attached again`)
         } catch (error) {
           const { code, message } = error as NativeError
-          if (code !== 'ENODEV') restored.push(`${name} cannot be attached to ${hooked.device} again: ${message}`)
+          if (code === 'ENODEV') continue
+          hooked.error = message
+          restored.push(`${name} cannot be attached to ${hooked.device} again: ${message}`)
         }
       }
     }
@@ -138,20 +145,21 @@ export class Hooks {
 
   /**
    * Puts the programs of another object, loaded with the same maps, in the place
-   * of the attached ones, without a gap. Returns a sentence for each that failed:
+   * of the attached ones, without a gap. Returns an error for each that failed:
    * there the earlier program goes on.
    */
-  replacePrograms(object: BpfObject): string[] {
+  replacePrograms(object: BpfObject): Error[] {
     this.object = object
-    const failed: string[] = []
+    const failed: Error[] = []
     for (const hooked of this.attached.values()) {
-      if (hooked.error) continue
+      // also where another one could not be attached: what hangs there must not go on with the earlier maps
       for (const { name, how } of hooked.programs) {
         try {
           this.attachAgain(name, how, hooked.ifindex)
         } catch (error) {
           const { code, message } = error as NativeError
-          if (code !== 'ENODEV') failed.push(`${name} on ${hooked.device} could not be replaced: ${message}`)
+          if (code === 'ENODEV') continue
+          failed.push(new Error(`${name} on ${hooked.device} could not be replaced: ${message}`, { cause: error }))
         }
       }
     }
@@ -183,12 +191,15 @@ export class Hooks {
     for (const ifindex of [...this.clsact]) if (!devices.has(ifindex)) this.dropClsact(ifindex)
   }
 
-  /** Detaches everything, also what this daemon did not attach itself. */
-  detachAll(): void {
+  /** Detaches everything, also what this daemon did not attach itself. Returns a sentence for what could not be; what is pinned goes with its pin all the same. */
+  detachAll(): string[] {
+    this.stays = []
     for (const ifindex of [...this.attached.keys()]) this.detach(ifindex)
     for (const name of this.pins()) this.unpin(name)
     for (const ifindex of [...this.clsact]) this.dropClsact(ifindex)
-    rmSync(this.options.journalPath, { force: true })
+    // what could not be detached is found by it
+    if (this.stays.length === 0) this.quietly(() => rmSync(this.options.journalPath, { force: true }))
+    return this.stays
   }
 
   private attach(device: WantedDevice, earlierError: string | null): void {
@@ -197,7 +208,8 @@ export class Hooks {
       device: device.name,
       role: device.role,
       programs: [],
-      error: null
+      error: null,
+      noXdp: null
     }
     let program = ''
     let replaced = true
@@ -252,6 +264,7 @@ export class Hooks {
       hooked.programs.push({ name: 'uplink_filter', how: `xdp-${mode}` })
     } catch (error) {
       const remedy = mode === 'native' ? '; uplink.xdp: generic works with every driver' : ''
+      hooked.noXdp = (error as Error).message
       this.options.log.warn(`no XDP on ${device.name}: ${(error as Error).message}${remedy}`)
     }
   }
@@ -277,9 +290,19 @@ export class Hooks {
   }
 
   private dropClsact(ifindex: number): void {
-    this.quietly(() => native().detachClsact(ifindex, clsactPriority))
+    try {
+      native().detachClsact(ifindex, clsactPriority)
+    } catch (error) {
+      const { code, message } = error as NativeError
+      if (code !== 'ENODEV') {
+        this.stays.push(`filters stay on device ${ifindex}: ${message}`)
+        this.options.log.warn(`while detaching: ${message}`)
+        return
+      }
+    }
     this.clsact.delete(ifindex)
-    writeJournal(this.options.journalPath, this.clsact)
+    // what it names too much is looked for in vain
+    this.quietly(() => writeJournal(this.options.journalPath, this.clsact))
   }
 
   private unpin(name: string): void {

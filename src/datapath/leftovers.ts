@@ -3,21 +3,45 @@
 
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
-import { native } from '../native.js'
+import { type NativeError, native } from '../native.js'
 import { clsactPriority } from './hooks.js'
 import { PinnedControl } from './pinned-control.js'
 
-/** Leaves nothing of hostroute on the node but the empty pin directory's parent. Never throws. */
-export function removeLeftovers(pinDirectory: string, runDirectory: string): void {
+/** Leaves nothing of hostroute on the node but the empty pin directory's parent. Never throws: a sentence for what stays all the same. */
+export function removeLeftovers(pinDirectory: string, runDirectory: string): string[] {
+  const stays: string[] = []
   const links = join(pinDirectory, 'links')
   for (const name of list(links)) attempt(() => native().detachPinned(join(links, name)))
   const journal = join(runDirectory, 'clsact.json')
   attempt(() => {
     const ifindexes = JSON.parse(readFileSync(journal, 'utf8')) as number[]
-    for (const ifindex of ifindexes) attempt(() => native().detachClsact(ifindex, clsactPriority))
+    for (const ifindex of ifindexes) stays.push(...detachFilters(ifindex))
   })
-  rmSync(journal, { force: true })
-  attempt(() => rmSync(pinDirectory, { recursive: true, force: true }))
+  // what could not be detached is found by it the next time
+  if (stays.length === 0) attempt(() => rmSync(journal, { force: true }))
+  stays.push(...removePins(pinDirectory))
+  return stays
+}
+
+/** Of clsact. A sentence if they stay. */
+function detachFilters(ifindex: number): string[] {
+  try {
+    native().detachClsact(ifindex, clsactPriority)
+    return []
+  } catch (error) {
+    const { code, message } = error as NativeError
+    return code === 'ENODEV' ? [] : [`filters stay on device ${ifindex}: ${message}`]
+  }
+}
+
+/** Programs and maps go with their pins. A sentence if some stay. */
+export function removePins(pinDirectory: string): string[] {
+  try {
+    rmSync(pinDirectory, { recursive: true, force: true })
+    return []
+  } catch (error) {
+    return [`${pinDirectory} stays: ${(error as Error).message}`]
+  }
 }
 
 /**

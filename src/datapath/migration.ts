@@ -24,6 +24,7 @@ import { existsSync, mkdirSync, readdirSync, renameSync, rmdirSync, rmSync } fro
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type BpfMap, type BpfObject, native } from '../native.js'
+import { together } from '../transient.js'
 import { addCounts, type Convert, copyRows, inThePause, isCopied, isFlowTable, mergeRows } from './map-copy.js'
 
 export interface Migration {
@@ -40,10 +41,10 @@ export interface Migration {
   pause(on: boolean, next: BpfObject): void
   /** The clock of the programs, 32 bits of it. */
   jiffies(next: BpfObject): number
-  /** Puts the programs of `next` in the place of the others; a sentence for each that failed. */
-  replace(next: BpfObject): string[]
+  /** Puts the programs of `next` in the place of the others; an error for each that failed. */
+  replace(next: BpfObject): Error[]
   /** The other way round. */
-  putBack(): string[]
+  putBack(): Error[]
   /** Whatever is written from here from now on goes into the new maps. */
   adopt(next: BpfObject): void
 }
@@ -120,7 +121,7 @@ export async function recover(recovery: Recovery): Promise<BpfObject | null> {
   try {
     next = await recovery.load(fresh, whole(pinDirectory))
     const failed = recovery.replace(next)
-    if (failed.length > 0) throw new Error(failed.join('; '))
+    if (failed.length > 0) throw together(failed)
     recovery.pause(false, next)
   } catch {
     // the start after it replaces the programs on all devices
@@ -148,7 +149,7 @@ function copyAll(migration: Migration, next: BpfObject, which: (name: string) =>
 function putInPlace(migration: Migration, next: BpfObject): void {
   const failed = migration.replace(next)
   if (failed.length === 0) return
-  throw new Error([...failed, ...migration.putBack()].join('; '))
+  throw together([...failed, ...migration.putBack()])
 }
 
 /** since: jiffies before which both have the same; null: it is not known. */

@@ -19,16 +19,16 @@ export interface Pinned {
   log: Logger
 }
 
-/** Returns a sentence for each that failed: there the earlier program goes on. */
-export function replacePinned(pinned: Pinned): string[] {
-  const failed: string[] = []
+/** Returns an error for each that failed: there the earlier program goes on. */
+export function replacePinned(pinned: Pinned): Error[] {
+  const failed: Error[] = []
   for (const { program, ifindex, put } of [...linked(pinned), ...filters(pinned)]) {
     try {
       put()
     } catch (error) {
       const { code, message } = error as NativeError
       if (code !== 'ENODEV' && code !== 'ENOLINK')
-        failed.push(`${program} on device ${ifindex} could not be replaced: ${message}`)
+        failed.push(new Error(`${program} on device ${ifindex} could not be replaced: ${message}`, { cause: error }))
     }
   }
   return failed

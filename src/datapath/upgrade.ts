@@ -176,13 +176,13 @@ function holdPrograms(pinDirectory: string): Held[] {
 }
 
 /** Filters of clsact are put back by nobody: the next try replaces them. */
-function putBack(held: readonly Held[]): string[] {
+function putBack(held: readonly Held[]): Error[] {
   return held.flatMap(({ path, program }) => {
     try {
       native().putProgram(path, program.fd)
       return []
     } catch (error) {
-      return (error as { code?: string }).code === 'ENOLINK' ? [] : [(error as Error).message]
+      return (error as { code?: string }).code === 'ENOLINK' ? [] : [error as Error]
     }
   })
 }

@@ -1,16 +1,26 @@
 // The configuration in force: read, brought into force as a whole or not at all,
-// and kept on disk for a start at which the file is wrong.
+// and kept on disk for a start at which the file is wrong. What a lack that passes
+// has kept from coming into force is tried again, as long as the file is the same.
 
+import { statSync } from 'node:fs'
 import { type Config, ConfigError, formatProblem, loadConfig, type Problem } from '../config/config.js'
 import type { ReloadResult, Status } from '../control/api.js'
+import { isTransient } from '../transient.js'
 import { keepConfig, loadLastGood } from './last-good.js'
 import type { Problems } from './problems.js'
+import { Retry, type RetryTimes } from './retry.js'
 
 export interface ConfigurationOptions {
   path: string
   stateDirectory: string
   problems: Problems
+  /** What a lack that passes has refused is to be reloaded once more: calls reload(). Absent: nothing is tried again. */
+  again?(): Promise<unknown>
+  /** Of those tries; absent: from 3 s to a minute. */
+  times?: RetryTimes
 }
+
+const retryTimes = { first: 3_000, most: 60_000 }
 
 export class Configuration {
   /** In force. */
@@ -18,9 +28,13 @@ export class Configuration {
   private present: boolean
   private error: string | null = null
   private loaded = new Date().toISOString()
+  /** What was refused for want of something, as it was then; null: nothing was. */
+  private refused: string | null = null
+  private readonly retry: Retry
 
   /** Throws ConfigError when the file is wrong and none was ever in force. */
   constructor(private readonly options: ConfigurationOptions) {
+    this.retry = new Retry(options.times ?? retryTimes, () => this.tryAgain())
     const { config, present, problems } = loadLastGood(options.path, options.stateDirectory)
     this.config = config
     this.present = present
@@ -35,10 +49,12 @@ export class Configuration {
 
   /** Reads the file again. `use` brings a configuration into force; where it throws, the one before is brought back. */
   async reload(use: (config: Config, before: Config) => Promise<void>): Promise<ReloadResult> {
+    const file = stampOf(this.options.path)
     let next: ReturnType<typeof loadConfig>
     try {
       next = loadConfig(this.options.path)
     } catch (error) {
+      if (isTransient(error)) return this.refuseForNow([(error as Error).message], file)
       const problems: Problem[] =
         error instanceof ConfigError
           ? error.problems
@@ -52,18 +68,62 @@ export class Configuration {
     } catch (error) {
       this.config = before
       const problems = [`it could not be brought into force: ${(error as Error).message}`]
-      await use(before, next.config).catch((again: Error) => problems.push(`nor the one before: ${again.message}`))
-      return this.refuse(problems)
+      let passes = isTransient(error)
+      await use(before, next.config).catch((again: Error) => {
+        problems.push(`nor the one before: ${again.message}`)
+        passes ||= isTransient(again)
+      })
+      return passes ? this.refuseForNow(problems, file) : this.refuse(problems)
     }
     this.present = next.present
     this.error = null
     this.loaded = new Date().toISOString()
     this.options.problems.set('configuration-not-valid', null)
+    this.settle()
     this.keep()
     return { ok: true, problems: [], restartNeeded: needRestart(before, next.config) }
   }
 
+  /** Nothing is tried again. */
+  stop(): void {
+    this.retry.stop()
+  }
+
+  /** For want of something that may be there in a moment. */
+  private refuseForNow(problems: string[], file: string): ReloadResult {
+    this.error = problems.join('; ')
+    this.options.problems.set('configuration-not-valid', null)
+    this.options.problems.set(
+      'configuration-not-in-force',
+      `the configuration is not in force: ${this.error}`,
+      () => this.retry.next
+    )
+    this.refused = file
+    if (this.options.again) this.retry.again()
+    return { ok: false, problems, restartNeeded: [] }
+  }
+
+  /** true: it is in force, or will not be by itself. */
+  private async tryAgain(): Promise<boolean> {
+    if (this.refused !== stampOf(this.options.path)) {
+      // who has written it says when it is to be read
+      this.error = null
+      this.settle()
+      return true
+    }
+    await this.options.again?.()
+    return this.refused === null
+  }
+
+  /** What was refused for want of something is in force, or wanted no more. */
+  private settle(): void {
+    this.refused = null
+    this.retry.stop()
+    this.options.problems.set('configuration-not-in-force', null)
+  }
+
   private refuse(problems: string[], instead = 'the configuration in force stays'): ReloadResult {
+    this.settle()
     this.error = problems.join('; ')
     this.options.problems.set('configuration-not-valid', `${this.error}; ${instead}`)
     return { ok: false, problems, restartNeeded: [] }
@@ -81,6 +141,16 @@ export class Configuration {
         `the configuration in force could not be kept for the next start: ${(error as Error).message}`
       )
     }
+  }
+}
+
+/** Another one after each change of the file. */
+function stampOf(path: string): string {
+  try {
+    const { ino, size, mtimeMs, ctimeMs } = statSync(path)
+    return [ino, size, mtimeMs, ctimeMs].join()
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code ?? ''
   }
 }
 

@@ -7,6 +7,7 @@ import type { Logger } from '../log.js'
 import type { Plan } from '../plan/types.js'
 import type { NodeState } from '../state/types.js'
 import type { Masquerade } from './masquerade-policy.js'
+import type { ProblemCode } from './problem-kinds.js'
 import type { Problems } from './problems.js'
 
 export interface ObservedNode {
@@ -24,6 +25,8 @@ export interface ObservedNode {
   readonly log: Logger
   /** Names of devices that were a pod's and are uplinks now. */
   podsThatBecameUplinks(): string[]
+  /** Milliseconds since 1970; null: what the problem is about is not tried again by the clock. */
+  nextTry(code: ProblemCode): number | null
   /** "device 7" for one that is not there any more. */
   deviceName(ifindex: number): string
   /** Logged at a limited rate, and kept for `status`. */

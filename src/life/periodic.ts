@@ -9,6 +9,7 @@ import type { MapDifference } from '../maps/verify.js'
 import { native } from '../native.js'
 import type { Family } from '../state/types.js'
 import type { ObservedNode } from './observed-node.js'
+import { Retry } from './retry.js'
 import { lookForProblems } from './standing.js'
 
 const tick = 5000
@@ -16,6 +17,7 @@ const tick = 5000
 const timeToHandBack = 15_000
 /** A connection that is translated before the programs can ask may break: a short while, and cheap. */
 const conntrackTick = 500
+const conntrackTimes = { first: 1_000, most: 60_000 }
 const portsEvery = 60_000
 const movedEvery = 10_000
 /** An entry of conntrack that saw no packet for so long is stale, if the connection lives. */
@@ -34,6 +36,10 @@ export interface PeriodicActions {
   /** idle: seconds without a packet that conntrack saw. */
   forgetStale(idle: number): Promise<void>
   keepNeighbours(): void
+  /** What masquerades while hostroute is disabled. */
+  keepEgress(): void
+  /** Devices on which a program could not be attached. */
+  keepDevices(): void
   lookAtSettings(): void
   lookAtGuard(): Promise<void>
   lookAtForeign(): void
@@ -43,7 +49,9 @@ export class Periodic {
   leaseRenewed: number | null = null
   /** null: the programs go on for ever. */
   leaseEnds: number | null = null
-  private readonly timers = new Map<string, { period: number; timer: NodeJS.Timeout }>()
+  /** What has failed there may load the programs again: not twice a second. */
+  private readonly conntrackRetry = new Retry(conntrackTimes, () => this.followConntrack())
+  private readonly timers = new Map<string, { period: number; due: number; timer: NodeJS.Timeout }>()
   private fullTold = 0
   /** What was told of; null: nothing yet. */
   private moved: number | null = null
@@ -61,41 +69,58 @@ export class Periodic {
   start(): void {
     const { config } = this.node
     this.every('lease', leasePeriod(config.lease), () => this.renewLease())
-    this.every('expire', config.expireInterval, () => void this.expire())
+    this.every('expire', config.expireInterval, () => this.expire())
     this.every('moved', movedEvery, () => this.tellMoved())
     this.every('verify', config.verifyInterval, () => this.verify())
     this.every('ports', portsEvery, () => this.node.datapath?.writePorts())
-    this.every('forget', forgetEvery, () => void this.actions.forgetStale(forgetEvery / 1000))
-    this.every('claim', tick, () => void this.actions.claimForNewPods())
-    this.every('conntrack', conntrackTick, () => this.followConntrack())
+    this.every('forget', forgetEvery, () => this.actions.forgetStale(forgetEvery / 1000))
+    this.every('claim', tick, () => this.actions.claimForNewPods())
+    this.every('conntrack', conntrackTick, () => {
+      if (this.conntrackRetry.next === null && !this.followConntrack()) this.conntrackRetry.again()
+    })
     this.every('neighbours', tick, () => this.actions.keepNeighbours())
+    this.every('egress', tick, () => this.actions.keepEgress())
+    this.every('devices', tick, () => this.actions.keepDevices())
     this.every('detour', tick, () => this.keepDetour())
     this.every('settings', tick, () => this.actions.lookAtSettings())
     this.every('problems', tick, () => lookForProblems(this.node))
-    this.every('guard', tick, () => void this.actions.lookAtGuard())
+    this.every('guard', tick, () => this.actions.lookAtGuard())
     this.every('foreign', tick, () => this.actions.lookAtForeign())
     const watchdog = Number(process.env['WATCHDOG_USEC'] ?? 0) / 1000
-    if (watchdog > 0) this.every('watchdog', watchdog / 3, () => native().notify('WATCHDOG=1'))
+    if (watchdog > 0) this.every('watchdog', watchdog / 3, () => void native().notify('WATCHDOG=1'))
     this.renewLease()
   }
 
   stop(): void {
     for (const { timer } of this.timers.values()) clearInterval(timer)
     this.timers.clear()
+    this.conntrackRetry.stop()
   }
 
-  private every(name: string, period: number, action: () => void): void {
+  /** When the kernel's masquerading is looked after next, milliseconds since 1970; null: never. */
+  get nextEgress(): number | null {
+    return this.next('egress')
+  }
+
+  /** When the detour is looked after next, milliseconds since 1970; null: never. */
+  get nextDetour(): number | null {
+    return this.next('detour')
+  }
+
+  private every(name: string, period: number, action: () => Promise<void> | void): void {
     const before = this.timers.get(name)
     if (before?.period === period) return
     clearInterval(before?.timer)
-    const turn = () => {
+    const turn = async () => {
+      row.due = Date.now() + period
       try {
-        action()
+        await action()
       } catch (error) {
         this.node.problem('routine', (error as Error).message)
       }
     }
-    this.timers.set(name, { period, timer: setInterval(turn, period) })
+    const row = { period, due: Date.now() + period, timer: setInterval(() => void turn(), period) }
+    this.timers.set(name, row)
   }
 
   /** The programs go on for so long without the daemon; on probation hardly beyond its end, at which a daemon that lives hands back. */
@@ -110,15 +135,22 @@ export class Periodic {
     this.leaseEnds = length === null ? null : this.leaseRenewed + length
   }
 
-  private followConntrack(): void {
-    const { datapath } = this.node
-    if (!datapath) return
+  /** true: the programs know what they can of it. */
+  private followConntrack(): boolean {
+    const { datapath, problems } = this.node
     try {
-      const came = datapath.followConntrack()
-      if (datapath.followTranslation() || came) void this.actions.claimForNewPods()
+      const came = datapath?.followConntrack()
+      if (datapath?.followTranslation() || came) void this.actions.claimForNewPods()
     } catch (error) {
-      this.node.problem('conntrack', `programs cannot follow conntrack: ${(error as Error).message}; tried again`)
+      problems.set(
+        'conntrack-not-followed',
+        `programs cannot follow conntrack: ${(error as Error).message}`,
+        () => this.conntrackRetry.next
+      )
+      return false
     }
+    problems.set('conntrack-not-followed', null)
+    return true
   }
 
   private keepDetour(): void {
@@ -129,8 +161,8 @@ export class Periodic {
 
   /** With a million flows a round takes a second: then it comes less often, unless room is getting short. */
   private async expire(): Promise<void> {
-    const { datapath } = this.node
-    if (!datapath) return
+    const { datapath, problems } = this.node
+    if (!datapath) return problems.set('flows-not-ended', null)
     const full = fills(datapath)
     const pause = Math.max(full[4], full[6]) > pressureAt ? 0 : this.expiryPause
     if (this.expiring || performance.now() < this.expiryEnded + pause) return
@@ -139,14 +171,24 @@ export class Periodic {
     try {
       datapath.control.countDownOpenings()
       for (const family of families) await expireFlows(datapath.object, family, full[family] > pressureAt)
+      problems.set('flows-not-ended', null)
     } catch (error) {
-      // the datapath may have ended meanwhile
-      if ((error as { code?: string }).code !== 'ERR_CLOSED') this.node.problem('routine', (error as Error).message)
+      this.notEnded(error as Error)
     }
     this.expiring = false
     this.expiryEnded = performance.now()
     this.expiryPause = (this.expiryEnded - began) * pausesPerRound
     if (this.node.datapath) this.tellFull(this.node.datapath)
+  }
+
+  private notEnded(error: Error & { code?: string }): void {
+    // the datapath may have ended meanwhile
+    if (error.code === 'ERR_CLOSED') return
+    this.node.problems.set('flows-not-ended', `flows cannot be ended: ${error.message}`, () => this.next('expire'))
+  }
+
+  private next(name: string): number | null {
+    return this.timers.get(name)?.due ?? null
   }
 
   private tellFull(datapath: Datapath): void {
@@ -185,12 +227,19 @@ export class Periodic {
   }
 
   private verify(): void {
-    for (const text of this.node.datapath?.restore() ?? []) this.node.problem('hooks', text)
-    this.node.datapath?.writer.repairSlowly().then(
-      (wrong) => this.tellRepaired(wrong ?? []),
+    const { datapath, problems } = this.node
+    if (!datapath) return problems.set('maps-not-compared', null)
+    for (const text of datapath.restore()) this.node.problem('hooks', text)
+    datapath.writer.repairSlowly().then(
+      (wrong) => {
+        if (wrong === null) return
+        problems.set('maps-not-compared', null)
+        this.tellRepaired(wrong)
+      },
       (error: Error & { code?: string }) => {
         // the datapath may have ended meanwhile
-        if (error.code !== 'ERR_CLOSED') this.node.problem('routine', error.message)
+        if (error.code === 'ERR_CLOSED') return
+        problems.set('maps-not-compared', `the maps cannot be compared: ${error.message}`, () => this.next('verify'))
       }
     )
   }

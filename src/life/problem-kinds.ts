@@ -17,7 +17,7 @@ const kinds = {
   },
   'egress-not-left': {
     affects: 'traffic',
-    remedy: 'pods have no masquerading; hostroute enable, or nft and iptables by hand'
+    remedy: 'pods have no masquerading; it is tried again by itself; hostroute enable, or nft and iptables by hand'
   },
   'maps-not-written': {
     affects: 'traffic',
@@ -32,6 +32,16 @@ const kinds = {
     affects: 'traffic',
     remedy: 'bpftool net show dev DEVICE lists what hangs there; it is tried again by itself',
     told: true
+  },
+  'conntrack-not-followed': {
+    affects: 'traffic',
+    remedy:
+      'connections that the stack translates from now on may break; it is tried again by itself; if it stays: hostroute disable, then hostroute enable'
+  },
+  'flows-not-ended': {
+    affects: 'traffic',
+    remedy:
+      'flows that are over keep their entries and ports; it is tried again by itself; hostroute snat top shows whose'
   },
   'no-snat-ports': {
     affects: 'traffic',
@@ -76,13 +86,37 @@ const kinds = {
     remedy: 'iptables writes are not refused meanwhile; it is tried again by itself'
   },
   'configuration-not-valid': { affects: 'observation', remedy: 'correct the file, then: hostroute reload' },
+  'configuration-not-in-force': {
+    affects: 'observation',
+    remedy: 'it is tried again by itself, until the file changes, or at once with: hostroute reload'
+  },
   'configuration-not-kept': {
     affects: 'observation',
     remedy: 'make the state directory writable, then: hostroute reload'
   },
+  'egress-not-taken-back': {
+    affects: 'observation',
+    remedy: 'it is tried again by itself, or by hand: nft delete table inet hostroute_egress'
+  },
   'switch-not-kept': {
     affects: 'observation',
     remedy: 'make the state directory writable, then give the command again'
+  },
+  'no-xdp': {
+    affects: 'observation',
+    remedy:
+      'packets take the same way without it; uplink.xdp: generic works with every driver, then: systemctl restart hostrouted',
+    told: true
+  },
+  'maps-not-compared': {
+    affects: 'observation',
+    remedy: 'what somebody else changes in the maps is not put right meanwhile; it is tried again by itself'
+  },
+  'no-detour': {
+    affects: 'observation',
+    remedy:
+      'packets that must be cut into fragments, or wait for a neighbour, are judged as if there were no way to do it; it is tried again by itself',
+    told: true
   },
   'not-looked': {
     affects: 'observation',

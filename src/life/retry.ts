@@ -13,6 +13,8 @@ export class Retry {
   private timer: NodeJS.Timeout | undefined
   private due: number | null = null
   private trying = false
+  /** stop() was called while it was tried. */
+  private ended = false
 
   constructor(
     private readonly times: RetryTimes,
@@ -26,6 +28,7 @@ export class Retry {
 
   /** It has failed: another try comes after a pause that doubles each time. One that is planned already stays. */
   again(): void {
+    if (this.trying) this.ended = false
     if (this.due !== null || this.trying) return
     this.pause = Math.min(this.times.most, this.pause === 0 ? this.times.first : this.pause * 2)
     this.due = Date.now() + this.pause
@@ -45,14 +48,16 @@ export class Retry {
     clearTimeout(this.timer)
     this.due = null
     this.pause = 0
+    this.ended = true
   }
 
   private async turn(): Promise<void> {
     this.trying = true
+    this.ended = false
     const worked = await this.action()
     this.trying = false
     this.due = null
     if (worked) this.stop()
-    else this.again()
+    else if (!this.ended) this.again()
   }
 }

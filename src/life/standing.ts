@@ -22,6 +22,14 @@ const looks: Partial<Record<ProblemCode, Look>> = {
     const more = failed.length > 1 ? ` (and ${failed.length - 1} more)` : ''
     return `${first.device}${more} is not served: ${first.error}`
   },
+  'no-xdp': (_, { hooks }) => {
+    const [first] = [...hooks.attached.values()].filter(({ noXdp }) => noXdp !== null)
+    return first ? `no XDP on ${first.device}: ${first.noXdp}` : null
+  },
+  'no-detour': (_, { detour }) => {
+    const { device, why } = detour.status()
+    return device === null && why !== null ? `there is no detour: ${why}` : null
+  },
   'no-snat-ports': ({ config }, { ports }) =>
     config.snat.enabled && ports === 0 ? 'snat.ports leaves no port for SNAT' : null,
   'switched-off': (_, { control }) => (control.isOn ? null : 'the programs are switched off in the maps'),
@@ -53,7 +61,7 @@ const forwardingKeys: Record<Family, { path: string; words: string }> = {
 export function lookForProblems(node: ObservedNode): void {
   const { problems, datapath } = node
   for (const [code, look] of Object.entries(looks) as [ProblemCode, Look][])
-    problems.set(code, datapath?.isServing && node.synced ? look(node, datapath) : null)
+    problems.set(code, datapath?.isServing && node.synced ? look(node, datapath) : null, () => node.nextTry(code))
   problems.set('files-replaced', filesReplaced())
 }
 

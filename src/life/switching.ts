@@ -13,6 +13,7 @@ import type { Datapath } from '../datapath/datapath.js'
 import { pinned } from '../datapath/leftovers.js'
 import type { Logger } from '../log.js'
 import type { Address } from '../state/types.js'
+import { Ending } from '../steps.js'
 import { admit } from './admission.js'
 import { losesEgress } from './egress.js'
 import type { Problems } from './problems.js'
@@ -39,6 +40,8 @@ export interface Switched {
   datapath(): Datapath | null
   /** Resolves once the kernel's tables have been read. */
   readonly synced: Promise<void>
+  /** Between two steps. Rejects with an Ending when the daemon is to end. */
+  step(): Promise<void>
   /** Loads the programs and takes over what is pinned; nothing is attached. Throws. */
   open(): Promise<Datapath>
   /** Writes the maps and attaches the programs, which are off. Throws. */
@@ -50,6 +53,8 @@ export interface Switched {
   /** Has the kernel masquerade as `onDisable` says, or no longer. Rejects. */
   leaveEgress(): Promise<void>
   releaseEgress(): Promise<void>
+  /** When what could not be done of it is done again. */
+  nextEgress(): number | null
   /** Hands back, detaches and removes. */
   drop(): Promise<HandedBack | null>
   /** Takes away what an earlier daemon left; its flows go to the stack. */
@@ -64,7 +69,10 @@ export class Switching {
   confirmBefore: number | null = null
   private wanted: Wanted = { enabled: false, by: 'configuration', confirmUntil: null }
   private confirmTimer: NodeJS.Timeout | undefined
-  private readonly retry = new Retry(startTimes, () => this.inTurn(() => this.startAgain()))
+  private readonly retry = new Retry(startTimes, () =>
+    this.inTurn(() => this.startAgain()).catch((error: unknown) => this.afterEnd(error))
+  )
+  private ended = false
   private started!: () => void
   /** The start, enabling, disabling and reloading, one after the other. */
   private turn: Promise<unknown> = new Promise<void>((resolve) => {
@@ -75,7 +83,10 @@ export class Switching {
 
   /** One after the other: what changes the node as a whole. */
   inTurn<T>(action: () => Promise<T>): Promise<T> {
-    const turn = this.turn.then(action)
+    const turn = this.turn.then(() => {
+      if (this.ended) throw new Ending()
+      return action()
+    })
     this.turn = turn.catch(() => {})
     return turn
   }
@@ -92,7 +103,9 @@ export class Switching {
     if (left !== 'works') {
       // nothing was admitted or proved of what a daemon left that ended on its way
       if (left === 'unfinished') await this.node.removeAll()
+      await this.node.step()
       const { refusal } = await admit(this.node.config(), pinDirectory, log)
+      await this.node.step()
       if (refusal !== null) {
         await this.node.removeAll()
         return this.refusedAtStart(refusal)
@@ -110,6 +123,7 @@ export class Switching {
       await this.releaseEgress()
     } else if (datapath) {
       const why = await this.complete(datapath)
+      await this.node.step()
       if (why !== null) this.refusedAtStart(why)
     } else await this.leaveEgress()
     this.started()
@@ -118,6 +132,14 @@ export class Switching {
   /** Something that the checks look at has changed. */
   reconsider(): void {
     this.retry.now()
+  }
+
+  /** What masquerades while hostroute is disabled follows the policy and the uplinks; what could not be done of it is done again. Never rejects. */
+  async keepEgress(): Promise<void> {
+    await this.inTurn(async () => {
+      if (!this.node.datapath()) await this.leaveEgress()
+      else if (this.node.problems.text('egress-not-taken-back') !== null) await this.releaseEgress()
+    }).catch((error: unknown) => this.afterEnd(error))
   }
 
   enable({ confirmWithin }: EnableOptions): Promise<EnableResult> {
@@ -183,11 +205,19 @@ export class Switching {
     }
   }
 
-  /** No timer runs any more, and nothing is being switched. */
+  /** No timer runs any more, and nothing is being switched; what waits for its turn gets none. */
   async stop(): Promise<void> {
+    this.ended = true
+    this.started()
     this.retry.stop()
     clearTimeout(this.confirmTimer)
     await this.turn
+  }
+
+  /** What had no turn any more. */
+  private afterEnd(error: unknown): true {
+    if (error instanceof Ending) return true
+    throw error
   }
 
   /** The switch as it was left; probation that ended while no daemon ran ends here. */
@@ -243,6 +273,7 @@ export class Switching {
     if (refusal !== null) return { report, why: refusal }
     let datapath: Datapath
     try {
+      await this.node.step()
       datapath = await this.node.open()
     } catch (error) {
       await this.node.removeAll()
@@ -266,11 +297,14 @@ export class Switching {
       return `${failed}; nothing is attached`
     }
     try {
+      await this.node.step()
       await this.node.begin(false)
       await this.node.prove(datapath)
+      await this.node.step()
     } catch (error) {
       await this.undo()
-      return `the programs do not do what they should: ${(error as Error).message}; nothing is attached`
+      const { message } = error as Error
+      return `${error instanceof Ending ? message : `the programs do not do what they should: ${message}`}; nothing is attached`
     }
     this.why = null
     datapath.isServing = true
@@ -287,17 +321,24 @@ export class Switching {
       return null
     } catch (error) {
       const text = `the kernel could not be told to masquerade (onDisable: masquerade): ${(error as Error).message}`
-      problems.set('egress-not-left', text)
+      problems.set('egress-not-left', text, () => this.node.nextEgress())
       return text
     }
   }
 
   private async releaseEgress(): Promise<void> {
-    const { problems, log } = this.node
+    const { problems } = this.node
     problems.set('egress-not-left', null)
-    await this.node.releaseEgress().catch((error: Error) => {
-      log.warn(`the nft table inet hostroute_egress stays: ${error.message}; what the stack sends is masqueraded by it`)
-    })
+    try {
+      await this.node.releaseEgress()
+      problems.set('egress-not-taken-back', null)
+    } catch (error) {
+      problems.set(
+        'egress-not-taken-back',
+        `the nft table inet hostroute_egress stays, and masquerades what the stack sends: ${(error as Error).message}`,
+        () => this.node.nextEgress()
+      )
+    }
   }
 
   private async undo(): Promise<void> {
@@ -338,7 +379,10 @@ export class Switching {
     this.node.log.warn(
       `enabled until confirmed: without "hostroute confirm" within ${Math.round(left / 1000)} s it is undone`
     )
-    this.confirmTimer = setTimeout(() => void this.inTurn(() => this.rollBack(until)), left)
+    this.confirmTimer = setTimeout(
+      () => void this.inTurn(() => this.rollBack(until)).catch((error: unknown) => this.afterEnd(error)),
+      left
+    )
   }
 
   private endProbation(): void {

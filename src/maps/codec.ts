@@ -458,6 +458,16 @@ export interface ReverseRow {
   life: number
 }
 
+/** An entry of reverse* by which a program finds the pod, and what it is to see; what that does to checksums is not in it. */
+export function encodeReverse(row: Pick<ReverseRow, 'pod' | 'podPort' | 'podId'>): Buffer {
+  const bytes = Buffer.alloc(reverse.size)
+  const at = reverse.offset
+  bytes.write(toMapped(row.pod), at.pod, 'hex')
+  bytes.writeUInt16BE(row.podPort, at.pod_port)
+  bytes.writeUInt32LE(row.podId, at.pod_id)
+  return bytes
+}
+
 export function decodeReverse(bytes: Buffer): ReverseRow {
   const at = reverse.offset
   return {

@@ -4,15 +4,17 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import type { Config } from '../../src/config/config.js'
-import { Configuration } from '../../src/life/configuration.js'
+import { Configuration, type ConfigurationOptions } from '../../src/life/configuration.js'
 import { Problems } from '../../src/life/problems.js'
+import { until } from '../lab/process.js'
 
-function opened(directory: string, text: string) {
+function opened(directory: string, text: string, more: Partial<ConfigurationOptions> = {}) {
   const path = join(directory, 'config.yaml')
   const stateDirectory = join(directory, 'state')
   writeFileSync(path, text)
   const problems = new Problems({ error: () => {}, info: () => {} })
-  return { path, stateDirectory, problems, configuration: new Configuration({ path, stateDirectory, problems }) }
+  const configuration = new Configuration({ path, stateDirectory, problems, ...more })
+  return { path, stateDirectory, problems, configuration }
 }
 
 t.test('what cannot be brought into force is taken back', async (t) => {
@@ -34,6 +36,37 @@ t.test('what cannot be brought into force is taken back', async (t) => {
   t.equal(configuration.status().error, null)
   t.equal(problems.text('configuration-not-valid'), null)
   t.equal(readFileSync(join(stateDirectory, 'config.yaml'), 'utf8'), 'lease: 8m\n')
+})
+
+t.test('what failed for want of something is tried again until it works, or until the file is another', async (t) => {
+  const lack = Object.assign(new Error('no descriptors'), { code: 'EMFILE' })
+  for (const ends of ['works', 'changes', 'is refused'] as const) {
+    const directory = t.testdir({})
+    let tries = 0
+    const use = async ({ lease }: Config) => {
+      if (lease !== 420_000) return
+      tries++
+      if (tries === 4 && ends === 'is refused') throw new Error('limits are too small')
+      if (tries < 4) throw new Error('programs could not be replaced', { cause: lack })
+    }
+    const { path, problems, configuration } = opened(directory, 'lease: 5m\n', {
+      again: () => configuration.reload(use),
+      times: { first: 10, most: 20 }
+    })
+    const listed = () => problems.list().map(({ code }) => code)
+    writeFileSync(path, 'lease: 7m\n')
+    t.match(await configuration.reload(use), { ok: false, problems: [/could not be replaced/] })
+    t.strictSame(listed(), ['configuration-not-in-force'])
+    t.ok(problems.list()[0]?.nextTry)
+    if (ends === 'changes') writeFileSync(path, 'lease: 11m\n')
+    await until('it ends', () => !listed().includes('configuration-not-in-force'), 5_000, 2)
+    t.equal(configuration.config.lease, ends === 'works' ? 420_000 : 300_000, ends)
+    t.strictSame(listed(), ends === 'is refused' ? ['configuration-not-valid'] : [])
+    t.match(configuration.status().error, ends === 'is refused' ? /too small/ : null)
+    const before = tries
+    await new Promise((resolve) => setTimeout(resolve, 50))
+    t.equal(tries, before, 'nothing is tried any more')
+  }
 })
 
 t.test('where not even the one before can be brought back, both are told', async (t) => {

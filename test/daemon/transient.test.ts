@@ -1,6 +1,6 @@
 // What passes by itself, and signals, at the start of the daemon.
 
-import { existsSync, readdirSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { attached, plain, status } from '../forwarding/served.js'
@@ -63,6 +63,50 @@ t.test('SIGTERM at any moment of the start: it ends as asked, and nothing but wh
     const pins = existsSync(daemon.pinDirectory) ? readdirSync(daemon.pinDirectory) : []
     t.strictSame(pins, [], 'nothing is pinned')
   }
+})
+
+t.test('SIGTERM in the middle of the start: it ends at the next step, and what it began is undone', async (t) => {
+  const node = await oneNode(t)
+  const { daemon } = node
+  const orders = `${daemon.runDirectory}-faults`
+  const record = `${daemon.runDirectory}-calls`
+  const environment = { NODE_OPTIONS: `--import=${preload}`, HOSTROUTE_FAULTS: orders }
+  const pins = () => (existsSync(daemon.pinDirectory) ? readdirSync(daemon.pinDirectory) : [])
+  const startAndEnd = async (label: string, more: Record<string, unknown> = {}) => {
+    writeFileSync(record, '')
+    const asked: Orders = { record, signal: { label, name: 'SIGTERM' } }
+    writeFileSync(orders, JSON.stringify(asked))
+    await daemon.start({ config: { ...plain, ...more }, environment, waitReady: false })
+    await until('it ends', () => !daemon.running, patience)
+    t.equal(daemon.exitStatus, 0, `at ${label}: ${daemon.log.trim().split('\n').at(-1)}`)
+    t.match(daemon.log, /stopping on SIGTERM/)
+    const calls = readFileSync(record, 'utf8').trim().split('\n')
+    return calls.slice(calls.indexOf(label) + 1)
+  }
+  for (const [label, never] of [
+    ['lockFile', 'loadObject hostroute'],
+    ['loadObject hostroute', 'openNetlinkReader'],
+    ['openNetlinkReader', 'object.attachTcx from_pod'],
+    ['object.attachTcx from_pod', 'object.testRun from_pod']
+  ] as const) {
+    const after = await startAndEnd(label)
+    t.notOk(after.includes(never), `after ${label}: no ${never}`)
+    t.notMatch(daemon.log, /routing by eBPF/)
+    t.strictSame([await attached(node), pins()], [[], []], `${label}: nothing is left`)
+    t.notMatch(await node.run(['ip', 'link', 'show']), /hostroute0/)
+  }
+  // with what an earlier daemon left
+  await daemon.start({ config: plain, timeout: patience })
+  await daemon.kill('SIGKILL')
+  const before = (await attached(node)).length
+  await startAndEnd('loadObject hostroute')
+  t.equal((await attached(node)).length, before, 'it goes on')
+  t.ok(pins().includes('control'))
+  const calls = await startAndEnd('object.attachTcx from_pod', { onStop: 'detach' })
+  t.notOk(calls.includes('object.testRun from_pod'))
+  t.strictSame([await attached(node), pins()], [[], []], 'onStop: detach')
+  await daemon.start({ config: plain, timeout: patience })
+  t.match(await status(node), { mode: 'enabled', problems: [] })
 })
 
 t.test('killed between the maps and the programs: the next start enables from the beginning', async (t) => {

@@ -130,13 +130,18 @@ export class Daemon {
   /** SIGKILL, then `hostrouted --remove`; what that has logged. */
   async removeAfterKill(): Promise<string> {
     await this.kill('SIGKILL')
-    const files = [
-      ...['--run-directory', this.runDirectory, '--pin-directory', this.pinDirectory],
-      ...['--state-directory', this.stateDirectory]
-    ]
-    const outcome = await this.node.exec([process.execPath, DAEMON, '--remove', '--force', ...files])
+    const outcome = await this.remove('--force')
     if (outcome.status !== 0) throw new Error(`hostrouted --remove: ${outcome.stderr || outcome.stdout}`)
     return outcome.stdout + outcome.stderr
+  }
+
+  /** `hostrouted --remove` with these words. */
+  remove(...words: string[]): Promise<Outcome> {
+    const files = [
+      ...['--config', this.configFile, '--state-directory', this.stateDirectory],
+      ...['--run-directory', this.runDirectory, '--pin-directory', this.pinDirectory]
+    ]
+    return this.node.exec([process.execPath, DAEMON, '--remove', ...words, ...files])
   }
 
   /** As its clock and its timer would: it cannot be made shorter than 30 s. */

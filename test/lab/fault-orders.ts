@@ -7,6 +7,8 @@ export interface Orders {
   /** A file to which each call is added. */
   record?: string
   fail?: { label: string; from: number; once: boolean; code: string } | undefined
+  /** When this call comes for the first time the process gets the signal; the call goes on. */
+  signal?: { label: string; name: NodeJS.Signals }
   /** The call that has failed once. */
   fired?: string
 }

@@ -35,6 +35,7 @@ const names = new WeakMap<object, string>()
 const patched = new WeakSet<object>()
 let text = ''
 let orders: Orders = {}
+let signalled = false
 let counts = new Map<string, number>()
 
 function readOrders(): void {
@@ -57,8 +58,12 @@ function detail(self: unknown, name: string, [first]: unknown[]): string {
 /** Counts it, and throws when it is the one. */
 function meet(label: string): void {
   readOrders()
-  const { record, fail } = orders
+  const { record, fail, signal } = orders
   if (record) appendFileSync(record, `${label}\n`)
+  if (signal?.label === label && !signalled) {
+    signalled = true
+    process.kill(process.pid, signal.name)
+  }
   if (!fail || fail.label !== label) return
   const count = (counts.get(label) ?? 0) + 1
   counts.set(label, count)

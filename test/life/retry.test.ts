@@ -34,6 +34,21 @@ t.test('while a try goes on, the next one is known and no second one begins', as
   retry.stop()
 })
 
+t.test('stopped while a try goes on: no other one comes, unless it is wanted again', async (t) => {
+  for (const wanted of [false, true]) {
+    const { ends, action } = slowAction()
+    const retry = new Retry({ first: 60_000, most: 60_000 }, action)
+    retry.again()
+    retry.now()
+    retry.stop()
+    if (wanted) retry.again()
+    ends[0]?.(false)
+    await soon()
+    t.equal(retry.next !== null, wanted)
+    retry.stop()
+  }
+})
+
 t.test('pauses double up to the longest', async (t) => {
   const pauses: number[] = []
   let last = performance.now()

@@ -1,11 +1,11 @@
 // hostrouted --remove, which scripts/uninstall relies on, in a lab.
 
-import { existsSync } from 'node:fs'
+import { existsSync, mkdirSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { OUTSIDE } from '../lab/addresses.js'
 import { Lab } from '../lab/lab.js'
-import { until } from '../lab/process.js'
+import { run, until } from '../lab/process.js'
 
 const daemonFile = fileURLToPath(new URL('../../src/daemon/main.js', import.meta.url))
 
@@ -40,4 +40,24 @@ t.test('[L5] --remove takes off what a killed daemon left, and refuses beside a 
   t.equal(await managed(), 0)
   t.notOk(existsSync(pinDirectory))
   t.equal((await remove()).status, 0, 'with nothing to remove it succeeds as well')
+})
+
+t.test('what cannot be removed is said, and removed the next time', async (t) => {
+  const lab = await Lab.create({ nodes: 1, pods: 1 })
+  t.teardown(() => lab.close())
+  const node = lab.node(0)
+  const { daemon } = node
+  await node.startDaemon()
+  await daemon.kill('SIGKILL')
+  const held = `${daemon.pinDirectory}/held`
+  mkdirSync(held)
+  await run(['mount', '-t', 'tmpfs', 'tmpfs', held])
+  const partly = await daemon.remove('--force')
+  await run(['umount', held])
+  t.equal(partly.status, 1)
+  t.match(partly.stdout, /not all could be removed: .* stays/)
+  t.notMatch(partly.stdout, /removed from this node/)
+  const removed = await daemon.remove('--force')
+  t.equal(removed.status, 0, removed.stdout)
+  t.notOk(existsSync(daemon.pinDirectory))
 })

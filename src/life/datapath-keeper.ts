@@ -1,0 +1,78 @@
+// What a running datapath could not be given is tried again until it has it: maps
+// that could not be written, programs that could not be attached to a device.
+
+import type { Datapath } from '../datapath/datapath.js'
+import type { Plan } from '../plan/types.js'
+import type { Masquerade } from './masquerade-policy.js'
+import type { Problems } from './problems.js'
+import { Retry } from './retry.js'
+
+const mapsTimes = { first: 1_000, most: 30_000 }
+const devicesTimes = { first: 1_000, most: 60_000 }
+
+export interface DatapathKeeperOptions {
+  /** null: disabled. */
+  datapath(): Datapath | null
+  plan(): Plan
+  masquerade(): Pick<Masquerade, 'writeAgain'>
+  problems: Problems
+  onProblem(text: string): void
+}
+
+export class DatapathKeeper {
+  private readonly maps = new Retry(mapsTimes, () => this.writeAgain())
+  private readonly devices = new Retry(devicesTimes, () => this.attachAgain())
+
+  constructor(private readonly options: DatapathKeeperOptions) {}
+
+  mapsFailed(error: Error): void {
+    this.options.problems.set(
+      'maps-not-written',
+      `the maps could not be written: ${error.message}`,
+      () => this.maps.next
+    )
+    this.maps.again()
+  }
+
+  /** After programs were attached, and now and then. */
+  lookAtDevices(): void {
+    if (this.options.datapath()?.hooks.failing) this.devices.again()
+    else this.devices.stop()
+  }
+
+  /** When devices that are not served are tried again: milliseconds since 1970; null: there are none. */
+  get nextDevices(): number | null {
+    return this.devices.next
+  }
+
+  /** The datapath is about to go, or the process. */
+  stop(): void {
+    this.maps.stop()
+    this.devices.stop()
+  }
+
+  /** Compares everything. true: the maps hold what they should, or there are none. */
+  private writeAgain(): boolean {
+    const { datapath, plan, masquerade, problems } = this.options
+    try {
+      datapath()?.bring(plan())
+      datapath()?.writePorts()
+      masquerade().writeAgain()
+    } catch (error) {
+      this.mapsFailed(error as Error)
+      return false
+    }
+    problems.set('maps-not-written', null)
+    return true
+  }
+
+  private attachAgain(): boolean {
+    const { datapath, onProblem } = this.options
+    try {
+      return datapath()?.attachAgain() ?? true
+    } catch (error) {
+      onProblem((error as Error).message)
+      return false
+    }
+  }
+}
