@@ -1,16 +1,20 @@
 // Rows of routes4 and routes6, and of class_routes4 and class_routes6. What was
-// written is remembered as one number a prefix, for a table may have a million;
-// for the same reason maps are read and written in batches. Keys are prefix keys ("0a000000/8"), in class routes with the class before
-// ("3 0a000000/8").
+// written is remembered as one number a prefix, for a table may have a million; for
+// the same reason maps are read and written in batches, and a whole plan's routes
+// pass from its columns into them (route-columns.ts). Keys are prefix keys
+// ("0a000000/8"), in class routes with the class before ("3 0a000000/8").
 
+import { RouteMap } from '../plan/route-map.js'
 import type { WantedClassRoute } from '../plan/types.js'
+import { type PrefixColumn, PrefixMap } from '../prefix-map.js'
 import { reasonCode } from '../reasons.js'
 import type { Family } from '../state/types.js'
 import { CapacityError, isFull, type MapAccess } from './access.js'
-import { decodeClassRouteKey, decodeRoute, decodeRouteKey, encodeClassRouteKey, encodeRouteKey } from './codec.js'
+import { decodeClassRouteKey, decodeRouteKey, encodeClassRouteKey, encodeRouteKey } from './codec.js'
 import { CODES, STRUCTS } from './layout.js'
 import { batchesOf, type RowDifference } from './mirror.js'
 import type { GroupRows, NexthopRows } from './nexthops.js'
+import { findKey, longestFirst, type Packed, packRow, placeKey, putKey, putRow } from './route-columns.js'
 
 export interface RouteRows {
   load(): void
@@ -20,9 +24,13 @@ export interface RouteRows {
   write(key: string, wanted: WantedClassRoute): boolean
   /** Many, in this order, each once. true: something was written. After a throw the rows remembered are those in the map. */
   writeAll(all: Iterable<readonly [key: string, wanted: WantedClassRoute]>): boolean
+  /** A whole family's of the node's own, longer prefixes first; otherwise as writeAll(). */
+  writeFamily(family: Family, wanted: RouteMap): boolean
   remove(key: string): boolean
   has(key: string): boolean
   keys(): Iterable<string>
+  /** Of the node's own rows, those that the plan does not have. */
+  keysBeyond(wanted: ReadonlyMap<string, WantedClassRoute>): Iterable<string>
   size(): number
   /** Leaves it to the kernel's stack for whatever reason; other rows refer to next hops or groups, or are none of ours. */
   isStack(key: string): boolean
@@ -32,12 +40,10 @@ export interface RouteRows {
   differences(family: Family): Generator<void, RowDifference[]>
 }
 
-/** action + 4 * (index or reason); -1: a row that is none of ours. */
-type Packed = number
 /** Packed * 2 + mark: which comparison has seen the row, this one or the one before. */
 type Marked = number
 
-const rowsInStep = 512
+const rowsInStep = 1024
 const rowsAtOnce = 1024
 
 /** A row that is to be another. */
@@ -48,13 +54,21 @@ interface Pending {
 }
 
 interface Kind {
+  /** Keys are prefixes and nothing else. */
+  plain: boolean
   maps: Record<Family, string>
   encode(key: string): Buffer
   decode(bytes: Buffer): string
 }
 
-export const nodeRoutes: Kind = { maps: { 4: 'routes4', 6: 'routes6' }, encode: encodeRouteKey, decode: decodeRouteKey }
+export const nodeRoutes: Kind = {
+  plain: true,
+  maps: { 4: 'routes4', 6: 'routes6' },
+  encode: encodeRouteKey,
+  decode: decodeRouteKey
+}
 export const classRoutes: Kind = {
+  plain: false,
   maps: { 4: 'class_routes4', 6: 'class_routes6' },
   encode: encodeClassRouteKey,
   decode: decodeClassRouteKey
@@ -62,7 +76,8 @@ export const classRoutes: Kind = {
 
 export function createRouteRows(access: MapAccess, nexthops: NexthopRows, groups: GroupRows, kind: Kind): RouteRows {
   const maps = { 4: access.map(kind.maps[4]), 6: access.map(kind.maps[6]) }
-  const rows = new Map<string, Marked>()
+  const prefixes = kind.plain ? new PrefixMap() : null
+  const rows: PrefixMap | Map<string, Marked> = prefixes ?? new Map<string, Marked>()
   const marks: Record<Family, 0 | 1> = { 4: 0, 6: 0 }
   const counts = { 4: 0, 6: 0 }
   /** For each comparison that goes on, what was written since its begin. */
@@ -145,26 +160,81 @@ export function createRouteRows(access: MapAccess, nexthops: NexthopRows, groups
     }
   }
 
+  /** Whole families; see flush(). `places`: of the plan's column. */
+  const flushPlaces = (column: PrefixColumn, from: PrefixColumn, places: Int32Array, after: Int32Array): void => {
+    const { family } = column
+    const { keySize, valueSize } = maps[family].info
+    const keys = Buffer.allocUnsafe(places.length * keySize)
+    const values = Buffer.alloc(places.length * valueSize)
+    for (let i = 0; i < places.length; i++) {
+      putKey(from, places[i] as number, keys, i * keySize)
+      putRow(after[i] as number, values, i * valueSize)
+    }
+    let done = places.length
+    try {
+      maps[family].updateBatch(keys, values, places.length)
+    } catch (cause) {
+      done = (cause as { written?: number }).written ?? 0
+      for (const packed of after.subarray(done)) releaseGroup(packed)
+      throw refused(family, cause)
+    } finally {
+      for (let i = 0; i < done; i++) {
+        const count = column.size
+        const at = column.placeAs(from, places[i] as number)
+        const before = column.size > count ? undefined : (column.values[at] as number) >> 1
+        column.values[at] = (after[i] as number) * 2 + marks[family]
+        counts[family] = column.size
+        releaseGroup(before)
+        for (const changed of watching) changed.add(column.key(at))
+      }
+    }
+  }
+
+  /** Marks the row at the place as met, if it is in the map as wanted and this comparison has the marks. */
+  const meetPlace = (column: PrefixColumn, at: number, have: Packed): boolean => {
+    if (at < 0 || watching.size > 1) return false
+    const marked = column.values[at] as number
+    if (have < 0 || marked >> 1 !== have) return false
+    if ((marked & 1) !== marks[column.family]) column.values[at] = marked ^ 1
+    return true
+  }
+
+  /** Rows that the comparison may not have met. */
+  function* unmet(family: Family): Generator<[string, Marked] | null> {
+    if (!prefixes) yield* rows
+    else {
+      const column = prefixes.columns[family]
+      for (const at of column.places()) {
+        const marked = column.values[at] as number
+        yield watching.size === 1 && (marked & 1) === marks[family] ? null : [column.key(at), marked]
+      }
+    }
+  }
+
   function* compare(family: Family, changed: ReadonlySet<string>): Generator<void, RowDifference[]> {
     const found: RowDifference[] = []
     const { met, isMet } = meet(family)
     const { keySize, valueSize } = maps[family].info
     for (const { keys, values, count } of batchesOf(maps[family], rowsInStep)) {
+      const column = prefixes?.columns[family]
       for (let at = 0; at < count; at++) {
+        if (column && meetPlace(column, findKey(column, keys, at * keySize), packRow(values, at * valueSize))) continue
         const key = keys.subarray(at * keySize, (at + 1) * keySize)
         const value = values.subarray(at * valueSize, (at + 1) * valueSize)
         const prefix = kind.decode(key)
         const marked = rows.get(prefix)
         if (marked !== undefined) met(prefix, marked)
         const want = marked === undefined ? null : marked >> 1
-        if (want !== null && packRow(value) === want) continue
+        if (want !== null && packRow(value, 0) === want) continue
         if (!changed.has(prefix)) found.push({ key, have: value, want: want === null ? null : unpack(want) })
       }
       yield
     }
     let done = 0
-    for (const [prefix, marked] of rows) {
+    for (const row of unmet(family)) {
       if (++done % (rowsInStep * 8) === 0) yield
+      if (!row) continue
+      const [prefix, marked] = row
       if (familyOfKey(prefix) !== family || isMet(prefix, marked)) continue
       met(prefix, marked)
       if (!changed.has(prefix)) found.push({ key: kind.encode(prefix), have: null, want: unpack(marked >> 1) })
@@ -175,6 +245,14 @@ export function createRouteRows(access: MapAccess, nexthops: NexthopRows, groups
   return {
     has: (key) => rows.has(key),
     keys: () => rows.keys(),
+    *keysBeyond(wanted) {
+      if (!prefixes || !(wanted instanceof RouteMap)) {
+        for (const key of rows.keys()) if (!wanted.has(key)) yield key
+        return
+      }
+      for (const column of Object.values(prefixes.columns))
+        for (const at of column.places()) if (wanted.columns[column.family].findAs(column, at) < 0) yield column.key(at)
+    },
     size: () => rows.size,
     isStack: (key) => {
       const packed = get(key)
@@ -187,12 +265,17 @@ export function createRouteRows(access: MapAccess, nexthops: NexthopRows, groups
       counts[4] = counts[6] = 0
       for (const map of [maps[4], maps[6]]) {
         const { keySize, valueSize } = map.info
+        const column = prefixes?.columns[map === maps[4] ? 4 : 6]
         for (const { keys, values, count } of batchesOf(map, rowsAtOnce))
-          for (let at = 0; at < count; at++)
-            set(
-              kind.decode(keys.subarray(at * keySize, (at + 1) * keySize)),
-              packRow(values.subarray(at * valueSize, (at + 1) * valueSize))
-            )
+          for (let at = 0; at < count; at++) {
+            const packed = packRow(values, at * valueSize)
+            if (column) {
+              // first: an insertion may make the values another array
+              const place = placeKey(column, keys, at * keySize)
+              column.values[place] = packed * 2 + marks[column.family]
+            } else set(kind.decode(keys.subarray(at * keySize, (at + 1) * keySize)), packed)
+          }
+        if (column) counts[column.family] = column.size
       }
     },
     *groupsInUse() {
@@ -227,6 +310,46 @@ export function createRouteRows(access: MapAccess, nexthops: NexthopRows, groups
         send(6, 1)
       } catch (error) {
         for (const { after } of [...batches[4], ...batches[6]]) releaseGroup(after)
+        throw error
+      }
+      return any
+    },
+    writeFamily(family, wanted) {
+      const column = prefixes?.columns[family]
+      if (!column) throw new Error('rows of classes are not written by family')
+      const from = wanted.columns[family]
+      column.reserve(from.size)
+      /** By the plan's number; a group's is acquired for each row. */
+      const known: (Packed | undefined)[] = []
+      const [places, after] = [new Int32Array(rowsAtOnce), new Int32Array(rowsAtOnce)]
+      let pending = 0
+      let any = false
+      const send = (): void => {
+        const count = pending
+        pending = 0
+        if (count > 0) flushPlaces(column, from, places.subarray(0, count), after.subarray(0, count))
+      }
+      try {
+        for (const at of longestFirst(from)) {
+          const number = from.values[at] as number
+          let packed = known[number]
+          if (packed === undefined) {
+            packed = pack(wanted.routeAt(number) as WantedClassRoute)
+            if (packed % 4 !== CODES.ROUTE_GROUP) known[number] = packed
+          }
+          const own = column.findAs(from, at)
+          if (own >= 0 && (column.values[own] as number) >> 1 === packed) {
+            releaseGroup(packed)
+            continue
+          }
+          any = true
+          places[pending] = at
+          after[pending++] = packed
+          if (pending === rowsAtOnce) send()
+        }
+        send()
+      } catch (error) {
+        for (const packed of after.subarray(0, pending)) releaseGroup(packed)
         throw error
       }
       return any
@@ -269,8 +392,8 @@ export function createRouteRows(access: MapAccess, nexthops: NexthopRows, groups
         watching.delete(changed)
         // the next one must find all rows with one mark
         if (!whole)
-          for (const [key, marked] of rows)
-            if (familyOfKey(key) === family) rows.set(key, (marked >> 1) * 2 + marks[family])
+          for (const row of unmet(family))
+            if (row && familyOfKey(row[0]) === family) rows.set(row[0], (row[1] >> 1) * 2 + marks[family])
       }
     }
   }
@@ -281,22 +404,8 @@ export function familyOfKey(key: string): Family {
   return key.indexOf('/') - key.indexOf(' ') === 9 ? 4 : 6
 }
 
-function packRow(bytes: Buffer): Packed {
-  const { action, nexthop, reason } = decodeRoute(bytes)
-  const packed = action + 4 * (action === CODES.ROUTE_STACK ? reason : nexthop)
-  return action <= CODES.ROUTE_MAIN && packed < 2 ** 31 && unpack(packed).equals(bytes) ? packed : -1
-}
-
 function unpack(packed: Packed): Buffer {
   const bytes = Buffer.alloc(STRUCTS.route.size)
   putRow(packed, bytes, 0)
   return bytes
-}
-
-/** Into bytes that are zero. */
-function putRow(packed: Packed, bytes: Buffer, at: number): void {
-  const action = packed % 4
-  const { offset } = STRUCTS.route
-  bytes.writeUInt32LE(action, at + offset.action)
-  bytes.writeUInt32LE(packed >> 2, at + (action === CODES.ROUTE_STACK ? offset.reason : offset.nexthop))
 }

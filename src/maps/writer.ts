@@ -21,6 +21,7 @@
 //   next apply reads them and goes on from there.
 
 import type { PlanChange } from '../plan/change.js'
+import { RouteMap } from '../plan/route-map.js'
 import type { Plan, WantedRoute } from '../plan/types.js'
 import { Slice } from '../slice.js'
 import type { Family } from '../state/types.js'
@@ -82,6 +83,7 @@ export interface Writer {
   >
 }
 
+const families: readonly Family[] = [4, 6]
 const sliceMilliseconds = 4
 /** Comparing takes 1/500 of the time at most. */
 const pausesPerRepair = 500
@@ -160,9 +162,14 @@ export function createWriter(access: MapAccess, onRaised: () => void = () => {})
   }
 
   const addRoutes = (plan: Plan, { change, skip }: Attempt): boolean => {
-    const wanted = change === 'all' ? plan.routes.keys() : change.routes
-    const ordered = byLength(wanted, (key) => plan.routes.has(key) && !skip.has(familyOfKey(key)), -1)
-    let written = routes.writeAll(withRoutes(ordered, plan.routes))
+    let written = false
+    if (change === 'all' && plan.routes instanceof RouteMap) {
+      for (const family of families) if (!skip.has(family) && routes.writeFamily(family, plan.routes)) written = true
+    } else {
+      const wanted = change === 'all' ? plan.routes.keys() : change.routes
+      const ordered = byLength(wanted, (key) => plan.routes.has(key) && !skip.has(familyOfKey(key)), -1)
+      written = routes.writeAll(withRoutes(ordered, plan.routes))
+    }
     const ofClass = change === 'all' ? plan.classRoutes.keys() : change.classRoutes
     for (const key of byLength(ofClass, (each) => plan.classRoutes.has(each) && !skip.has(familyOfKey(each)), -1)) {
       const route = plan.classRoutes.get(key)
@@ -174,7 +181,7 @@ export function createWriter(access: MapAccess, onRaised: () => void = () => {})
 
   const removeRoutes = (plan: Plan, { change, skip }: Attempt): boolean => {
     let removed = false
-    const gone = change === 'all' ? routes.keys() : change.routes
+    const gone = change === 'all' ? routes.keysBeyond(plan.routes) : change.routes
     for (const prefix of byLength(gone, (key) => !plan.routes.has(key) && !skip.has(familyOfKey(key)), 1)) {
       if (routes.remove(prefix)) removed = true
     }
@@ -331,8 +338,10 @@ export function createWriter(access: MapAccess, onRaised: () => void = () => {})
     const found = new Map<Family, string>()
     if (plan.routes.size <= Math.min(routes.capacity(4), routes.capacity(6))) return found
     const counts = { 4: 0, 6: 0 }
-    for (const prefix of plan.routes.keys()) counts[familyOfKey(prefix)]++
-    for (const family of [4, 6] as const) {
+    if (plan.routes instanceof RouteMap)
+      for (const family of families) counts[family] = plan.routes.columns[family].size
+    else for (const prefix of plan.routes.keys()) counts[familyOfKey(prefix)]++
+    for (const family of families) {
       if (counts[family] > routes.capacity(family)) {
         found.set(family, `${counts[family]} IPv${family} routes, routes${family} takes ${routes.capacity(family)}`)
       }
