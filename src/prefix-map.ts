@@ -31,7 +31,7 @@ export class PrefixColumn {
   size = 0
   /** Places + 1, found by hash; 0: free. Twice as many as places. */
   private slots = new Int32Array(0)
-  private readonly cursors = new Set<{ at: number }>()
+  private cursors: { at: number }[] = []
   private readonly width: 1 | 4
 
   constructor(
@@ -43,24 +43,33 @@ export class PrefixColumn {
 
   /** The place of a prefix, -1: none. b, c, d: of IPv6. */
   find(length: number, a: number, b = 0, c = 0, d = 0): number {
+    const { slots } = this
+    return slots.length === 0 ? -1 : (slots[this.slotOf(length, a, b, c, d)] as number) - 1
+  }
+
+  /** Where the prefix stands, or would stand. */
+  private slotOf(length: number, a: number, b: number, c: number, d: number): number {
     const { slots, words, lengths, width } = this
     const mask = slots.length - 1
-    if (mask < 0) return -1
     for (let slot = hash(length, a, b, c, d) & mask; ; slot = (slot + 1) & mask) {
       const at = (slots[slot] as number) - 1
-      if (at < 0) return -1
+      if (at < 0) return slot
       const first = at * width
       if (words[first] !== a || lengths[at] !== length + 1) continue
-      if (width === 1 || (words[first + 1] === b && words[first + 2] === c && words[first + 3] === d)) return at
+      if (width === 1 || (words[first + 1] === b && words[first + 2] === c && words[first + 3] === d)) return slot
     }
   }
 
   /** The prefix's place, which is new, with value 0, where there was none. */
   place(length: number, a: number, b = 0, c = 0, d = 0): number {
-    const found = this.find(length, a, b, c, d)
-    if (found >= 0) return found
-    if (this.end === this.lengths.length) this.rebuild(this.size * 4 < this.end * 3 ? this.end : this.end * 2)
+    let slot = this.slots.length === 0 ? -1 : this.slotOf(length, a, b, c, d)
+    if (slot >= 0 && this.slots[slot] !== 0) return (this.slots[slot] as number) - 1
+    if (this.end === this.lengths.length) {
+      this.rebuild(this.size * 4 < this.end * 3 ? this.end : this.end * 2)
+      slot = this.slotOf(length, a, b, c, d)
+    }
     const at = this.end++
+    this.slots[slot] = at + 1
     const first = at * this.width
     this.words[first] = a
     if (this.width === 4) {
@@ -71,7 +80,6 @@ export class PrefixColumn {
     this.lengths[at] = length + 1
     if (this.valued) this.values[at] = 0
     this.size++
-    this.link(at)
     return at
   }
 
@@ -98,6 +106,17 @@ export class PrefixColumn {
     this.unlink(at)
     this.lengths[at] = 0
     this.size--
+  }
+
+  /** Its prefixes, without values. */
+  copy(): PrefixColumn {
+    const copy = new PrefixColumn(this.family, false)
+    copy.words = this.words.slice()
+    copy.lengths = this.lengths.slice()
+    copy.slots = this.slots.slice()
+    copy.end = this.end
+    copy.size = this.size
+    return copy
   }
 
   clear(): void {
@@ -128,14 +147,14 @@ export class PrefixColumn {
   /** Places, whatever changes meanwhile. */
   *places(): Generator<number> {
     const cursor = { at: 0 }
-    this.cursors.add(cursor)
+    this.cursors.push(cursor)
     try {
       while (cursor.at < this.end) {
         const at = cursor.at++
         if (this.lengths[at] !== 0) yield at
       }
     } finally {
-      this.cursors.delete(cursor)
+      this.cursors = this.cursors.filter((other) => other !== cursor)
     }
   }
 
@@ -248,8 +267,8 @@ export class PrefixMap {
   readonly columns: Readonly<Record<Family, PrefixColumn>>
 
   /** valued: false for keys alone. */
-  constructor(valued = true) {
-    this.columns = { 4: new PrefixColumn(4, valued), 6: new PrefixColumn(6, valued) }
+  constructor(valued = true, columns?: PrefixMap['columns']) {
+    this.columns = columns ?? { 4: new PrefixColumn(4, valued), 6: new PrefixColumn(6, valued) }
   }
 
   get size(): number {
@@ -280,6 +299,11 @@ export class PrefixMap {
   clear(): void {
     this.columns[4].clear()
     this.columns[6].clear()
+  }
+
+  /** Room for so many more. */
+  reserve(count: number, family: Family): void {
+    this.columns[family].reserve(this.columns[family].size + count)
   }
 
   *keys(): Generator<string, undefined> {
@@ -317,21 +341,18 @@ export class PrefixMap {
 
 /** A Set of prefix keys. */
 export class PrefixSet extends Set<string> {
-  private readonly prefixes = new PrefixMap(false)
+  private readonly prefixes: PrefixMap
 
-  constructor(prefixes: Iterable<string> = []) {
+  /** columns: which it has from now on. */
+  constructor(prefixes: Iterable<string> = [], columns?: PrefixMap['columns']) {
     super()
+    this.prefixes = new PrefixMap(false, columns)
     for (const prefix of prefixes) this.add(prefix)
   }
 
-  /** All keys of a map. */
+  /** All keys of a map, as they are now. */
   static of({ columns }: PrefixMap): PrefixSet {
-    const set = new PrefixSet()
-    for (const column of [columns[4], columns[6]]) {
-      set.columns[column.family].reserve(column.size)
-      for (const at of column.places()) set.columns[column.family].placeAs(column, at)
-    }
-    return set
+    return new PrefixSet([], { 4: columns[4].copy(), 6: columns[6].copy() })
   }
 
   get columns(): PrefixMap['columns'] {

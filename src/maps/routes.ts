@@ -6,7 +6,7 @@
 
 import { RouteMap } from '../plan/route-map.js'
 import type { WantedClassRoute } from '../plan/types.js'
-import { type PrefixColumn, PrefixMap } from '../prefix-map.js'
+import { type PrefixColumn, PrefixMap, PrefixSet } from '../prefix-map.js'
 import { reasonCode } from '../reasons.js'
 import type { Family } from '../state/types.js'
 import { CapacityError, isFull, type MapAccess } from './access.js'
@@ -29,8 +29,8 @@ export interface RouteRows {
   remove(key: string): boolean
   has(key: string): boolean
   keys(): Iterable<string>
-  /** Of the node's own rows, those that the plan does not have. */
-  keysBeyond(wanted: ReadonlyMap<string, WantedClassRoute>): Iterable<string>
+  /** Of the node's own rows, those that the plan does not have. whole: they have all of the plan. */
+  keysBeyond(wanted: ReadonlyMap<string, WantedClassRoute>, whole: boolean): Iterable<string>
   size(): number
   /** Leaves it to the kernel's stack for whatever reason; other rows refer to next hops or groups, or are none of ours. */
   isStack(key: string): boolean
@@ -147,7 +147,7 @@ export function createRouteRows(access: MapAccess, nexthops: NexthopRows, groups
     family: Family
   ): { met(key: string, marked: Marked): void; isMet(key: string, marked: Marked): boolean } => {
     if (watching.size > 1) {
-      const keys = new Set<string>()
+      const keys = prefixes ? new PrefixSet() : new Set<string>()
       return { met: (key) => keys.add(key), isMet: (key) => keys.has(key) }
     }
     const mark = marks[family] === 0 ? 1 : 0
@@ -245,7 +245,8 @@ export function createRouteRows(access: MapAccess, nexthops: NexthopRows, groups
   return {
     has: (key) => rows.has(key),
     keys: () => rows.keys(),
-    *keysBeyond(wanted) {
+    *keysBeyond(wanted, whole) {
+      if (whole && wanted.size === rows.size) return
       if (!prefixes || !(wanted instanceof RouteMap)) {
         for (const key of rows.keys()) if (!wanted.has(key)) yield key
         return
@@ -322,6 +323,7 @@ export function createRouteRows(access: MapAccess, nexthops: NexthopRows, groups
       /** By the plan's number; a group's is acquired for each row. */
       const known: (Packed | undefined)[] = []
       const [places, after] = [new Int32Array(rowsAtOnce), new Int32Array(rowsAtOnce)]
+      const empty = column.size === 0
       let pending = 0
       let any = false
       const send = (): void => {
@@ -337,7 +339,7 @@ export function createRouteRows(access: MapAccess, nexthops: NexthopRows, groups
             packed = pack(wanted.routeAt(number) as WantedClassRoute)
             if (packed % 4 !== CODES.ROUTE_GROUP) known[number] = packed
           }
-          const own = column.findAs(from, at)
+          const own = empty ? -1 : column.findAs(from, at)
           if (own >= 0 && (column.values[own] as number) >> 1 === packed) {
             releaseGroup(packed)
             continue
@@ -381,7 +383,7 @@ export function createRouteRows(access: MapAccess, nexthops: NexthopRows, groups
       return true
     },
     *differences(family) {
-      const changed = new Set<string>()
+      const changed = prefixes ? new PrefixSet() : new Set<string>()
       watching.add(changed)
       let whole = false
       try {

@@ -54,7 +54,10 @@ export interface Writer {
   verify(): MapDifference[]
   /** Writes the maps right; returns what was wrong. */
   repair(): MapDifference[]
-  /** The same in slices, so that the event loop turns; null: not now, the last time was too long or goes on. */
+  /**
+   * The same in slices, so that the event loop turns, and of large tables so slowly that it takes a small part
+   * of the time; null: not now, the last time is too recent or goes on.
+   */
   repairSlowly(): Promise<MapDifference[] | null>
   /**
    * The generation once more, if it was raised since the last call. A program that
@@ -87,6 +90,8 @@ const families: readonly Family[] = [4, 6]
 const sliceMilliseconds = 4
 /** Comparing takes 1/500 of the time at most. */
 const pausesPerRepair = 500
+/** Milliseconds of a comparison that come without pauses: most are no longer. */
+const repairAtOnce = 50
 
 /** What an attempt to apply works on. */
 interface Attempt {
@@ -179,9 +184,10 @@ export function createWriter(access: MapAccess, onRaised: () => void = () => {})
     return written
   }
 
-  const removeRoutes = (plan: Plan, { change, skip }: Attempt): boolean => {
+  /** added: after addRoutes(). */
+  const removeRoutes = (plan: Plan, { change, skip }: Attempt, added: boolean): boolean => {
     let removed = false
-    const gone = change === 'all' ? routes.keysBeyond(plan.routes) : change.routes
+    const gone = change === 'all' ? routes.keysBeyond(plan.routes, added && skip.size === 0) : change.routes
     for (const prefix of byLength(gone, (key) => !plan.routes.has(key) && !skip.has(familyOfKey(key)), 1)) {
       if (routes.remove(prefix)) removed = true
     }
@@ -292,7 +298,7 @@ export function createWriter(access: MapAccess, onRaised: () => void = () => {})
     if (tight) {
       removeDevices(plan, attempt)
       removePods(plan, attempt)
-      removeRoutes(plan, attempt)
+      removeRoutes(plan, attempt, false)
       releaseChanged(routes, skip, (prefix) => plan.routes.get(prefix)?.action === 'stack')
       releaseChanged(ofClasses, skip, () => false)
       raiseGeneration()
@@ -313,7 +319,7 @@ export function createWriter(access: MapAccess, onRaised: () => void = () => {})
     const rerouted = addDevices(plan, change, paused, warnings)
     removeDevices(plan, attempt)
     removePods(plan, attempt)
-    const removed = removeRoutes(plan, attempt)
+    const removed = removeRoutes(plan, attempt, true)
     const unused = change === 'all' ? undefined : change.nexthops
     const freed = nexthopsGone(plan, unused)
     if (added || removed || freed || rerouted) raiseGeneration()
@@ -425,6 +431,8 @@ export function createWriter(access: MapAccess, onRaised: () => void = () => {})
       const applied = applies
       const slice = new Slice(sliceMilliseconds)
       let worked = 0
+      /** So much of it has been paused for, or is not. */
+      let paused = repairAtOnce
       try {
         const steps = repairInSteps(tables, () => applies !== applied || !loaded)
         for (;;) {
@@ -432,13 +440,21 @@ export function createWriter(access: MapAccess, onRaised: () => void = () => {})
           const step = steps.next()
           worked += performance.now() - begin
           if (step.done) return afterRepair(step.value)
-          if (slice.due(true)) await slice.rest()
+          if (!slice.due(true)) continue
+          if (worked > repairAtOnce) await pause((worked - paused) * pausesPerRepair)
+          else await slice.rest()
+          paused = Math.max(worked, repairAtOnce)
+          slice.start()
         }
       } finally {
-        repairNotBefore = performance.now() + worked * pausesPerRepair
+        repairNotBefore = performance.now() + Math.min(worked, repairAtOnce) * pausesPerRepair
       }
     }
   }
+}
+
+function pause(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds))
 }
 
 function familyOf(address: string): Family {

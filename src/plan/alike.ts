@@ -8,11 +8,12 @@
 // Holds while the state stands still, thus within one plan. Who has got nothing
 // from another goes by its key, as in an update; the rest are never strings.
 
+import { PrefixBegins } from '../prefix-begins.js'
 import type { PrefixColumn } from '../prefix-map.js'
 import { RouteTable } from '../state/route-table.js'
-import type { Family, Route } from '../state/types.js'
+import type { Route } from '../state/types.js'
 import type { PlanChange } from './change.js'
-import { isKernelsOwn } from './cover.js'
+import { isKernelsOwn, kernelsOwn } from './cover.js'
 import { coveredBy } from './covering.js'
 import { familyEnabled, splitPrefix } from './options.js'
 import { RouteMap } from './route-map.js'
@@ -27,7 +28,9 @@ type Give = (kind: Route, column: PrefixColumn, at: number) => boolean
 
 export function countUses({ uses, state }: World, table: Table, kindOf: KindOf): void {
   const known = new Map<Route, number | number[] | undefined>()
-  const special = specialBegins([])
+  const special = new PrefixBegins(kernelsOwn)
+  if (table instanceof RouteTable)
+    for (const { family, size } of Object.values(table.columns)) uses.reserve(size, family)
   const give: Give = (kind, column, at) => {
     if (!known.has(kind) || !isOrdinary(special, column, at)) return false
     uses.addAs(column, at, known.get(kind))
@@ -44,59 +47,42 @@ export function countUses({ uses, state }: World, table: Table, kindOf: KindOf):
 /** Plans prefixes that have no plan yet. */
 export function planPrefixes(world: World, table: Table, kindOf: KindOf, change: PlanChange): void {
   const { plan, nexthops, options, cover, translated } = world
-  const known = new Map<Route, WantedRoute | null>()
-  const special = specialBegins([...cover.prefixes.keys(), ...translated.prefixes.keys()])
+  const known = new Map<Route, { wanted: WantedRoute | null; given: number }>()
+  if (plan.routes instanceof RouteMap && table instanceof RouteTable)
+    for (const { family, size } of Object.values(table.columns)) plan.routes.reserve(size, family)
+  const special = new PrefixBegins([...kernelsOwn, ...cover.prefixes.keys(), ...translated.prefixes.keys()])
   const give: Give = (kind, column, at) => {
-    const wanted = known.get(kind)
-    if (!wanted || !isOrdinary(special, column, at) || !(plan.routes instanceof RouteMap)) return false
+    const one = known.get(kind)
+    if (!one?.wanted || !isOrdinary(special, column, at) || !(plan.routes instanceof RouteMap)) return false
     if (!familyEnabled(options, column.family)) return false
-    plan.routes.addAs(column, at, wanted)
-    if (wanted.action === 'nexthop') nexthops.acquire(wanted.nexthop, change)
+    plan.routes.addAs(column, at, one.wanted)
+    one.given++
     return true
   }
   for (const prefix of keysBut(table, give)) {
     const kind = kindOf(prefix)
     const plain = kind && isPlain(world, prefix) ? kind : null
-    const wanted = plain && known.get(plain)
-    if (wanted) {
-      plan.routes.set(prefix, wanted)
-      if (wanted.action === 'nexthop') nexthops.acquire(wanted.nexthop, change)
+    const one = plain && known.get(plain)
+    if (one?.wanted) {
+      plan.routes.set(prefix, one.wanted)
+      one.given++
       continue
     }
     planPrefix(world, prefix, change)
-    if (plain && wanted === undefined) known.set(plain, shared(plain, plan.routes.get(prefix)))
+    if (plain && !one) known.set(plain, { wanted: shared(plain, plan.routes.get(prefix)), given: 0 })
   }
+  for (const { wanted, given } of known.values())
+    if (wanted?.action === 'nexthop' && given > 0) nexthops.acquire(wanted.nexthop, change, given)
 }
 
 function keysBut(table: Table, give: Give): Iterable<string> {
   return table instanceof RouteTable ? table.keysBut(give) : table.keys()
 }
 
-/** By family and the first 16 bits of an address, 1: there may be something that needs a closer look. */
-type Begins = Record<Family, Uint8Array>
-
-/** Multicast, link-local and what is inside these prefixes or around them. */
-function specialBegins(prefixes: Iterable<string>): Begins {
-  const begins = { 4: new Uint8Array(2 ** 16), 6: new Uint8Array(2 ** 16) }
-  begins[4].fill(1, 0xe000, 0xf000)
-  begins[4][0xa9fe] = 1
-  begins[6].fill(1, 0xfe80, 0xfec0)
-  begins[6].fill(1, 0xff00)
-  for (const prefix of prefixes) {
-    const { address, length, family } = splitPrefix(prefix)
-    const count = 2 ** Math.max(0, 16 - length)
-    const first = Math.floor(Number.parseInt(address.slice(0, 4), 16) / count) * count
-    begins[family].fill(1, first, first + count)
-  }
-  return begins
-}
-
 /** No host's prefix, nor the default route, and nothing special. */
-function isOrdinary(special: Begins, { family, words, lengths }: PrefixColumn, at: number): boolean {
-  const length = (lengths[at] as number) - 1
-  if (length === 0 || length === (family === 4 ? 32 : 128)) return false
-  const first = words[family === 4 ? at : at * 4] as number
-  return special[family][first >>> 16] === 0
+function isOrdinary(special: PrefixBegins, column: PrefixColumn, at: number): boolean {
+  const length = (column.lengths[at] as number) - 1
+  return length > 0 && length < (column.family === 4 ? 32 : 128) && !special.has(column, at)
 }
 
 function isPlain(world: World, prefix: string): boolean {

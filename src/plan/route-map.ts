@@ -3,6 +3,7 @@
 // that are equal but not the same object count as different ones.
 
 import { type PrefixColumn, PrefixMap, PrefixSet } from '../prefix-map.js'
+import type { Family } from '../state/types.js'
 import type { WantedRoute } from './types.js'
 
 export class RouteMap extends Map<string, WantedRoute> {
@@ -16,6 +17,11 @@ export class RouteMap extends Map<string, WantedRoute> {
   /** Values are numbers for routeAt(). Not to be changed. */
   get columns(): PrefixMap['columns'] {
     return this.rows.columns
+  }
+
+  /** Room for so many more prefixes. */
+  reserve(count: number, family: Family): void {
+    this.rows.reserve(count, family)
   }
 
   copyOfKeys(): Set<string> {
@@ -78,6 +84,21 @@ export class RouteMap extends Map<string, WantedRoute> {
 
   override [Symbol.iterator](): MapIterator<[string, WantedRoute]> {
     return this.entries()
+  }
+
+  /** Those whose route passes, at a place that passes; routes are asked about once each. */
+  *entriesOf(
+    passes: (route: WantedRoute) => boolean,
+    isNear: (column: PrefixColumn, at: number) => boolean = () => true
+  ): Generator<[string, WantedRoute] | null> {
+    const passing = this.routes.map((route) => route !== null && passes(route))
+    for (const column of Object.values(this.rows.columns)) {
+      for (const at of column.places()) {
+        const number = column.values[at] as number
+        const route = passing[number] && isNear(column, at) ? this.routeAt(number) : undefined
+        yield route ? [column.key(at), route] : null
+      }
+    }
   }
 
   override forEach(callback: (route: WantedRoute, prefix: string, map: Map<string, WantedRoute>) => void): void {

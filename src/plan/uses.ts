@@ -17,6 +17,8 @@ export interface UseIndex {
   useOf(ifindex: number): DeviceUse
   /** Reads the prefix again from the state; devices whose counts changed are added to `touched`. */
   refresh(prefix: string, state: NodeState, touched?: Set<number>): void
+  /** Room for so many more prefixes. */
+  reserve(count: number, family: Family): void
   /** What the prefix adds. */
   usesOf(prefix: string): number | number[] | undefined
   /** The prefix at this place of a column, which is new, adds the same as another. */
@@ -59,6 +61,7 @@ export function createUseIndex(tables: (family: Family) => ReadonlySet<number>):
   return {
     useOf: (ifindex) => rows.get(ifindex) ?? unused,
     usesOf: get,
+    reserve: (count, family) => added.reserve(count, family),
     addAs(column, at, uses) {
       if (uses === undefined) return
       for (const use of listOf(uses)) count(use, 1)
