@@ -102,8 +102,11 @@ interface Attempt {
   skip: Map<Family, string>
 }
 
-/** onRaised: the generation was raised; confirmGeneration() is to be called later. */
-export function createWriter(access: MapAccess, onRaised: () => void = () => {}): Writer {
+/**
+ * onRaised: the generation was raised; confirmGeneration() is to be called later.
+ * pause: so many milliseconds pass; for tests.
+ */
+export function createWriter(access: MapAccess, onRaised: () => void = () => {}, pause = delay): Writer {
   const nexthops = createNexthopRows(access)
   const groups = createGroupRows(access, nexthops)
   const routes = createRouteRows(access, nexthops, groups, nodeRoutes)
@@ -453,7 +456,7 @@ export function createWriter(access: MapAccess, onRaised: () => void = () => {})
   }
 }
 
-function pause(milliseconds: number): Promise<void> {
+function delay(milliseconds: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, milliseconds))
 }
 

@@ -3,7 +3,15 @@
 
 import type { Address } from '../state/types.js'
 import { RouteMap } from './route-map.js'
-import type { Plan, WantedClassRoute, WantedDevice, WantedNeighbour, WantedNexthop, WantedPod } from './types.js'
+import type {
+  Plan,
+  WantedClassRoute,
+  WantedDevice,
+  WantedNeighbour,
+  WantedNexthop,
+  WantedPod,
+  WantedRoute
+} from './types.js'
 
 export interface PlanChange {
   devices: Set<number>
@@ -67,8 +75,11 @@ export function comparePlans(before: Plan, after: Plan): PlanChange {
 }
 
 function compareRoutes(before: Plan['routes'], after: Plan['routes']): Set<string> {
-  if (before.size === 0 && after instanceof RouteMap) return after.copyOfKeys()
-  return compareTables(before, after, sameRoute)
+  if (!(after instanceof RouteMap)) return compareTables(before, after, sameRoute)
+  if (before.size === 0) return after.copyOfKeys()
+  return before instanceof RouteMap
+    ? after.keysUnlike(before, sameRoute)
+    : compareTables<string, WantedRoute>(before, after, sameRoute)
 }
 
 function compareTables<K, V>(before: Map<K, V>, after: Map<K, V>, same: (a: V, b: V) => boolean): Set<K> {

@@ -86,6 +86,37 @@ export class RouteMap extends Map<string, WantedRoute> {
     return this.entries()
   }
 
+  /** Each route once, with how many prefixes have it. */
+  *counts(): Generator<[WantedRoute, number]> {
+    for (const [number, route] of this.routes.entries()) if (route) yield [route, this.users[number] ?? 0]
+  }
+
+  /** Prefixes that are in one of both, or have routes that are not the same; two of many users are compared once. */
+  keysUnlike(before: RouteMap, isSame: (a: WantedRoute, b: WantedRoute) => boolean): Set<string> {
+    const found = new PrefixSet()
+    const answers: Map<number, boolean>[] = []
+    const same = (number: number, old: number): boolean => {
+      const known = answers[number]?.get(old)
+      if (known !== undefined) return known
+      const [route, other] = [this.routeAt(number), before.routeAt(old)]
+      const answer = route !== undefined && other !== undefined && isSame(other, route)
+      if (this.users[number] === 1) return answer
+      answers[number] ??= new Map()
+      answers[number].set(old, answer)
+      return answer
+    }
+    for (const column of Object.values(this.columns)) {
+      const old = before.columns[column.family]
+      for (const at of column.places()) {
+        const place = old.findAs(column, at)
+        if (place >= 0 && same(column.values[at] as number, old.values[place] as number)) continue
+        found.add(column.key(at))
+      }
+      for (const at of old.places()) if (column.findAs(old, at) < 0) found.add(old.key(at))
+    }
+    return found
+  }
+
   /** Those whose route passes, at a place that passes; routes are asked about once each. */
   *entriesOf(
     passes: (route: WantedRoute) => boolean,
