@@ -14,6 +14,8 @@ import type { Family } from './state/types.js'
 
 const seed = randomBytes(4).readUInt32LE()
 const leastCapacity = 16
+/** Bits of a place that are those of the prefix. */
+const neighbours = 7
 const hexOfByte = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'))
 const ends = Array.from({ length: 129 }, (_, length) => `/${length}`)
 const scratch = Buffer.alloc(16)
@@ -220,16 +222,25 @@ export class PrefixColumn {
   }
 }
 
+/**
+ * Neighbours, which differ in the last bits of the prefix alone, stand side by side: tables
+ * come in order, and memory that was read a moment ago is ten times as fast.
+ */
 function hash(length: number, a: number, b: number, c: number, d: number): number {
-  let mixed = Math.imul(a ^ seed, 0x85ebca6b) ^ Math.imul(length + 1, 0x9e3779b1)
-  if ((b | c | d) !== 0) {
-    mixed = Math.imul(mixed ^ (mixed >>> 15) ^ b, 0xc2b2ae35)
-    mixed = Math.imul(mixed ^ (mixed >>> 13) ^ c, 0x27d4eb2f)
-    mixed = Math.imul(mixed ^ (mixed >>> 14) ^ d, 0x165667b1)
+  const word = length <= 32 ? a : length <= 64 ? b : length <= 96 ? c : d
+  const shift = 31 - ((length - 1) & 31)
+  const last = (word >>> shift) & neighbours
+  const first = length <= 32 ? a ^ (last << shift) : a
+  let mixed = Math.imul(first ^ seed, 0x85ebca6b) ^ Math.imul(length + 1, 0x9e3779b1)
+  if (length > 32) {
+    const rest = last << shift
+    mixed = Math.imul(mixed ^ (mixed >>> 15) ^ (length <= 64 ? b ^ rest : b), 0xc2b2ae35)
+    mixed = Math.imul(mixed ^ (mixed >>> 13) ^ (length > 64 && length <= 96 ? c ^ rest : c), 0x27d4eb2f)
+    mixed = Math.imul(mixed ^ (mixed >>> 14) ^ (length > 96 ? d ^ rest : d), 0x165667b1)
   }
   mixed ^= mixed >>> 15
   mixed = Math.imul(mixed ^ seed, 0x2c1b3c6d)
-  return mixed ^ (mixed >>> 13)
+  return ((mixed ^ (mixed >>> 13)) & ~neighbours) | last
 }
 
 /** Key of a prefix whose address is given in numbers, as in a column. */
