@@ -335,9 +335,10 @@ export class PrefixMap {
     return this.columns[prefix[8] === '/' ? 4 : 6]
   }
 
-  /** Its place in columnOf(); -1: none. */
+  /** Its place in columnOf(); -1: none, or no prefix. */
   find(prefix: string): number {
     if (prefix[8] === '/') return this.columns[4].find(lengthOf(prefix, 9), number32(prefix, 0))
+    if (prefix[32] !== '/') return -1
     const [a, b, c, d] = [number32(prefix, 0), number32(prefix, 8), number32(prefix, 16), number32(prefix, 24)]
     return this.columns[6].find(lengthOf(prefix, 33), a, b, c, d)
   }

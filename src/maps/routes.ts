@@ -211,6 +211,15 @@ export function createRouteRows(access: MapAccess, nexthops: NexthopRows, groups
     }
   }
 
+  const markAll = (family: Family): void => {
+    if (prefixes) {
+      const { values, end } = prefixes.columns[family]
+      for (let at = 0; at < end; at++) values[at] = ((values[at] as number) >> 1) * 2 + marks[family]
+      return
+    }
+    for (const [key, marked] of rows) if (familyOfKey(key) === family) rows.set(key, (marked >> 1) * 2 + marks[family])
+  }
+
   function* compare(family: Family, changed: ReadonlySet<string>): Generator<void, RowDifference[]> {
     const found: RowDifference[] = []
     const { met, isMet } = meet(family)
@@ -393,9 +402,7 @@ export function createRouteRows(access: MapAccess, nexthops: NexthopRows, groups
       } finally {
         watching.delete(changed)
         // the next one must find all rows with one mark
-        if (!whole)
-          for (const row of unmet(family))
-            if (row && familyOfKey(row[0]) === family) rows.set(row[0], (row[1] >> 1) * 2 + marks[family])
+        if (!whole) markAll(family)
       }
     }
   }

@@ -59,6 +59,12 @@ t.test('random changes: the same as a Map and a Set', async (t) => {
   }
 })
 
+t.test('a key that is no prefix is not there', async (t) => {
+  const map = new PrefixMap().set(`${'0'.repeat(32)}/0`, 1).set('00000000/0', 2)
+  for (const key of ['', '/', '0a000000', '4-0123456789ab 0a000000/8', `6-0123456789ab ${'0'.repeat(32)}/0`])
+    t.equal(map.get(key), undefined, key)
+})
+
 t.test('an iteration meets each entry that is there throughout once, and those that come', async (t) => {
   for (let seed = 1; seed <= 20; seed++) {
     const random = randomSource(seed)
