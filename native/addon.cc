@@ -208,6 +208,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("openNetlinkReader", Napi::Function::New<NetlinkReader::open>(env, "openNetlinkReader"));
   exports.Set("openTap", Napi::Function::New<TapDevice::open>(env, "openTap"));
   exports.Set("dumpNetlink", Napi::Function::New<NetlinkDump::start>(env, "dumpNetlink"));
+  exports.Set("dumpRoutes", Napi::Function::New<NetlinkDump::startRoutes>(env, "dumpRoutes"));
   exports.Set("openNetfilter", Napi::Function::New<openNetfilter>(env, "openNetfilter"));
   exports.Set("storeDescriptor", Napi::Function::New<storeDescriptor>(env, "storeDescriptor"));
   exports.Set("trimMemory", Napi::Function::New<trimMemory>(env, "trimMemory"));

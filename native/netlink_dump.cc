@@ -1,12 +1,13 @@
 #include "netlink_dump.h"
 
 #include <linux/netlink.h>
+#include <linux/rtnetlink.h>
 #include <poll.h>
 #include <sys/socket.h>
 
 #include <cerrno>
-
-#include "arguments.h"
+#include <cstring>
+#include <utility>
 
 namespace hostroute {
 
@@ -26,20 +27,40 @@ Napi::Value NetlinkDump::start(const Napi::CallbackInfo &info) {
   if (info.Length() > 4 && !info[4].IsUndefined() &&
       !arguments.number(4, "protocol", 0, MAX_LINKS - 1, protocol))
     return {};
+  return std::make_shared<NetlinkDump>(env)->begin(env, static_cast<uint16_t>(type), request, onChunk, group,
+                                                   protocol);
+}
+
+Napi::Value NetlinkDump::startRoutes(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  Arguments arguments(info, "dumpRoutes");
+  Bytes request;
+  Napi::Function onRoutes;
+  if (!arguments.bytes(0, "request", sizeof(struct rtmsg), request) ||
+      !arguments.function(1, "onRoutes", onRoutes))
+    return {};
+  uint32_t group = 0;
+  if (info.Length() > 2 && !info[2].IsUndefined() && !arguments.number(2, "events", 1, 1024, group))
+    return {};
   auto dump = std::make_shared<NetlinkDump>(env);
-  Napi::Promise promise = dump->deferred_.Promise();
-  Result failure = dump->socket_.open(4 * 1024 * 1024, static_cast<int>(protocol));
-  if (!failure && group != 0) failure = dump->events_.open(64 * 1024, static_cast<int>(protocol));
-  if (!failure && group != 0) failure = dump->events_.join(group);
-  if (!failure) failure = dump->socket_.sendDump(static_cast<uint16_t>(type), request.data, request.size);
-  if (!failure) failure = dump->Feed::start(env, onChunk, "hr-dump", true);
-  if (failure) dump->deferred_.Reject(makeError(env, *failure).Value());
+  dump->gatherer_.emplace(request.data[0]);
+  return dump->begin(env, RTM_GETROUTE, request, onRoutes, group, NETLINK_ROUTE);
+}
+
+Napi::Value NetlinkDump::begin(Napi::Env env, uint16_t type, Bytes request, Napi::Function callback,
+                               uint32_t group, uint32_t protocol) {
+  Napi::Promise promise = deferred_.Promise();
+  Result failure = socket_.open(4 * 1024 * 1024, static_cast<int>(protocol));
+  if (!failure && group != 0) failure = events_.open(64 * 1024, static_cast<int>(protocol));
+  if (!failure && group != 0) failure = events_.join(group);
+  if (!failure) failure = socket_.sendDump(type, request.data, request.size);
+  if (!failure) failure = Feed::start(env, callback, "hr-dump", true);
+  if (failure) deferred_.Reject(makeError(env, *failure).Value());
   return promise;
 }
 
 void NetlinkDump::run() {
   std::vector<uint8_t> datagram(NetlinkSocket::kDatagram);
-  std::vector<uint8_t> chunk;
   NetlinkSocket::DumpPart part;
   bool interrupted = false;
   while (!part.done && !stopping()) {
@@ -56,10 +77,10 @@ void NetlinkDump::run() {
     }
     part = NetlinkSocket::parseDump(datagram.data(), static_cast<size_t>(length));
     interrupted = interrupted || part.interrupted;
-    if (!chunk.empty() && chunk.size() + part.bytes > kChunk) push(std::exchange(chunk, {}));
-    chunk.insert(chunk.end(), datagram.begin(), datagram.begin() + static_cast<ptrdiff_t>(part.bytes));
+    take(datagram.data(), part.bytes);
   }
-  if (!chunk.empty()) push(std::move(chunk));
+  if (gatherer_) gathered_ = gatherer_->take();
+  if (gathered_.bytes() > 0) push(std::move(gathered_));
   interrupted = interrupted || heardEvents();
   {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -82,7 +103,18 @@ bool NetlinkDump::heardEvents() const {
   return poll(&polled, 1, kLateNewsMilliseconds) != 0;
 }
 
-void NetlinkDump::push(std::vector<uint8_t> chunk) {
+void NetlinkDump::take(const uint8_t *messages, size_t size) {
+  if (gatherer_) {
+    gatherer_->add(messages, size);
+    if (gatherer_->bytes() > kPart) push(gatherer_->take());
+    return;
+  }
+  std::vector<uint8_t> &chunk = gathered_.kinds;
+  if (!chunk.empty() && chunk.size() + size > kChunk) push(std::exchange(gathered_, {}));
+  chunk.insert(chunk.end(), messages, messages + size);
+}
+
+void NetlinkDump::push(RoutePart chunk) {
   for (;;) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -103,7 +135,7 @@ void NetlinkDump::wakeForRest() {
 }
 
 void NetlinkDump::deliver(Napi::Env env, Napi::Function onChunk) {
-  std::vector<uint8_t> chunk;
+  RoutePart chunk;
   bool have = false;
   bool last = false;
   {
@@ -116,8 +148,7 @@ void NetlinkDump::deliver(Napi::Env env, Napi::Function onChunk) {
     last = finished_ && queue_.empty();
   }
   if (have) {
-    napi_value argument = Napi::Buffer<uint8_t>::Copy(env, chunk.data(), chunk.size());
-    napi_status status = napi_call_function(env, env.Undefined(), onChunk, 1, &argument, nullptr);
+    napi_status status = hand(env, onChunk, chunk);
     if (status != napi_ok) {
       close();
       napi_value thrown = nullptr;
@@ -129,6 +160,17 @@ void NetlinkDump::deliver(Napi::Env env, Napi::Function onChunk) {
     settle(env);
   else
     poke();
+}
+
+napi_status NetlinkDump::hand(Napi::Env env, Napi::Function callback, const RoutePart &chunk) const {
+  napi_value arguments[2] = {Napi::Buffer<uint8_t>::Copy(env, chunk.kinds.data(), chunk.kinds.size()),
+                             nullptr};
+  if (!gatherer_) return napi_call_function(env, env.Undefined(), callback, 1, arguments, nullptr);
+  size_t size = chunk.records.size() * sizeof(uint32_t);
+  Napi::ArrayBuffer records = Napi::ArrayBuffer::New(env, size);
+  if (size > 0) memcpy(records.Data(), chunk.records.data(), size);
+  arguments[1] = records;
+  return napi_call_function(env, env.Undefined(), callback, 2, arguments, nullptr);
 }
 
 void NetlinkDump::settle(Napi::Env env) {

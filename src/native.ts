@@ -231,6 +231,20 @@ export interface Native {
     events?: number,
     protocol?: number
   ): Promise<{ interrupted: boolean }>
+  /**
+   * A dump of routes (RTM_GETROUTE) as dumpNetlink() makes it, by what they share.
+   * `kinds`: whole messages that differ in more than their destination, which they do not
+   * show; a kind's number is where it stands. `records`: 32-bit numbers, for each route in
+   * the dump's order 256 * kind + prefix length, then the address from its begin, one number
+   * (IPv4) or four, as the request's family is. Length 255: the kind is the message as it
+   * came, because it is none of a route or contradicts itself. Numbers of kinds hold within
+   * one call.
+   */
+  dumpRoutes(
+    request: Buffer,
+    onRoutes: (kinds: Buffer, records: ArrayBuffer) => void,
+    events?: number
+  ): Promise<{ interrupted: boolean }>
   /** true: in a new network namespace, which is left when the sockets close; needs CAP_SYS_ADMIN. */
   openNetfilter(newNamespace: boolean): NetfilterSocket
   /** Gives systemd a descriptor to keep while the daemon is away (FDSTORE). false: not started by systemd. */

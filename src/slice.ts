@@ -18,6 +18,11 @@ export class Slice {
 
   async rest(): Promise<void> {
     await new Promise((resolve) => setImmediate(resolve))
+    this.start()
+  }
+
+  /** After a rest of another kind. */
+  start(): void {
     this.begin = performance.now()
   }
 }

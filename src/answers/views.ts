@@ -12,6 +12,7 @@ import type {
   RouteRow
 } from '../control/api.js'
 import { splitPrefix } from '../plan/options.js'
+import { RouteMap } from '../plan/route-map.js'
 import { selectRoutes } from '../plan/select.js'
 import type { Plan, WantedClassRoute, WantedNexthop, WantedPod } from '../plan/types.js'
 import { inSlices } from '../slice.js'
@@ -148,17 +149,24 @@ function whyOf(row: RouteRow | null): string {
   return `${row.prefix} leads ${ways.join(' or ')}`
 }
 
+/** The node's routes may be a million: equal ones come once. */
+function* counted({ routes, classRoutes }: Plan): Iterable<[WantedClassRoute, number]> {
+  if (routes instanceof RouteMap) yield* routes.counts()
+  else for (const route of routes.values()) yield [route, 1]
+  for (const route of classRoutes.values()) yield [route, 1]
+}
+
 /** indexOf: row in the map, by key. */
 export function nexthopRows(plan: Plan, indexOf: (key: string) => number): NexthopRow[] {
   const uses = new Map<string, number>()
-  for (const route of [...plan.routes.values(), ...plan.classRoutes.values()]) {
+  for (const [route, count] of counted(plan)) {
     const legs =
       route.action === 'nexthop'
         ? [route.nexthop]
         : route.action === 'group'
           ? route.legs.map((leg) => leg.nexthop)
           : []
-    for (const key of legs) uses.set(key, (uses.get(key) ?? 0) + 1)
+    for (const key of legs) uses.set(key, (uses.get(key) ?? 0) + count)
   }
   const rows = [...plan.nexthops.values()].map((nexthop) => ({
     index: indexOf(nexthop.key),

@@ -6,7 +6,9 @@ import type { Config } from '../config/config.js'
 import { type MasqueradePolicy, masqueradesLinkLocal } from '../config/masquerade.js'
 import { servedKinds } from '../plan/devices.js'
 import { splitPrefix } from '../plan/options.js'
-import type { Plan } from '../plan/types.js'
+import { RouteMap } from '../plan/route-map.js'
+import type { Plan, WantedRoute } from '../plan/types.js'
+import { PrefixBegins } from '../prefix-begins.js'
 import { Slice } from '../slice.js'
 import type { NodeState } from '../state/types.js'
 import { inside } from './prefixes.js'
@@ -63,20 +65,32 @@ function ownPrefixes(state: NodeState): string[] {
 /** Of these a node has few. */
 const mostStackRoutes = 256
 
+/** null: one that does not pass; there may be a million. */
+function entriesOf(
+  routes: Plan['routes'],
+  ...passes: Parameters<RouteMap['entriesOf']>
+): Iterable<[string, WantedRoute] | null> {
+  if (routes instanceof RouteMap) return routes.entriesOf(...passes)
+  return [...routes].filter(([, route]) => passes[0](route))
+}
+
 /** Prefixes whose routes all lead to the stack. The node's own addresses are none: answers to masqueraded connections go there. */
 async function stackRoutes(plan: Plan): Promise<string[]> {
   const slice = new Slice()
   const stack = new Set<string>()
-  for (const [prefix, route] of plan.routes) {
+  const isStack = (route: WantedRoute): boolean => route.action === 'stack' && route.reason !== 'local'
+  for (const entry of entriesOf(plan.routes, isStack)) {
     if (slice.due()) await slice.rest()
-    if (route.action === 'stack' && route.reason !== 'local' && stack.size < mostStackRoutes) stack.add(prefix)
+    if (entry && stack.size < mostStackRoutes) stack.add(entry[0])
   }
   if (stack.size === 0) return []
   const lengths = [...new Set([...stack].map((prefix) => splitPrefix(prefix).length))]
-  for (const [prefix, route] of plan.routes) {
+  const begins = new PrefixBegins(stack)
+  const isOther = ({ action }: WantedRoute): boolean => action !== 'stack'
+  for (const entry of entriesOf(plan.routes, isOther, (column, at) => begins.has(column, at))) {
     if (slice.due()) await slice.rest()
-    if (route.action === 'stack') continue
-    const { address, length } = splitPrefix(prefix)
+    if (!entry) continue
+    const { address, length } = splitPrefix(entry[0])
     for (const shorter of lengths)
       if (shorter <= length) stack.delete(prefixKey(maskAddress(address, shorter), shorter))
   }

@@ -41,7 +41,7 @@ const offset = STRUCTS.control.offset.route_generations
 /** Slots in a line of the processors' caches, which all of them read for each packet. */
 const slotsInLine = 16
 /** With more prefixes at once it is a table that changes: to tell them apart takes longer than it is worth. */
-const mostPrefixes = 4096
+export const mostPrefixes = 4096
 
 export interface Generations {
   /** Reads what the section says. */

@@ -1,16 +1,21 @@
 // Rows of routes4 and routes6, and of class_routes4 and class_routes6. What was
-// written is remembered as one number a prefix, for a table may have a million;
-// for the same reason maps are read and written in batches. Keys are prefix keys ("0a000000/8"), in class routes with the class before
-// ("3 0a000000/8").
+// written is remembered as one number a prefix, for a table may have a million; for
+// the same reason maps are read and written in batches, and a whole plan's routes
+// pass from its columns into them (route-columns.ts). Keys are prefix keys
+// ("0a000000/8"), in class routes with the class before ("3 0a000000/8").
 
+import { RouteMap } from '../plan/route-map.js'
 import type { WantedClassRoute } from '../plan/types.js'
+import { type PrefixColumn, PrefixMap, PrefixSet } from '../prefix-map.js'
 import { reasonCode } from '../reasons.js'
 import type { Family } from '../state/types.js'
 import { CapacityError, isFull, type MapAccess } from './access.js'
-import { decodeClassRouteKey, decodeRoute, decodeRouteKey, encodeClassRouteKey, encodeRouteKey } from './codec.js'
+import { decodeClassRouteKey, decodeRouteKey, encodeClassRouteKey, encodeRouteKey } from './codec.js'
+import { mostPrefixes } from './generations.js'
 import { CODES, STRUCTS } from './layout.js'
 import { batchesOf, type RowDifference } from './mirror.js'
 import type { GroupRows, NexthopRows } from './nexthops.js'
+import { findKey, longestFirst, type Packed, packRow, placeKey, putKey, putRow } from './route-columns.js'
 
 export interface RouteRows {
   load(): void
@@ -20,9 +25,13 @@ export interface RouteRows {
   write(key: string, wanted: WantedClassRoute): boolean
   /** Many, in this order, each once. true: something was written. After a throw the rows remembered are those in the map. */
   writeAll(all: Iterable<readonly [key: string, wanted: WantedClassRoute]>): boolean
+  /** A whole family's of the node's own, longer prefixes first; otherwise as writeAll(). */
+  writeFamily(family: Family, wanted: RouteMap): boolean
   remove(key: string): boolean
   has(key: string): boolean
   keys(): Iterable<string>
+  /** Of the node's own rows, those that the plan does not have. whole: they have all of the plan. */
+  keysBeyond(wanted: ReadonlyMap<string, WantedClassRoute>, whole: boolean): Iterable<string>
   size(): number
   /** Leaves it to the kernel's stack for whatever reason; other rows refer to next hops or groups, or are none of ours. */
   isStack(key: string): boolean
@@ -32,16 +41,17 @@ export interface RouteRows {
   differences(family: Family): Generator<void, RowDifference[]>
 }
 
-/** action + 4 * (index or reason); -1: a row that is none of ours. */
-type Packed = number
 /** Packed * 2 + mark: which comparison has seen the row, this one or the one before. */
 type Marked = number
 
 const local: Packed = CODES.ROUTE_STACK + 4 * reasonCode('local')
-const rowsInStep = 512
+const rowsInStep = 1024
 const rowsAtOnce = 1024
 
-/** After a row was written or removed: the prefix key, in class routes without the class; lost: of an address that the node has no longer. */
+/**
+ * After a row was written or removed: the prefix key, in class routes without the class; lost: of an address that
+ * the node has no longer. Of a whole family no more than one beyond mostPrefixes (generations.ts).
+ */
 export type OnChange = (prefix: string, lost: boolean) => void
 
 /** A row that is to be another. */
@@ -52,13 +62,21 @@ interface Pending {
 }
 
 interface Kind {
+  /** Keys are prefixes and nothing else. */
+  plain: boolean
   maps: Record<Family, string>
   encode(key: string): Buffer
   decode(bytes: Buffer): string
 }
 
-export const nodeRoutes: Kind = { maps: { 4: 'routes4', 6: 'routes6' }, encode: encodeRouteKey, decode: decodeRouteKey }
+export const nodeRoutes: Kind = {
+  plain: true,
+  maps: { 4: 'routes4', 6: 'routes6' },
+  encode: encodeRouteKey,
+  decode: decodeRouteKey
+}
 export const classRoutes: Kind = {
+  plain: false,
   maps: { 4: 'class_routes4', 6: 'class_routes6' },
   encode: encodeClassRouteKey,
   decode: decodeClassRouteKey
@@ -72,7 +90,8 @@ export function createRouteRows(
   onChange: OnChange
 ): RouteRows {
   const maps = { 4: access.map(kind.maps[4]), 6: access.map(kind.maps[6]) }
-  const rows = new Map<string, Marked>()
+  const prefixes = kind.plain ? new PrefixMap() : null
+  const rows: PrefixMap | Map<string, Marked> = prefixes ?? new Map<string, Marked>()
   const marks: Record<Family, 0 | 1> = { 4: 0, 6: 0 }
   const counts = { 4: 0, 6: 0 }
   /** For each comparison that goes on, what was written since its begin. */
@@ -147,7 +166,7 @@ export function createRouteRows(
     family: Family
   ): { met(key: string, marked: Marked): void; isMet(key: string, marked: Marked): boolean } => {
     if (watching.size > 1) {
-      const keys = new Set<string>()
+      const keys = prefixes ? new PrefixSet() : new Set<string>()
       return { met: (key) => keys.add(key), isMet: (key) => keys.has(key) }
     }
     const mark = marks[family] === 0 ? 1 : 0
@@ -160,26 +179,97 @@ export function createRouteRows(
     }
   }
 
+  /** Whole families; see flush(). `places`: of the plan's column. told: so many changes more are worth telling apart. */
+  const flushPlaces = (
+    column: PrefixColumn,
+    from: PrefixColumn,
+    places: Int32Array,
+    after: Int32Array,
+    told: { left: number }
+  ): void => {
+    const { family } = column
+    const { keySize, valueSize } = maps[family].info
+    const keys = Buffer.allocUnsafe(places.length * keySize)
+    const values = Buffer.alloc(places.length * valueSize)
+    for (let i = 0; i < places.length; i++) {
+      putKey(from, places[i] as number, keys, i * keySize)
+      putRow(after[i] as number, values, i * valueSize)
+    }
+    let done = places.length
+    try {
+      maps[family].updateBatch(keys, values, places.length)
+    } catch (cause) {
+      done = (cause as { written?: number }).written ?? 0
+      for (const packed of after.subarray(done)) releaseGroup(packed)
+      throw refused(family, cause)
+    } finally {
+      for (let i = 0; i < done; i++) {
+        const count = column.size
+        const at = column.placeAs(from, places[i] as number)
+        const before = column.size > count ? undefined : (column.values[at] as number) >> 1
+        column.values[at] = (after[i] as number) * 2 + marks[family]
+        counts[family] = column.size
+        for (const since of watching) since.add(column.key(at))
+        if (told.left-- > 0) changed(column.key(at), before, after[i] as number)
+        releaseGroup(before)
+      }
+    }
+  }
+
+  /** Marks the row at the place as met, if it is in the map as wanted and this comparison has the marks. */
+  const meetPlace = (column: PrefixColumn, at: number, have: Packed): boolean => {
+    if (at < 0 || watching.size > 1) return false
+    const marked = column.values[at] as number
+    if (have < 0 || marked >> 1 !== have) return false
+    if ((marked & 1) !== marks[column.family]) column.values[at] = marked ^ 1
+    return true
+  }
+
+  /** Rows that the comparison may not have met. */
+  function* unmet(family: Family): Generator<[string, Marked] | null> {
+    if (!prefixes) yield* rows
+    else {
+      const column = prefixes.columns[family]
+      for (const at of column.places()) {
+        const marked = column.values[at] as number
+        yield watching.size === 1 && (marked & 1) === marks[family] ? null : [column.key(at), marked]
+      }
+    }
+  }
+
+  const markAll = (family: Family): void => {
+    if (prefixes) {
+      const { values, end } = prefixes.columns[family]
+      for (let at = 0; at < end; at++) values[at] = ((values[at] as number) >> 1) * 2 + marks[family]
+      return
+    }
+    for (const [key, marked] of rows) if (familyOfKey(key) === family) rows.set(key, (marked >> 1) * 2 + marks[family])
+  }
+
   function* compare(family: Family, changed: ReadonlySet<string>): Generator<void, RowDifference[]> {
     const found: RowDifference[] = []
     const { met, isMet } = meet(family)
     const { keySize, valueSize } = maps[family].info
     for (const { keys, values, count } of batchesOf(maps[family], rowsInStep)) {
+      const column = prefixes?.columns[family]
       for (let at = 0; at < count; at++) {
+        if (column && meetPlace(column, findKey(column, keys, at * keySize), packRow(values, at * valueSize))) continue
         const key = keys.subarray(at * keySize, (at + 1) * keySize)
         const value = values.subarray(at * valueSize, (at + 1) * valueSize)
         const prefix = kind.decode(key)
         const marked = rows.get(prefix)
         if (marked !== undefined) met(prefix, marked)
         const want = marked === undefined ? null : marked >> 1
-        if (want !== null && packRow(value) === want) continue
+        if (want !== null && packRow(value, 0) === want) continue
         if (!changed.has(prefix)) found.push({ key, have: value, want: want === null ? null : unpack(want) })
       }
       yield
     }
     let done = 0
-    for (const [prefix, marked] of rows) {
+    for (const row of unmet(family)) {
       if (++done % (rowsInStep * 8) === 0) yield
+      if (!row) continue
+      const [prefix, marked] = row
       if (familyOfKey(prefix) !== family || isMet(prefix, marked)) continue
       met(prefix, marked)
       if (!changed.has(prefix)) found.push({ key: kind.encode(prefix), have: null, want: unpack(marked >> 1) })
@@ -190,6 +280,15 @@ export function createRouteRows(
   return {
     has: (key) => rows.has(key),
     keys: () => rows.keys(),
+    *keysBeyond(wanted, whole) {
+      if (whole && wanted.size === rows.size) return
+      if (!prefixes || !(wanted instanceof RouteMap)) {
+        for (const key of rows.keys()) if (!wanted.has(key)) yield key
+        return
+      }
+      for (const column of Object.values(prefixes.columns))
+        for (const at of column.places()) if (wanted.columns[column.family].findAs(column, at) < 0) yield column.key(at)
+    },
     size: () => rows.size,
     isStack: (key) => {
       const packed = get(key)
@@ -202,12 +301,17 @@ export function createRouteRows(
       counts[4] = counts[6] = 0
       for (const map of [maps[4], maps[6]]) {
         const { keySize, valueSize } = map.info
+        const column = prefixes?.columns[map === maps[4] ? 4 : 6]
         for (const { keys, values, count } of batchesOf(map, rowsAtOnce))
-          for (let at = 0; at < count; at++)
-            set(
-              kind.decode(keys.subarray(at * keySize, (at + 1) * keySize)),
-              packRow(values.subarray(at * valueSize, (at + 1) * valueSize))
-            )
+          for (let at = 0; at < count; at++) {
+            const packed = packRow(values, at * valueSize)
+            if (column) {
+              // first: an insertion may make the values another array
+              const place = placeKey(column, keys, at * keySize)
+              column.values[place] = packed * 2 + marks[column.family]
+            } else set(kind.decode(keys.subarray(at * keySize, (at + 1) * keySize)), packed)
+          }
+        if (column) counts[column.family] = column.size
       }
     },
     *groupsInUse() {
@@ -246,6 +350,48 @@ export function createRouteRows(
       }
       return any
     },
+    writeFamily(family, wanted) {
+      const column = prefixes?.columns[family]
+      if (!column) throw new Error('rows of classes are not written by family')
+      const from = wanted.columns[family]
+      column.reserve(from.size)
+      /** By the plan's number; a group's is acquired for each row. */
+      const known: (Packed | undefined)[] = []
+      const [places, after] = [new Int32Array(rowsAtOnce), new Int32Array(rowsAtOnce)]
+      const empty = column.size === 0
+      const told = { left: mostPrefixes + 1 }
+      let pending = 0
+      let any = false
+      const send = (): void => {
+        const count = pending
+        pending = 0
+        if (count > 0) flushPlaces(column, from, places.subarray(0, count), after.subarray(0, count), told)
+      }
+      try {
+        for (const at of longestFirst(from)) {
+          const number = from.values[at] as number
+          let packed = known[number]
+          if (packed === undefined) {
+            packed = pack(wanted.routeAt(number) as WantedClassRoute)
+            if (packed % 4 !== CODES.ROUTE_GROUP) known[number] = packed
+          }
+          const own = empty ? -1 : column.findAs(from, at)
+          if (own >= 0 && (column.values[own] as number) >> 1 === packed) {
+            releaseGroup(packed)
+            continue
+          }
+          any = true
+          places[pending] = at
+          after[pending++] = packed
+          if (pending === rowsAtOnce) send()
+        }
+        send()
+      } catch (error) {
+        for (const packed of after.subarray(0, pending)) releaseGroup(packed)
+        throw error
+      }
+      return any
+    },
     write(prefix, wanted) {
       const before = get(prefix)
       const after = pack(wanted)
@@ -275,7 +421,7 @@ export function createRouteRows(
       return true
     },
     *differences(family) {
-      const changed = new Set<string>()
+      const changed = prefixes ? new PrefixSet() : new Set<string>()
       watching.add(changed)
       let whole = false
       try {
@@ -285,9 +431,7 @@ export function createRouteRows(
       } finally {
         watching.delete(changed)
         // the next one must find all rows with one mark
-        if (!whole)
-          for (const [key, marked] of rows)
-            if (familyOfKey(key) === family) rows.set(key, (marked >> 1) * 2 + marks[family])
+        if (!whole) markAll(family)
       }
     }
   }
@@ -298,22 +442,8 @@ export function familyOfKey(key: string): Family {
   return key.indexOf('/') - key.indexOf(' ') === 9 ? 4 : 6
 }
 
-function packRow(bytes: Buffer): Packed {
-  const { action, nexthop, reason } = decodeRoute(bytes)
-  const packed = action + 4 * (action === CODES.ROUTE_STACK ? reason : nexthop)
-  return action <= CODES.ROUTE_MAIN && packed < 2 ** 31 && unpack(packed).equals(bytes) ? packed : -1
-}
-
 function unpack(packed: Packed): Buffer {
   const bytes = Buffer.alloc(STRUCTS.route.size)
   putRow(packed, bytes, 0)
   return bytes
-}
-
-/** Into bytes that are zero. */
-function putRow(packed: Packed, bytes: Buffer, at: number): void {
-  const action = packed % 4
-  const { offset } = STRUCTS.route
-  bytes.writeUInt32LE(action, at + offset.action)
-  bytes.writeUInt32LE(packed >> 2, at + (action === CODES.ROUTE_STACK ? offset.reason : offset.nexthop))
 }

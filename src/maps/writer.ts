@@ -22,6 +22,7 @@
 //   next apply reads them and goes on from there.
 
 import type { PlanChange } from '../plan/change.js'
+import { RouteMap } from '../plan/route-map.js'
 import type { Plan, WantedRoute } from '../plan/types.js'
 import { Slice } from '../slice.js'
 import type { Family } from '../state/types.js'
@@ -54,7 +55,10 @@ export interface Writer {
   verify(): MapDifference[]
   /** Writes the maps right; returns what was wrong. */
   repair(): MapDifference[]
-  /** The same in slices, so that the event loop turns; null: not now, the last time was too long or goes on. */
+  /**
+   * The same in slices, so that the event loop turns, and of large tables so slowly that it takes a small part
+   * of the time; null: not now, the last time is too recent or goes on.
+   */
   repairSlowly(): Promise<MapDifference[] | null>
   /** Device's first row in `counters`, divided by REASON_MAX; by ifindex. */
   readonly counterRows: ReadonlyMap<number, number>
@@ -76,9 +80,12 @@ export interface Writer {
   >
 }
 
+const families: readonly Family[] = [4, 6]
 const sliceMilliseconds = 4
 /** Comparing takes 1/500 of the time at most. */
 const pausesPerRepair = 500
+/** Milliseconds of CPU that a comparison takes without pauses: most take no longer. */
+const repairAtOnce = 100
 
 /** What an attempt to apply works on. */
 interface Attempt {
@@ -89,7 +96,8 @@ interface Attempt {
   skip: Map<Family, string>
 }
 
-export function createWriter(access: MapAccess): Writer {
+/** pause: so many milliseconds pass; for tests. */
+export function createWriter(access: MapAccess, pause = delay): Writer {
   const nexthops = createNexthopRows(access)
   const groups = createGroupRows(access, nexthops)
   const generations = createGenerations(access)
@@ -141,9 +149,13 @@ export function createWriter(access: MapAccess): Writer {
   }
 
   const addRoutes = (plan: Plan, { change, skip }: Attempt): void => {
-    const wanted = change === 'all' ? plan.routes.keys() : change.routes
-    const ordered = byLength(wanted, (key) => plan.routes.has(key) && !skip.has(familyOfKey(key)), -1)
-    routes.writeAll(withRoutes(ordered, plan.routes))
+    if (change === 'all' && plan.routes instanceof RouteMap) {
+      for (const family of families) if (!skip.has(family)) routes.writeFamily(family, plan.routes)
+    } else {
+      const wanted = change === 'all' ? plan.routes.keys() : change.routes
+      const ordered = byLength(wanted, (key) => plan.routes.has(key) && !skip.has(familyOfKey(key)), -1)
+      routes.writeAll(withRoutes(ordered, plan.routes))
+    }
     const ofClass = change === 'all' ? plan.classRoutes.keys() : change.classRoutes
     for (const key of byLength(ofClass, (each) => plan.classRoutes.has(each) && !skip.has(familyOfKey(each)), -1)) {
       const route = plan.classRoutes.get(key)
@@ -152,8 +164,9 @@ export function createWriter(access: MapAccess): Writer {
     }
   }
 
-  const removeRoutes = (plan: Plan, { change, skip }: Attempt): void => {
-    const gone = change === 'all' ? routes.keys() : change.routes
+  /** added: after addRoutes(). */
+  const removeRoutes = (plan: Plan, { change, skip }: Attempt, added: boolean): void => {
+    const gone = change === 'all' ? routes.keysBeyond(plan.routes, added && skip.size === 0) : change.routes
     for (const prefix of byLength(gone, (key) => !plan.routes.has(key) && !skip.has(familyOfKey(key)), 1)) {
       routes.remove(prefix)
     }
@@ -261,7 +274,7 @@ export function createWriter(access: MapAccess): Writer {
     if (tight) {
       removeDevices(plan, attempt)
       removePods(plan, attempt)
-      removeRoutes(plan, attempt)
+      removeRoutes(plan, attempt, false)
       releaseChanged(routes, skip, (prefix) => plan.routes.get(prefix)?.action === 'stack')
       releaseChanged(ofClasses, skip, () => false)
       generations.noteAll()
@@ -283,7 +296,7 @@ export function createWriter(access: MapAccess): Writer {
     addDevices(plan, change, paused, warnings)
     removeDevices(plan, attempt)
     removePods(plan, attempt)
-    removeRoutes(plan, attempt)
+    removeRoutes(plan, attempt, true)
     // rows of their next hops may have been others' meanwhile
     if (paused.size > skipped.size) generations.noteAll()
     if (generations.pending()) generations.raise()
@@ -303,8 +316,10 @@ export function createWriter(access: MapAccess): Writer {
     const found = new Map<Family, string>()
     if (plan.routes.size <= Math.min(routes.capacity(4), routes.capacity(6))) return found
     const counts = { 4: 0, 6: 0 }
-    for (const prefix of plan.routes.keys()) counts[familyOfKey(prefix)]++
-    for (const family of [4, 6] as const) {
+    if (plan.routes instanceof RouteMap)
+      for (const family of families) counts[family] = plan.routes.columns[family].size
+    else for (const prefix of plan.routes.keys()) counts[familyOfKey(prefix)]++
+    for (const family of families) {
       if (counts[family] > routes.capacity(family)) {
         found.set(family, `${counts[family]} IPv${family} routes, routes${family} takes ${routes.capacity(family)}`)
       }
@@ -386,20 +401,36 @@ export function createWriter(access: MapAccess): Writer {
       const applied = applies
       const slice = new Slice(sliceMilliseconds)
       let worked = 0
+      /** So much of it has been paused for, or is not. */
+      let paused = repairAtOnce
       try {
         const steps = repairInSteps(tables, () => applies !== applied || !loaded)
         for (;;) {
-          const begin = performance.now()
+          const begin = process.cpuUsage()
           const step = steps.next()
-          worked += performance.now() - begin
+          worked += millisecondsSince(begin)
           if (step.done) return afterRepair(step.value)
-          if (slice.due(true)) await slice.rest()
+          if (!slice.due(true)) continue
+          if (worked > repairAtOnce) await pause((worked - paused) * pausesPerRepair)
+          else await slice.rest()
+          paused = Math.max(worked, repairAtOnce)
+          slice.start()
         }
       } finally {
-        repairNotBefore = performance.now() + worked * pausesPerRepair
+        repairNotBefore = performance.now() + Math.min(worked, repairAtOnce) * pausesPerRepair
       }
     }
   }
+}
+
+/** Of CPU: a machine that is busy with other things makes no comparison slower than it is. */
+function millisecondsSince(begin: NodeJS.CpuUsage): number {
+  const { user, system } = process.cpuUsage(begin)
+  return (user + system) / 1000
+}
+
+function delay(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds))
 }
 
 function familyOf(address: string): Family {

@@ -1,7 +1,7 @@
 // Bytes to facts: which decoder a message goes to, and the counting of what
 // could not be read. Nothing here throws, whatever the bytes.
 
-import type { StateMessage } from '../state/messages.js'
+import type { RoutePart, StateMessage } from '../state/messages.js'
 import { Malformed, type MessageCursor, messagesOf, nextMessage } from './bytes.js'
 import {
   NLM_F_APPEND,
@@ -21,6 +21,7 @@ import {
   RTM_NEWROUTE,
   RTM_NEWRULE
 } from './constants.js'
+import type { RouteChunk } from './dump-inbox.js'
 import { decodeInterfaceAddress } from './interface-address.js'
 import { decodeLink, isRunning } from './link.js'
 import { decodeNeighbour } from './neighbour.js'
@@ -64,6 +65,21 @@ export function decodeAll(bytes: Buffer, counters: DecodeCounters): StateMessage
   const facts: StateMessage[] = []
   for (let fact = nextFact(cursor, counters); fact; fact = nextFact(cursor, counters)) facts.push(fact)
   return facts
+}
+
+/** What the addon hands over of a dump of routes; see dumpRoutes(). */
+export function decodeRoutes(
+  family: RoutePart['family'],
+  { kinds, records }: RouteChunk,
+  counters: DecodeCounters
+): RoutePart {
+  const part: RoutePart = { family, kinds: [], records }
+  const cursor = messagesOf(kinds)
+  while (nextMessage(cursor) === 'message') {
+    const fact = decodeMessage(cursor, counters)
+    part.kinds.push(fact?.kind === 'route' && !fact.removed && fact.route.family === family ? fact.route : null)
+  }
+  return part
 }
 
 function decode({ bytes, type, flags, body, end }: MessageCursor, counters: DecodeCounters): StateMessage | null {

@@ -4,22 +4,27 @@
 import { native } from '../native.js'
 import type { DumpRequest } from './dumps.js'
 
+/** Routes as the addon hands them over; see dumpRoutes(). */
+export interface RouteChunk {
+  kinds: Buffer
+  records: Uint32Array
+}
+
 /** The chunks of one dump, to be taken one after the other. */
-export class DumpInbox {
+class Inbox<Chunk> {
   interrupted = false
   failure: unknown = null
-  private chunks: Buffer[] = []
+  private chunks: Chunk[] = []
   private taken = 0
   private done = false
   private wake: () => void = () => {}
 
-  constructor({ type, body, events, protocol }: DumpRequest) {
-    const take = (chunk: Buffer) => {
+  constructor(start: (take: (chunk: Chunk) => void) => Promise<{ interrupted: boolean }>) {
+    const take = (chunk: Chunk) => {
       this.chunks.push(chunk)
       this.wake()
     }
-    native()
-      .dumpNetlink(type, body, take, events, protocol)
+    start(take)
       .then(
         ({ interrupted }) => {
           this.interrupted = interrupted
@@ -35,7 +40,7 @@ export class DumpInbox {
   }
 
   /** null: that was the last one. */
-  async next(): Promise<Buffer | null> {
+  async next(): Promise<Chunk | null> {
     for (;;) {
       const chunk = this.chunks[this.taken]
       if (chunk) {
@@ -49,5 +54,20 @@ export class DumpInbox {
         this.wake = resolve
       })
     }
+  }
+}
+
+/** Messages as the kernel sends them. */
+export class DumpInbox extends Inbox<Buffer> {
+  constructor({ type, body, events, protocol }: DumpRequest) {
+    super((take) => native().dumpNetlink(type, body, take, events, protocol))
+  }
+}
+
+export class RouteInbox extends Inbox<RouteChunk> {
+  constructor({ body, events }: DumpRequest) {
+    super((take) =>
+      native().dumpRoutes(body, (kinds, records) => take({ kinds, records: new Uint32Array(records) }), events)
+    )
   }
 }

@@ -21,13 +21,13 @@
 
 import { native } from '../native.js'
 import { clearChanges, hasChanges, mergeChanges, noChanges } from '../state/changes.js'
-import { type DumpKind, dumpKinds } from '../state/messages.js'
+import { type DumpKind, dumpKinds, type RoutePart } from '../state/messages.js'
 import { type Replacement, State } from '../state/state.js'
 import type { Changes } from '../state/types.js'
 import { type MessageCursor, messagesOf } from './bytes.js'
 import { joinedGroups } from './constants.js'
-import { type DecodeCounters, nextFact } from './decode.js'
-import { DumpInbox } from './dump-inbox.js'
+import { type DecodeCounters, decodeRoutes, nextFact } from './decode.js'
+import { DumpInbox, RouteInbox } from './dump-inbox.js'
 import { dumpRequests } from './dumps.js'
 import { Slice } from './slice.js'
 
@@ -74,6 +74,8 @@ export interface Sync {
 const publishInterval = 1
 /** Of work that events are not to wait for. */
 const shortSlice = 2
+/** Of a dump, before the clock is looked at. */
+const routesAtOnce = 256
 const interruptedAttempts = 5
 const retryMilliseconds = 1000
 /** After dumps that together may still lack a route. */
@@ -372,18 +374,43 @@ class SyncLoop implements Sync {
   private async dumpOnce(kind: DumpKind, replacement: Replacement): Promise<boolean> {
     const slice = new Slice(this.following ? shortSlice : undefined)
     for (const request of dumpRequests(kind)) {
-      const dump = new DumpInbox(request)
-      for (let chunk = await dump.next(); chunk; chunk = await dump.next()) {
-        const cursor = messagesOf(chunk)
-        for (let fact = this.fact(cursor); fact; fact = this.fact(cursor)) {
-          replacement.add(fact)
-          if (slice.due()) await slice.rest()
-        }
-      }
+      const dump =
+        kind === 'routes4' || kind === 'routes6'
+          ? await this.takeRoutes(kind === 'routes4' ? 4 : 6, new RouteInbox(request), replacement, slice)
+          : await this.takeMessages(new DumpInbox(request), replacement, slice)
       if (dump.failure) throw dump.failure
       if (dump.interrupted || this.closed) return false
     }
     return true
+  }
+
+  /** All of the dump. */
+  private async takeMessages(dump: DumpInbox, replacement: Replacement, slice: Slice): Promise<DumpInbox> {
+    for (let chunk = await dump.next(); chunk; chunk = await dump.next()) {
+      const cursor = messagesOf(chunk)
+      for (let fact = this.fact(cursor); fact; fact = this.fact(cursor)) {
+        replacement.add(fact)
+        if (slice.due()) await slice.rest()
+      }
+    }
+    return dump
+  }
+
+  private async takeRoutes(
+    family: RoutePart['family'],
+    dump: RouteInbox,
+    replacement: Replacement,
+    slice: Slice
+  ): Promise<RouteInbox> {
+    for (let chunk = await dump.next(); chunk; chunk = await dump.next()) {
+      const part = decodeRoutes(family, chunk, this.counters)
+      const count = part.records.length / (family === 4 ? 2 : 5)
+      for (let from = 0; from < count; from += routesAtOnce) {
+        replacement.addPart(part, from, Math.min(from + routesAtOnce, count))
+        if (slice.due(true)) await slice.rest()
+      }
+    }
+    return dump
   }
 
   private fact(cursor: MessageCursor): ReturnType<typeof nextFact> {

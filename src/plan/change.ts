@@ -2,7 +2,16 @@
 // only on that. A key that is no longer in the plan was removed.
 
 import type { Address } from '../state/types.js'
-import type { Plan, WantedClassRoute, WantedDevice, WantedNeighbour, WantedNexthop, WantedPod } from './types.js'
+import { RouteMap } from './route-map.js'
+import type {
+  Plan,
+  WantedClassRoute,
+  WantedDevice,
+  WantedNeighbour,
+  WantedNexthop,
+  WantedPod,
+  WantedRoute
+} from './types.js'
 
 export interface PlanChange {
   devices: Set<number>
@@ -22,7 +31,7 @@ export function emptyPlan(): Plan {
     unserved: [],
     pods: new Map(),
     nexthops: new Map(),
-    routes: new Map(),
+    routes: new RouteMap(),
     classes: new Map(),
     classRoutes: new Map(),
     neighbours: new Map(),
@@ -57,12 +66,20 @@ export function comparePlans(before: Plan, after: Plan): PlanChange {
     unserved: JSON.stringify(before.unserved) !== JSON.stringify(after.unserved),
     pods: compareTables(before.pods, after.pods, sameFlat),
     nexthops: compareTables(before.nexthops, after.nexthops, sameFlat),
-    routes: compareTables(before.routes, after.routes, sameRoute),
+    routes: compareRoutes(before.routes, after.routes),
     classes: compareTables(before.classes, after.classes, (a, b) => JSON.stringify(a) === JSON.stringify(b)),
     classRoutes: compareTables(before.classRoutes, after.classRoutes, sameRoute),
     neighbours: compareTables(before.neighbours, after.neighbours, sameNeighbour),
     managed: compareTables(before.managed, after.managed, () => true)
   }
+}
+
+function compareRoutes(before: Plan['routes'], after: Plan['routes']): Set<string> {
+  if (!(after instanceof RouteMap)) return compareTables(before, after, sameRoute)
+  if (before.size === 0) return after.copyOfKeys()
+  return before instanceof RouteMap
+    ? after.keysUnlike(before, sameRoute)
+    : compareTables<string, WantedRoute>(before, after, sameRoute)
 }
 
 function compareTables<K, V>(before: Map<K, V>, after: Map<K, V>, same: (a: V, b: V) => boolean): Set<K> {

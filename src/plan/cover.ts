@@ -77,6 +77,14 @@ export function contains(prefix: Address, length: number, address: Address): boo
   return prefix.length === address.length && leadingBits(prefix, length) === leadingBits(address, length)
 }
 
+/** What isKernelsOwn() says of prefixes inside. */
+export const kernelsOwn: readonly string[] = [
+  'e0000000/4',
+  'a9fe0000/16',
+  `ff${'0'.repeat(30)}/8`,
+  `fe80${'0'.repeat(28)}/10`
+]
+
 /** Multicast and link-local: the programs hand these to the stack by themselves. */
 export function isKernelsOwn(address: Address, length: number): boolean {
   if (address.length === 8) return (length >= 4 && address[0] === 'e') || (length >= 16 && address.startsWith('a9fe'))

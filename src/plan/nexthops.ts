@@ -27,8 +27,8 @@ export interface NexthopContext {
 export interface NexthopTable {
   /** The key of a leg; creates nothing. The leg's device is an uplink. */
   keyOf(route: Route, leg: RouteNexthop, link: Link): string
-  /** One more user. Creates the next hop with its first. */
-  acquire(key: string, change: PlanChange): Row
+  /** One more user, or several. Creates the next hop with its first. */
+  acquire(key: string, change: PlanChange, users?: number): Row
   release(key: string, change: PlanChange): void
   /** A neighbour entry changed: its next hops are built anew. */
   refresh(neighbour: string, change: PlanChange): void
@@ -86,7 +86,7 @@ export function createNexthopTable(plan: Plan, context: NexthopContext): Nexthop
       const [snat4, snat6] = route.family === 4 ? [source, '-'] : ['-', source]
       return `${leg.ifindex}/${leg.gateway ?? 'onlink'}/${mtu}/${snat4}/${snat6}`
     },
-    acquire(key, change) {
+    acquire(key, change, users = 1) {
       let row = rows.get(key)
       if (!row) {
         row = { users: 0, route: { action: 'nexthop', nexthop: key } }
@@ -94,7 +94,7 @@ export function createNexthopTable(plan: Plan, context: NexthopContext): Nexthop
         put(key, change)
         watch(key, change)
       }
-      row.users++
+      row.users += users
       return row
     },
     release(key, change) {

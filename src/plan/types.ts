@@ -130,7 +130,7 @@ export interface Plan {
   pods: Map<Address, WantedPod>
   /** by key */
   nexthops: Map<string, WantedNexthop>
-  /** by prefix key */
+  /** by prefix key; of the planner's own plans a RouteMap */
   routes: Map<string, WantedRoute>
   /** by key */
   classes: Map<string, WantedClass>

@@ -3,6 +3,7 @@
 // routes count: they make a device a pod's). From the counts the roles of
 // devices follow.
 
+import { type PrefixColumn, PrefixMap } from '../prefix-map.js'
 import type { Family, NodeState } from '../state/types.js'
 import { isKernelsOwn } from './cover.js'
 import { type DeviceUse, unused } from './devices.js'
@@ -16,17 +17,35 @@ export interface UseIndex {
   useOf(ifindex: number): DeviceUse
   /** Reads the prefix again from the state; devices whose counts changed are added to `touched`. */
   refresh(prefix: string, state: NodeState, touched?: Set<number>): void
+  /** Room for so many more prefixes. */
+  reserve(count: number, family: Family): void
   /** What the prefix adds. */
   usesOf(prefix: string): number | number[] | undefined
-  /** A prefix that is new adds the same as another. */
-  add(prefix: string, uses: number | number[] | undefined): void
+  /** The prefix at this place of a column, which is new, adds the same as another. */
+  addAs(column: PrefixColumn, at: number, uses: number | number[] | undefined): void
 }
+
+/** In the column, where `several` has it. */
+const severalUses = -1
 
 /** tables: besides main; asked for each time. */
 export function createUseIndex(tables: (family: Family) => ReadonlySet<number>): UseIndex {
   const rows = new Map<number, DeviceUse>()
   /** By prefix, what it adds: ifindex * 4 + index of the kind. */
-  const added = new Map<string, number | number[]>()
+  const added = new PrefixMap()
+  /** The same where it is not one number of 31 bits. */
+  const several = new Map<string, number | number[]>()
+
+  const get = (prefix: string): number | number[] | undefined => {
+    const uses = added.get(prefix)
+    return uses === severalUses ? several.get(prefix) : uses
+  }
+  const set = (prefix: string, uses: number | number[] | undefined): void => {
+    several.delete(prefix)
+    if (uses === undefined) added.delete(prefix)
+    else added.set(prefix, isSmall(uses) ? uses : severalUses)
+    if (uses !== undefined && !isSmall(uses)) several.set(prefix, uses)
+  }
 
   const count = (use: number, step: 1 | -1): void => {
     const ifindex = Math.floor(use / 4)
@@ -41,23 +60,33 @@ export function createUseIndex(tables: (family: Family) => ReadonlySet<number>):
 
   return {
     useOf: (ifindex) => rows.get(ifindex) ?? unused,
-    usesOf: (prefix) => added.get(prefix),
-    add(prefix, uses) {
+    usesOf: get,
+    reserve: (count, family) => added.reserve(count, family),
+    addAs(column, at, uses) {
       if (uses === undefined) return
       for (const use of listOf(uses)) count(use, 1)
-      added.set(prefix, uses)
+      if (!isSmall(uses)) {
+        set(column.key(at), uses)
+        return
+      }
+      const own = added.columns[column.family]
+      const place = own.placeAs(column, at)
+      own.values[place] = uses
     },
     refresh(prefix, state, touched) {
-      const before = added.get(prefix)
+      const before = get(prefix)
       const after = usesOf(prefix, state, tables)
       if (before === after || (before !== undefined && after !== undefined && String(before) === String(after))) return
       for (const use of listOf(before)) count(use, -1)
       for (const use of listOf(after)) count(use, 1)
-      if (after === undefined) added.delete(prefix)
-      else added.set(prefix, after)
+      set(prefix, after)
       if (touched) for (const use of [...listOf(before), ...listOf(after)]) touched.add(Math.floor(use / 4))
     }
   }
+}
+
+function isSmall(uses: number | number[]): uses is number {
+  return typeof uses === 'number' && uses < 2 ** 31
 }
 
 function listOf(uses: number | number[] | undefined): readonly number[] {

@@ -16,6 +16,21 @@ export type StateMessage =
   | { kind: 'neighbour'; removed: boolean; neighbour: Neighbour }
   | { kind: 'nexthop'; removed: boolean; object: NexthopObject }
 
+/** Some routes of a dump, in its order, with what they share told once (native/route_parts.h). */
+export interface RoutePart {
+  family: 4 | 6
+  /** Of no other destination than 0, or whole (wholeKind). null: nothing of interest. */
+  kinds: (Route | null)[]
+  /**
+   * For each route a number, 256 * its kind + the prefix's length, and the address in
+   * one number (IPv4) or four.
+   */
+  records: Uint32Array
+}
+
+/** In the place of a length: the route is its kind, destination and all. */
+export const wholeKind = 255
+
 /** The tables that can be dumped on their own. */
 export type DumpKind = 'links' | 'addresses' | 'nexthops' | 'routes4' | 'routes6' | 'rules' | 'neighbours'
 

@@ -16,9 +16,11 @@
 //   number of the last attempt that showed its one route.
 
 import { prefixKey } from '../address.js'
+import { type PrefixColumn, prefixOf } from '../prefix-map.js'
 import { noChanges } from './changes.js'
+import { type RoutePart, wholeKind } from './messages.js'
 import type { RouteIndex } from './route-index.js'
-import type { RouteTable } from './route-table.js'
+import { isAlike, type RouteTable, withDestination } from './route-table.js'
 import { addDumped, applyRoute, insertDumped, type RouteEvent, sameRoute, withoutCopies } from './routes.js'
 import type { Route } from './types.js'
 
@@ -31,8 +33,8 @@ export interface RouteReplacementOptions {
   first: boolean
   /** The prefix has these routes from now on. */
   set(key: string, routes: Route[]): void
-  /** It has none, and gets this one. */
-  setNew(key: string, route: Route): void
+  /** The prefix at a new place of the table gets this one route; its destination may be another. */
+  setNew(column: PrefixColumn, at: number, route: Route): void
   /** Only another dump can tell. */
   onDoubt(): void
   /** The route is not as its devices and objects are now. */
@@ -65,8 +67,7 @@ export class RouteReplacement {
     if (this.direct) {
       const routes = table.get(key)
       if (routes) insertDumped(routes, route)
-      if (routes) this.options.set(key, routes)
-      else this.options.setNew(key, route)
+      this.options.set(key, routes ?? [route])
       return
     }
     if (!fresh.has(key)) {
@@ -78,6 +79,42 @@ export class RouteReplacement {
       }
     }
     addDumped(fresh, route)
+  }
+
+  /** Those of the part from one to before another. */
+  addPart({ family, kinds, records }: RoutePart, from: number, to: number): void {
+    const { table, setNew } = this.options
+    const column = table.columns[family]
+    const width = family === 4 ? 2 : 5
+    /** For each kind, that of the table's which is like it: most are compared by what they are. */
+    const alike: (Route | null)[] = []
+    for (let first = from * width; first < to * width; first += width) {
+      const head = records[first] as number
+      const [number, length] = [head >>> 8, head & 255]
+      const kind = kinds[number]
+      if (!kind) continue
+      if (length === wholeKind) {
+        this.add({ ...kind })
+        continue
+      }
+      const a = records[first + 1] as number
+      const b = family === 4 ? 0 : (records[first + 2] as number)
+      const c = family === 4 ? 0 : (records[first + 3] as number)
+      const d = family === 4 ? 0 : (records[first + 4] as number)
+      const count = column.size
+      const at = this.direct ? column.place(length, a, b, c, d) : column.find(length, a, b, c, d)
+      if (this.direct && column.size > count) {
+        setNew(column, at, kind)
+        continue
+      }
+      const known = this.direct || at < 0 || !this.isUnseen(column, at) ? null : table.kindAt(column, at)
+      if (known && (alike[number] === known || isAlike(known, kind))) {
+        alike[number] = known
+        table.setMark(column, at, this.attempt)
+        continue
+      }
+      this.add(withDestination(kind, prefixOf(family, length, a, b, c, d)))
+    }
   }
 
   /** The dump is made again, because the table changed meanwhile. */
@@ -98,7 +135,13 @@ export class RouteReplacement {
   /** Not to be finished after all. */
   drop(): void {
     const { table } = this.options
-    for (const key of table.keys()) table.mark(key, 0)
+    for (const column of Object.values(table.columns)) for (const at of column.places()) table.setMark(column, at, 0)
+  }
+
+  /** The last attempt has not shown the prefix yet. */
+  private isUnseen(column: PrefixColumn, at: number): boolean {
+    if (this.options.table.markAt(column, at) === this.attempt) return false
+    return this.last.size === 0 || !this.last.has(column.key(at))
   }
 
   private get attempt(): number {
@@ -132,12 +175,15 @@ export class RouteReplacement {
     if (united) yield* this.unite()
     const fresh = this.last
     let done = 0
-    for (const key of table.keys()) {
-      const mark = table.markOf(key)
-      table.mark(key, 0)
-      const shown = united ? mark > 0 : mark === this.attempt
-      if (!shown && !fresh.has(key)) this.settle(key, [])
-      if (++done % keysInStep === 0) yield
+    for (const column of Object.values(table.columns)) {
+      for (const at of column.places()) {
+        const mark = table.markAt(column, at)
+        if (mark > 0) table.setMark(column, at, 0)
+        const shown = united ? mark > 0 : mark === this.attempt
+        const key = shown ? '' : column.key(at)
+        if (!shown && !fresh.has(key)) this.settle(key, [])
+        if (++done % keysInStep === 0) yield
+      }
     }
     for (const [key, list] of fresh) {
       this.settle(key, list)

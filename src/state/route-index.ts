@@ -2,10 +2,13 @@
 // a table: so an event of one of these touches the routes that depend on it and
 // no others.
 
+import { type PrefixColumn, PrefixSet } from '../prefix-map.js'
 import type { Address, Route, RouteUsers } from './types.js'
 
 const TABLE_MAIN = 254
 const RTPROT_KERNEL = 2
+/** From here on a set is kept in columns, which take more while they are few. */
+const manyPrefixes = 128
 
 export class RouteIndex implements RouteUsers {
   /** By device and gateway; '': without one. */
@@ -59,6 +62,16 @@ export class RouteIndex implements RouteUsers {
     else for (const { ifindex, gateway } of route.nexthops) put(this.gatewaysOf(ifindex), gateway ?? '', prefix)
     if (route.preferredSource !== null) put(this.sources, route.preferredSource, prefix)
     if (route.table !== TABLE_MAIN) put(this.tables, route.table, prefix)
+  }
+
+  /** The same for the prefix at a place. */
+  addAt(column: PrefixColumn, at: number, route: Route): void {
+    const { nexthopId, nexthops, preferredSource, table } = route
+    this.count(route, 1)
+    if (nexthopId !== 0) putAt(this.objects, nexthopId, column, at)
+    else for (const { ifindex, gateway } of nexthops) putAt(this.gatewaysOf(ifindex), gateway ?? '', column, at)
+    if (preferredSource !== null) putAt(this.sources, preferredSource, column, at)
+    if (table !== TABLE_MAIN) putAt(this.tables, table, column, at)
   }
 
   /** left: the prefix's routes without this one. */
@@ -124,8 +137,15 @@ function addTo<K>(counts: Map<K, number>, key: K, step: 1 | -1): void {
 
 function put<K>(index: Map<K, Set<string>>, key: K, prefix: string): void {
   const set = index.get(key)
-  if (set) set.add(prefix)
-  else index.set(key, new Set([prefix]))
+  if (!set) index.set(key, new Set([prefix]))
+  else if (set.size < manyPrefixes || set instanceof PrefixSet) set.add(prefix)
+  else index.set(key, new PrefixSet(set).add(prefix))
+}
+
+function putAt<K>(index: Map<K, Set<string>>, key: K, column: PrefixColumn, at: number): void {
+  const set = index.get(key)
+  if (set instanceof PrefixSet) set.columns[column.family].placeAs(column, at)
+  else put(index, key, column.key(at))
 }
 
 function drop<K>(index: Map<K, Set<string>>, key: K, prefix: string): void {

@@ -1,6 +1,6 @@
 // Routes by prefix, a million of them in little memory: of a prefix with one
-// route only the number of its kind is kept, and routes that differ in nothing
-// but their destination are of one kind.
+// route only the number of its kind is kept, in a column, and routes that differ
+// in nothing but their destination are of one kind.
 //
 // Invariants
 // - What `get` returns is the caller's: to change a prefix is to `set` it.
@@ -8,6 +8,7 @@
 //   (nexthops.ts), whose contents change under all its routes.
 // - Marks are for dumps (replacement.ts). Each `set` takes the prefix's away.
 
+import { type PrefixColumn, PrefixMap } from '../prefix-map.js'
 import type { Route, RouteNexthop } from './types.js'
 
 /** All of a route but its destination, which is empty here. */
@@ -22,11 +23,14 @@ interface Counted {
 
 /** Kinds times this, plus the mark. */
 const marks = 8
+/** Instead: its routes are kept whole. */
+const whole = -1
 /** Of kinds with the same next hops: where there are more, each route is kept whole. */
 const mostPeers = 32
 
 export class RouteTable implements ReadonlyMap<string, Route[]> {
-  private readonly rows = new Map<string, number | Route[]>()
+  private readonly rows = new PrefixMap()
+  private readonly lists = new Map<string, Route[]>()
   private readonly kinds: (Counted | null)[] = []
   private readonly free: number[] = []
   private readonly byHops = new Map<string, number[]>()
@@ -35,6 +39,11 @@ export class RouteTable implements ReadonlyMap<string, Route[]> {
 
   get size(): number {
     return this.rows.size
+  }
+
+  /** For who handles many: prefixes and their places. Values are not to be changed. */
+  get columns(): PrefixMap['columns'] {
+    return this.rows.columns
   }
 
   has(prefix: string): boolean {
@@ -50,40 +59,61 @@ export class RouteTable implements ReadonlyMap<string, Route[]> {
     const before = this.rows.get(prefix)
     const [only] = routes
     const kind = routes.length === 1 && only ? this.acquire(only) : null
-    this.rows.set(prefix, kind === null ? [...routes] : kind * marks)
-    if (typeof before === 'number') this.release(Math.floor(before / marks))
+    this.rows.set(prefix, kind === null ? whole : kind * marks)
+    if (kind === null) this.lists.set(prefix, [...routes])
+    if (before !== undefined) this.dropRow(prefix, before, kind === null)
     return this
+  }
+
+  /** Of a prefix that is new at this place. */
+  setAt(column: PrefixColumn, at: number, route: Route): void {
+    const kind = this.acquire(route)
+    column.values[at] = kind === null ? whole : kind * marks
+    if (kind === null) this.lists.set(column.key(at), [withDestination(route, column.key(at))])
   }
 
   delete(prefix: string): boolean {
     const before = this.rows.get(prefix)
-    if (typeof before === 'number') this.release(Math.floor(before / marks))
+    if (before !== undefined) this.dropRow(prefix, before, false)
     return this.rows.delete(prefix)
   }
 
   /** The prefix has this route and no other. */
   isOnly(prefix: string, route: Route): boolean {
-    const row = this.rows.get(prefix)
-    if (typeof row !== 'number') return false
-    const counted = this.kinds[Math.floor(row / marks)]
-    return counted != null && sameKind(counted.kind, route)
+    const kind = this.kindOf(prefix)
+    return kind !== null && sameKind(kind, route)
   }
 
   /** See RouteUsers. */
   kindOf(prefix: string): Route | null {
-    const row = this.rows.get(prefix)
-    return typeof row === 'number' ? (this.kinds[Math.floor(row / marks)]?.kind ?? null) : null
+    const at = this.rows.find(prefix)
+    return at < 0 ? null : this.kindAt(this.rows.columnOf(prefix), at)
+  }
+
+  kindAt(column: PrefixColumn, at: number): Route | null {
+    const row = column.values[at] as number
+    return row < 0 ? null : (this.kinds[Math.floor(row / marks)]?.kind ?? null)
   }
 
   /** 1 to 7; 0: none. Prefixes with several routes have none. */
   markOf(prefix: string): number {
-    const row = this.rows.get(prefix)
-    return typeof row === 'number' ? row % marks : 0
+    const at = this.rows.find(prefix)
+    return at < 0 ? 0 : this.markAt(this.rows.columnOf(prefix), at)
+  }
+
+  markAt(column: PrefixColumn, at: number): number {
+    const row = column.values[at] as number
+    return row < 0 ? 0 : row % marks
   }
 
   mark(prefix: string, mark: number): void {
-    const row = this.rows.get(prefix)
-    if (typeof row === 'number' && row % marks !== mark) this.rows.set(prefix, row - (row % marks) + mark)
+    const at = this.rows.find(prefix)
+    if (at >= 0) this.setMark(this.rows.columnOf(prefix), at, mark)
+  }
+
+  setMark(column: PrefixColumn, at: number, mark: number): void {
+    const row = column.values[at] as number
+    if (row >= 0) column.values[at] = row - (row % marks) + mark
   }
 
   /** How many kinds there are: for tests. */
@@ -93,6 +123,16 @@ export class RouteTable implements ReadonlyMap<string, Route[]> {
 
   keys(): MapIterator<string> {
     return this.rows.keys()
+  }
+
+  /** Keys of those that `isDone` does not take. kind: as kindOf(). */
+  *keysBut(isDone: (kind: Route, column: PrefixColumn, at: number) => boolean): Generator<string> {
+    for (const column of Object.values(this.columns)) {
+      for (const at of column.places()) {
+        const kind = this.kindAt(column, at)
+        if (!kind || !isDone(kind, column, at)) yield column.key(at)
+      }
+    }
   }
 
   *entries(): MapIterator<[string, Route[]]> {
@@ -111,11 +151,14 @@ export class RouteTable implements ReadonlyMap<string, Route[]> {
     for (const [prefix, routes] of this.entries()) callback(routes, prefix, this)
   }
 
-  private routesOf(prefix: string, row: number | Route[]): Route[] {
-    if (typeof row !== 'number') return [...row]
-    const { kind } = this.kinds[Math.floor(row / marks)] as Counted
-    const slash = prefix.indexOf('/')
-    return [{ ...kind, destination: prefix.slice(0, slash), prefixLength: Number(prefix.slice(slash + 1)) }]
+  private routesOf(prefix: string, row: number): Route[] {
+    if (row < 0) return [...(this.lists.get(prefix) ?? [])]
+    return [withDestination((this.kinds[Math.floor(row / marks)] as Counted).kind, prefix)]
+  }
+
+  private dropRow(prefix: string, row: number, keepsList: boolean): void {
+    if (row >= 0) this.release(Math.floor(row / marks))
+    else if (!keepsList) this.lists.delete(prefix)
   }
 
   /** null: there are too many kinds like it. */
@@ -160,6 +203,17 @@ export class RouteTable implements ReadonlyMap<string, Route[]> {
     if (route.nexthopId === 0) this.known.set(route.nexthops, peers)
     return peers
   }
+}
+
+/** The route of another prefix. */
+export function withDestination(route: Route, prefix: string): Route {
+  const slash = prefix.indexOf('/')
+  return { ...route, destination: prefix.slice(0, slash), prefixLength: Number(prefix.slice(slash + 1)) }
+}
+
+/** Alike but for their destinations. */
+export function isAlike(kind: Route, route: Route): boolean {
+  return sameKind(kind, route)
 }
 
 function hopsText({ family, nexthopId, nexthops }: Route): string {

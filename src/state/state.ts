@@ -17,7 +17,7 @@ import { applyAddress, replaceAddresses } from './addresses.js'
 import { noChanges } from './changes.js'
 import { applyLink, type LinkEffect, replaceLinks } from './links.js'
 import { afterLoss, type Loss } from './loss.js'
-import type { DumpKind, StateMessage } from './messages.js'
+import type { DumpKind, RoutePart, StateMessage } from './messages.js'
 import { applyNeighbour, removeNeighboursOf, replaceNeighbours } from './neighbours.js'
 import { NexthopTable } from './nexthops.js'
 import { RouteReplacement } from './replacement.js'
@@ -34,6 +34,8 @@ export interface Replacement {
   drop(): void
   /** One dumped fact; other kinds and removals are ignored. */
   add(message: StateMessage): void
+  /** Dumped routes, those of the part from one to before another; of another family: ignored. */
+  addPart(part: RoutePart, from: number, to: number): void
   /** The dump is made again, because the table changed meanwhile. */
   again(): void
   /** Applies the difference; to be run to its end, in pieces if wanted. */
@@ -146,9 +148,9 @@ export class State implements NodeState {
         for (const route of routes) this.adopt(route)
         this.putRoutes(key, routes, into)
       },
-      setNew: (key, route) => {
-        this.routeUsers.add(key, route)
-        this.routeTables[kind].set(key, [route])
+      setNew: (column, at, route) => {
+        this.routeUsers.addAt(column, at, route)
+        this.routeTables[kind].setAt(column, at, route)
       },
       onDoubt: () => this.needsDump.add(kind),
       isStale: (route) => this.isStale(route)
@@ -169,6 +171,11 @@ export class State implements NodeState {
         this.adopt(message.route)
         incoming.add(message.route)
       },
+      addPart: (part, from, to) => {
+        if (part.family !== family) return
+        for (const route of part.kinds) if (route) this.adopt(route)
+        incoming.addPart(part, from, to)
+      },
       again: () => incoming.again(),
       finish: (changes) => finish(changes, false),
       unite: (changes) => finish(changes, true)
@@ -185,6 +192,7 @@ export class State implements NodeState {
       finish,
       unite: finish,
       drop: () => {},
+      addPart: () => {},
       add: (message) => {
         if (!message.removed) dumped.push(message)
       },

@@ -156,7 +156,7 @@ export interface Neighbour {
   managed: boolean
 }
 
-/** Prefix keys of both families, by what their routes depend on. The sets are live. */
+/** Prefix keys of both families, by what their routes depend on. The sets are for now: not to be kept. */
 export interface RouteUsers {
   /** By next hops of their own; see byObject. Some may come twice. */
   throughDevice(ifindex: number): Iterable<string>

@@ -21,7 +21,7 @@ const unfailing = new Set([
   'constructor'
 ])
 /** A rejection where others throw. */
-const promising = new Set(['dumpNetlink', 'readOption'])
+const promising = new Set(['dumpNetlink', 'dumpRoutes', 'readOption'])
 const children: Record<string, string> = {
   loadObject: 'object',
   map: 'map',

@@ -74,6 +74,32 @@ t.test('[Y9] what is written while the comparison goes on counts as right, the r
   t.equal(rows.count(4), rows.size())
 })
 
+t.test('a comparison of large tables takes a small share of the time, from its begin to its end', async (t) => {
+  const node = plainNode()
+  for (let i = 0; i < 12_000; i++) addRoutes(node, route(`10.${i >> 8}.${i & 255}.0/24`, [leg(2, '192.0.2.1')]))
+  const object = fakeObject()
+  const planner = createPlanner(defaultPlanOptions)
+  const pauses: number[] = []
+  const writer = createWriter(object, async (milliseconds) => {
+    pauses.push(milliseconds)
+  })
+  planner.update(node, everything)
+  writer.apply(planner.plan, 'all')
+  const map = object.map('routes4')
+  const { readBatch } = map
+  let read = 0
+  map.readBatch = (position, most) => {
+    for (const end = performance.now() + 15; performance.now() < end; );
+    read++
+    return readBatch(position, most)
+  }
+  t.strictSame(await writer.repairSlowly(), [])
+  t.ok(read >= 12)
+  const sum = pauses.reduce((all, one) => all + one, 0)
+  t.ok(sum >= (read * 20 - 130) * 500, `${read} reads of 20 ms at least: pauses of ${Math.round(sum)} ms`)
+  t.ok(Math.max(...pauses) < sum / 2, 'one after each slice')
+})
+
 t.test('[Y9] what somebody else changed is written right, and not looked for again at once', async (t) => {
   const node = plainNode()
   for (let i = 0; i < 5_000; i++) addRoutes(node, route(`10.${i >> 8}.${i & 255}.0/24`, [leg(2, '192.0.2.1')]))

@@ -148,6 +148,21 @@ t.test('an onChunk that throws rejects the promise with its error and ends the d
   t.same(result, { error: 'RangeError enough', calls: 1 })
 })
 
+t.test('a dump of routes rejects as others do', async (t) => {
+  const result = await childJson<object>(
+    t,
+    `${ready}
+    const wrong = Buffer.from(ipv4); wrong[1] = 24
+    const refused = await native.dumpRoutes(wrong, () => {}).catch(e => e.code)
+    const thrown = await native.dumpRoutes(ipv4, () => { throw new RangeError('enough') }).catch(e => e.name + ' ' + e.message)
+    const unknown = Buffer.from(ipv4); unknown[0] = 77
+    const other = await native.dumpRoutes(unknown, () => {}).then(() => 'taken', e => e.code)
+    console.log(JSON.stringify({ refused, thrown, other: typeof other }))`,
+    { namespace: namespace(t, 'routes') }
+  )
+  t.same(result, { refused: 'EINVAL', thrown: 'RangeError enough', other: 'string' })
+})
+
 t.test('wrong arguments are TypeErrors', async (t) => {
   const result = await childJson<string[]>(
     t,
@@ -156,6 +171,7 @@ t.test('wrong arguments are TypeErrors', async (t) => {
       () => native.openNetlinkReader(), () => native.openNetlinkReader({ groups: 1, receiveBuffer: 1 }, () => {}), () => native.openNetlinkReader({ groups: ['x'], receiveBuffer: 1 }, () => {}),
       () => native.openNetlinkReader({ groups: [], receiveBuffer: -1 }, () => {}), () => native.openNetlinkReader(options), () => native.dumpNetlink(1, ipv4, () => {}), () => native.dumpNetlink(26, 5, () => {}), () => native.dumpNetlink(26, ipv4),
       () => native.openNetlinkReader({ groups: [1000], receiveBuffer: 1 }, () => {}),
+      () => native.dumpRoutes(5, () => {}), () => native.dumpRoutes(ipv4.subarray(1), () => {}), () => native.dumpRoutes(ipv4), () => native.dumpRoutes(ipv4, () => {}, 0),
     ].map(attempt)))`
   )
   const expected = [
@@ -167,7 +183,11 @@ t.test('wrong arguments are TypeErrors', async (t) => {
     /type must be an integer from 16/,
     /request must be a Buffer/,
     /onChunk must be a function/,
-    /EINVAL cannot join netlink group 1000/
+    /EINVAL cannot join netlink group 1000/,
+    /dumpRoutes: request must be a Buffer/,
+    /dumpRoutes: request must be/,
+    /onRoutes must be a function/,
+    /events must be an integer from 1/
   ]
   for (const [i, pattern] of expected.entries()) t.match(result[i], pattern)
 })

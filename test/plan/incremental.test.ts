@@ -3,8 +3,22 @@ import { comparePlans, isEmpty, type PlanChange } from '../../src/plan/change.js
 import { defaultPlanOptions } from '../../src/plan/options.js'
 import { createPlanner, makePlan } from '../../src/plan/planner.js'
 import type { Plan } from '../../src/plan/types.js'
+import { RouteTable } from '../../src/state/route-table.js'
+import type { NodeState } from '../../src/state/types.js'
 import { churn, churnTranslated, startChurn } from './churn.js'
-import { addPod, addRoutes, everything, hex, key, leg, plainNode, route, setNeighbour, some } from './node.js'
+import {
+  addPod,
+  addRoutes,
+  everything,
+  hex,
+  key,
+  leg,
+  plainNode,
+  route,
+  setNeighbour,
+  some,
+  type TestNode
+} from './node.js'
 
 const seeds = Number(process.env['CHURN_SEEDS'] ?? 75)
 
@@ -116,6 +130,15 @@ t.test('after any churn the plan is the one made from nothing, and the change is
   t.pass(`${seeds} nodes, 40 changes each`)
 })
 
+/** As State has them. */
+function inColumns(node: TestNode): NodeState {
+  const tables = { routes4: new RouteTable(), routes6: new RouteTable() }
+  for (const kind of ['routes4', 'routes6'] as const)
+    for (const [prefix, routes] of node[kind]) tables[kind].set(prefix, routes)
+  const kindOf = (prefix: string) => tables[prefix[8] === '/' ? 'routes4' : 'routes6'].kindOf(prefix)
+  return { ...node, ...tables, routeUsers: { ...node.routeUsers, kindOf } }
+}
+
 function sets(change: PlanChange): Record<string, string[]> {
   return Object.fromEntries(
     Object.entries(change).map(([name, keys]) => [
@@ -155,11 +178,22 @@ t.test('routes that are alike are planned together: the same plan as one by one'
     }
     const { node, options, translated } = world
     const apart = { ...node, routeUsers: { ...node.routeUsers, kindOf: () => null } }
-    const [together, single] = [node, apart].map((each) => canonical(makePlan(each, options, translated)))
-    if (JSON.stringify(together) !== JSON.stringify(single)) {
-      t.strictSame(together, single, `seed ${seed}`)
+    const plans = [apart, node, inColumns(node)].map((each) => makePlan(each, options, translated))
+    const [single, ...together] = plans.map(canonical)
+    for (const [at, plan] of together.entries()) {
+      if (JSON.stringify(plan) === JSON.stringify(single)) continue
+      t.strictSame(plan, single, `seed ${seed}, ${at === 0 ? 'as Maps' : 'in columns'}`)
       return
     }
+    // next hops have as many users: they go with the last
+    const planner = createPlanner(options)
+    const state = inColumns(node)
+    planner.update(state, everything)
+    const gone = [...state.routes4.keys(), ...state.routes6.keys()]
+    for (const prefix of gone)
+      (prefix[8] === '/' ? (state.routes4 as RouteTable) : (state.routes6 as RouteTable)).delete(prefix)
+    planner.update(state, some(gone))
+    if (planner.plan.nexthops.size > 0) t.strictSame([...planner.plan.nexthops.keys()], [], `seed ${seed}`)
   }
   t.pass(`${seeds} nodes`)
 })

@@ -7,7 +7,7 @@
 
 import t from 'tap'
 import { noChanges } from '../../src/state/changes.js'
-import type { StateMessage } from '../../src/state/messages.js'
+import { type RoutePart, type StateMessage, wholeKind } from '../../src/state/messages.js'
 import { State } from '../../src/state/state.js'
 import type { Route } from '../../src/state/types.js'
 import { randomSource } from '../plan/churn.js'
@@ -81,8 +81,27 @@ function copyOf(entry: Route): Route {
   return structuredClone(entry)
 }
 
-/** Takes a dump in; between its steps `act` is called. */
-function dump(state: State, kernel: State, kind: 'routes4' | 'routes6', act: () => void): void {
+/** The routes as the addon tells them: kinds apart from destinations, some whole. */
+function partOf(random: Random, family: 4 | 6, routes: readonly Route[]): RoutePart {
+  const kinds: Route[] = []
+  const numbers = new Map<string, number>()
+  const records = routes.flatMap((entry) => {
+    const whole = random(8) === 0
+    const kind = whole ? entry : { ...entry, destination: '0'.repeat(entry.destination.length), prefixLength: 0 }
+    const text = JSON.stringify(kind)
+    const number = numbers.get(text) ?? kinds.push(structuredClone(kind)) - 1
+    numbers.set(text, number)
+    const words = entry.destination.match(/.{8}/g) ?? []
+    return [
+      number * 256 + (whole ? wholeKind : entry.prefixLength),
+      ...words.map((word) => (whole ? 0 : Number.parseInt(word, 16)))
+    ]
+  })
+  return { family, kinds, records: Uint32Array.from(records) }
+}
+
+/** Takes a dump in, in either form; between its steps `act` is called. */
+function dump(random: Random, state: State, kernel: State, kind: 'routes4' | 'routes6', act: () => void): void {
   const replacement = state.beginReplace(kind)
   // prefixes that come during the dump are seen when they lie behind it, those that go are not
   const keys = [...(kind === 'routes4' ? prefixes : prefixes6)].map((prefix) => {
@@ -90,7 +109,9 @@ function dump(state: State, kernel: State, kind: 'routes4' | 'routes6', act: () 
     return `${destination}/${prefixLength}`
   })
   for (const key of keys) {
-    for (const entry of kernel[kind].get(key) ?? []) replacement.add(add(copyOf(entry)))
+    const routes = kernel[kind].get(key) ?? []
+    if (random(2)) for (const entry of routes) replacement.add(add(copyOf(entry)))
+    else replacement.addPart(partOf(random, kind === 'routes4' ? 4 : 6, routes), 0, routes.length)
     act()
   }
   for (const _ of replacement.finish(noChanges())) act()
@@ -103,7 +124,7 @@ for (const lossy of [false, true]) {
     async (t) => {
       let dumps = 0
       for (let seed = 1; seed <= 400; seed++) {
-        const random = randomSource(seed)
+        const [random, form] = [randomSource(seed), randomSource(seed + 10_000)]
         const [kernel, state] = [new State(), new State()]
         const tell = (messages: StateMessage[], lost = false): void => {
           for (const message of messages) {
@@ -123,7 +144,7 @@ for (const lossy of [false, true]) {
           state.needsDump.clear()
           for (const kind of ['routes4', 'routes6'] as const) {
             dumps++
-            dump(state, kernel, kind, () => {
+            dump(form, state, kernel, kind, () => {
               if (!quiet && random(3) > 0) tell(randomEvent(random, kernel))
             })
           }
@@ -175,3 +196,46 @@ t.test('[Y5] what went with its device during the dump does not come back', asyn
   t.equal(state.routes4.size, 0)
   t.ok(state.needsDump.has('routes4'), 'only another dump can tell')
 })
+
+t.test(
+  'routes told by what they share are those told one by one: the first dump of all, made again, and a later one',
+  async (t) => {
+    for (let seed = 1; seed <= 100; seed++) {
+      const random = randomSource(seed)
+      const [single, parts] = [new State(), new State()]
+      for (const state of [single, parts])
+        after(state, link(2), link(3), link(4), nexthop(1, { nexthop: hop(2, '192.0.2.1') }))
+      for (let round = 0; round < 4; round++) {
+        const routes = Array.from({ length: 60 }, () => randomRoute(random)).filter(({ nexthopId }) => nexthopId < 2)
+        for (const [kind, family] of [
+          ['routes4', 4],
+          ['routes6', 6]
+        ] as const) {
+          const own = routes.filter((entry) => entry.family === family)
+          const [one, other] = [single, parts].map((state) => state.beginReplace(kind, round === 0))
+          for (let attempt = 0; attempt < 1 + random(2); attempt++) {
+            if (attempt > 0) for (const replacement of [one, other]) replacement?.again()
+            for (const entry of own) one?.add(add(copyOf(entry)))
+            const part = partOf(random, family, own)
+            const cut = random(own.length + 1)
+            other?.addPart(part, 0, cut)
+            other?.addPart(part, cut, own.length)
+          }
+          const changes = [noChanges(), noChanges()]
+          for (const [at, replacement] of [one, other].entries()) {
+            for (const _ of replacement?.finish(changes[at] ?? noChanges()) ?? []);
+            replacement?.drop()
+          }
+          t.same(changes[1]?.prefixes, changes[0]?.prefixes, `seed ${seed}`)
+        }
+        t.same(contents(parts), contents(single), `seed ${seed}`)
+        for (const ifindex of [2, 3, 4])
+          t.same(
+            new Set(parts.routeUsers.throughDevice(ifindex)),
+            new Set(single.routeUsers.throughDevice(ifindex)),
+            `seed ${seed}`
+          )
+      }
+    }
+  }
+)

@@ -1,0 +1,28 @@
+// Which prefixes may have to do with some others, told by the first 16 bits:
+// for passes over a million of which few are of interest.
+
+import type { PrefixColumn } from './prefix-map.js'
+import type { Family } from './state/types.js'
+
+const bits = 16
+
+export class PrefixBegins {
+  private readonly begins: Record<Family, Uint8Array> = { 4: new Uint8Array(2 ** bits), 6: new Uint8Array(2 ** bits) }
+
+  constructor(prefixes: Iterable<string> = []) {
+    for (const prefix of prefixes) this.add(prefix)
+  }
+
+  add(prefix: string): void {
+    const digits = prefix.indexOf('/')
+    const count = 2 ** Math.max(0, bits - Number(prefix.slice(digits + 1)))
+    const first = Math.floor(Number.parseInt(prefix.slice(0, bits / 4), 16) / count) * count
+    this.begins[digits === 8 ? 4 : 6].fill(1, first, first + count)
+  }
+
+  /** false: what is at this place is neither one of the prefixes nor inside one. */
+  has({ family, words }: PrefixColumn, at: number): boolean {
+    const first = words[family === 4 ? at : at * 4] as number
+    return this.begins[family][first >>> (32 - bits)] === 1
+  }
+}
