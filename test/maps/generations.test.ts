@@ -53,6 +53,27 @@ t.test('a route raises the slots of its own addresses, when it comes, changes an
   t.strictSame(apply(), [], 'compared with everything')
 })
 
+t.test('a whole plan raises what is another, or all when much is', async (t) => {
+  const { node, object, writer, planner } = start()
+  const prefixes = ['10.9.3.0/24', '10.77.0.0/20', '2001:db8:7::/48']
+  for (const prefix of prefixes)
+    addRoutes(node, route(prefix, [leg(2, prefix.includes(':') ? '2001:db8::7' : '192.0.2.7')]))
+  const whole = (): number[] => {
+    const before = generationsOf(object)
+    planner.update(node, everything)
+    writer.apply(planner.plan, 'all')
+    const after = generationsOf(object)
+    return all.filter((slot) => after[slot] !== before[slot])
+  }
+  t.strictSame(whole(), slots(...prefixes), 'routes that have come')
+  t.strictSame(whole(), [])
+  node.routes4.set(key('10.9.3.0/24'), [route('10.9.3.0/24', [leg(2, '192.0.2.8')])])
+  node.routes6.delete(key('2001:db8:7::/48'))
+  t.strictSame(whole(), slots('10.9.3.0/24', '2001:db8:7::/48'), 'another next hop, and one that has gone')
+  for (let i = 0; i < 5_000; i++) addRoutes(node, route(`11.${i >> 8}.${i & 255}.0/24`, [leg(2, '192.0.2.7')]))
+  t.strictSame(whole(), all)
+})
+
 t.test('an address that the node loses raises all, one that it gets its own', async (t) => {
   const { node, apply } = start()
   const prefix = key('192.0.2.99')
