@@ -21,7 +21,7 @@ const MAY_IMPORT: Record<string, string[]> = {
   control: [],
   cli: ['control', 'config', 'check', 'guard'],
   datapath: ['state', 'netlink', 'conntrack', 'plan', 'maps', 'config'],
-  life: ['config', 'netfilter', 'maps', 'check', 'guard', 'datapath'],
+  life: ['config', 'netfilter', 'netlink', 'maps', 'check', 'guard', 'datapath'],
   answers: ['config', 'state', 'netlink', 'conntrack', 'plan', 'maps', 'control', 'datapath', 'life'],
   daemon: [
     'config',

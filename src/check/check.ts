@@ -8,6 +8,7 @@
 import { hostname, release } from 'node:os'
 import type { Config } from '../config/config.js'
 import { native } from '../native.js'
+import { checkIpsec } from './ipsec.js'
 import { checkKernel, missingRights } from './kernel.js'
 import { judgeMasquerade, readMasquerade, withAgentChains } from './masquerade.js'
 import { judgeDevices, judgeRouting, readNode } from './node.js'
@@ -55,6 +56,7 @@ export async function runChecks(options: CheckOptions): Promise<CheckReport> {
     ...rules.findings,
     ...judgeMasquerade(masquerade, config, node.plan.lackingSources),
     ...programs.findings,
+    ...(await checkIpsec(facts)),
     ...judgeRouting(node),
     ...judgeSysctls(node, config, masquerade.policy.ports)
   ].map((each) => accepted(each, policy))

@@ -1,7 +1,8 @@
 // What others do to the packets of the fast path, looked at again while
-// hostroute runs: rules, programs and queues. Of the node itself nothing is read.
+// hostroute runs: rules, programs, queues and IPsec policies. Of the node itself nothing is read.
 
 import type { ForeignFacts } from './foreign-facts.js'
+import { checkIpsec } from './ipsec.js'
 import { readIpvs } from './ipvs.js'
 import { withAgentChains } from './masquerade.js'
 import { defaultPolicy } from './policy.js'
@@ -19,5 +20,6 @@ export async function lookAtForeign({ rules, devices, agents, config }: ForeignF
   const policy = withAgentChains(defaultPolicy, { agents })
   const judged = judgeRules(read.tables, services, rules, policy, false, read.findings)
   const programs = await checkPrograms(tools, devices, config)
-  return [...judged.findings, ...programs.findings].filter(({ outcome }) => outcome === 'refuse')
+  const ipsec = await checkIpsec(rules)
+  return [...judged.findings, ...programs.findings, ...ipsec].filter(({ outcome }) => outcome === 'refuse')
 }

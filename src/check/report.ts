@@ -16,6 +16,7 @@ export type Area =
   | 'sysctl'
   | 'devices'
   | 'programs'
+  | 'ipsec'
 
 export interface RuleFinding {
   backend: Backend

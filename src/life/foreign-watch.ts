@@ -1,5 +1,5 @@
 // What others do to the packets of the fast path while hostroute runs: rules,
-// programs and queues that came after enabling, or that were there when a
+// programs, queues and IPsec policies that came after enabling, or that were there when a
 // running datapath was taken over. They are judged as `hostroute check` does, in
 // a process of its own, so that the daemon neither waits nor grows.
 //
@@ -18,6 +18,7 @@ import { linkedFingerprint } from '../linked-programs.js'
 import type { NetfilterSocket, NetlinkReader } from '../native.js'
 import { native } from '../native.js'
 import { rulesFingerprint } from '../netfilter/fingerprint.js'
+import { hasIpsec, NETLINK_XFRM, policyGroup } from '../netlink/xfrm.js'
 import type { ProblemCode } from './problem-kinds.js'
 import type { Problems } from './problems.js'
 
@@ -41,14 +42,16 @@ const afterFailure = 60_000
 
 const bypassed: Partial<Record<Finding['area'], ProblemCode>> = {
   rules: 'rules-bypassed',
-  programs: 'programs-bypassed'
+  programs: 'programs-bypassed',
+  ipsec: 'ipsec-bypassed'
 }
 /** Findings about what could not be read. */
-const unread = new Set(['rules-unread', 'programs-unread'])
+const unread = new Set(['rules-unread', 'programs-unread', 'ipsec-unread'])
 
 export class ForeignWatch {
   private socket: NetfilterSocket | null = null
   private events: NetlinkReader | null = null
+  private ipsecEvents: NetlinkReader | null = null
   private fingerprint = ''
   /** Why changes cannot be followed; null: they are. */
   private blind: string | null = null
@@ -61,9 +64,9 @@ export class ForeignWatch {
 
   constructor(private readonly options: ForeignWatchOptions) {}
 
-  /** looked: the checks have just been made. */
+  /** looked: the checks have just been made. One that runs looks again: the configuration may be another. */
   start(looked: boolean): void {
-    if (this.running) return
+    if (this.running) return looked ? undefined : this.changed()
     this.running = true
     this.plan(this.follow() && looked ? longestPause : calm)
   }
@@ -73,12 +76,21 @@ export class ForeignWatch {
     try {
       this.socket ??= native().openNetfilter(false)
       this.events ??= native().openNetlinkReader({ groups: [trafficControlGroup], receiveBuffer }, () => this.changed())
+      this.followIpsec()
       this.fingerprint = this.takeFingerprint(this.socket)
       this.blind = null
     } catch (error) {
       this.cannotFollow(error as Error)
     }
     return this.blind === null
+  }
+
+  /** Once the kernel's module is there. true: from now on. */
+  private followIpsec(): boolean {
+    if (this.ipsecEvents !== null || !hasIpsec()) return false
+    const options = { protocol: NETLINK_XFRM, groups: [policyGroup], receiveBuffer }
+    this.ipsecEvents = native().openNetlinkReader(options, () => this.changed())
+    return true
   }
 
   private cannotFollow({ message }: Error): void {
@@ -93,6 +105,8 @@ export class ForeignWatch {
     this.due = Number.POSITIVE_INFINITY
     this.events?.close()
     this.socket?.close()
+    this.ipsecEvents?.close()
+    this.ipsecEvents = null
     this.events = null
     this.socket = null
     this.blind = null
@@ -107,6 +121,7 @@ export class ForeignWatch {
       return
     }
     try {
+      if (this.followIpsec()) this.changed()
       const now = this.takeFingerprint(this.socket)
       if (now === this.fingerprint) return
       this.fingerprint = now
@@ -181,7 +196,8 @@ export class ForeignWatch {
   private notLooked(why: string | null): void {
     if (!this.running) return
     const said = why ?? this.blind
-    const text = said === null ? null : `whether rules or programs of others are bypassed cannot be seen: ${said}`
+    const text =
+      said === null ? null : `whether rules, programs or IPsec policies of others are bypassed cannot be seen: ${said}`
     this.options.problems.set('not-looked', text, () => this.next)
   }
 }

@@ -70,6 +70,10 @@ const kinds = {
     affects: 'traffic',
     remedy: 'hostroute check lists them, with what to do about each'
   },
+  'ipsec-bypassed': {
+    affects: 'traffic',
+    remedy: 'hostroute check lists the policies; add their remote prefixes to stackPrefixes, then: hostroute reload'
+  },
   'masquerade-refused': { affects: 'traffic', remedy: 'hostroute snat policy shows what is in force', told: true },
   'no-source': {
     affects: 'traffic',

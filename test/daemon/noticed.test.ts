@@ -83,6 +83,18 @@ t.test('a queue and a filter on a pod', async (t) => {
   await over(node)
 })
 
+t.test('IPsec policies for pods', async (t) => {
+  const node = (await servedLab(t, { pods: 1 }, { config: noticing })).node(0)
+  const policy = ['dir', 'out', 'src', '10.244.0.0/16', 'dst', '198.18.0.0/15']
+  const ends = ['tmpl', 'src', '192.0.2.1', 'dst', '192.0.2.2', 'proto', 'esp', 'mode', 'tunnel']
+  await node.run(['ip', 'xfrm', 'policy', 'add', ...policy, ...ends])
+  await has(node, 'ipsec-bypassed')
+  t.match(await status(node), { mode: 'degraded', why: /IPsec policy out 10\.244\.0\.0\/16 → 198\.18\.0\.0\/15/ })
+  node.daemon.writeConfig({ ...plain, ...noticing, stackPrefixes: ['198.18.0.0/15'] })
+  t.match(await node.daemon.json<ReloadResult>('reload'), { ok: true })
+  await over(node)
+})
+
 t.test('[L4] a program of others at a TCX hook, of which the kernel tells nobody', async (t) => {
   const lab = await servedLab(t, { pods: 1 }, { config: noticing })
   const node = lab.node(0)
