@@ -3,9 +3,10 @@
 // A packet of the fast path comes in by a served device, is addressed to
 // another host, carries no mark, belongs to no flow that conntrack translates
 // and leaves by a served device; it never sees netfilter's hooks prerouting,
-// forward and postrouting, nor a device's ingress hook. Destinations that the
-// node's rules translate (translations.ts) are the stack's. Each table is walked from its base chains along jumps with one
-// question: can a packet that the fast path would take arrive here?
+// forward and postrouting, nor a device's ingress or egress hook. Destinations
+// that the node's rules translate (translations.ts) are the stack's. Each table is
+// walked from its base chains along jumps with one question: can a packet that the
+// fast path would take arrive here?
 //
 // - `never`: the rule is host-only, and so is all that only it leads to.
 // - A rule that surely ends the chain for every such packet (RETURN for all
@@ -137,10 +138,9 @@ function whyHookIsHostOnly(table: RuleTable, chain: RuleChain, context: RuleCont
   if (!fastHooks.has(hook))
     return `hook ${hook} sees only packets to or from the node itself; hostroute leaves those to the stack`
   if ((hook !== 'ingress' && hook !== 'egress') || chain.devices.length === 0) return null
-  // bpf_redirect to an uplink passes the device's egress hook, redirect_peer to a pod does not
-  const served = hook === 'egress' ? context.pods : [...context.pods, ...context.uplinks]
+  // what a TC program redirects passes no egress hook of netfilter (nf_skip_egress(), Linux 5.17)
+  const served = [...context.pods, ...context.uplinks]
   if (chain.devices.some((pattern) => served.some((name) => matchesDevice(pattern, name)))) return null
-  if (hook === 'egress') return 'it sees what leaves by devices whose egress hook hostroute does not pass by'
   return chain.devices.every((name) => name === 'lo' || context.neverServed.includes(name))
     ? 'hostroute does not serve its devices'
     : null

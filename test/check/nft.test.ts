@@ -24,6 +24,27 @@ t.test('[C9] nft: ingress of a served device is bypassed', async (t) => {
   t.match(textsOf(rules, 'bypassed').join('\n'), /ip saddr 203\.0\.113\.2 drop/)
 })
 
+t.test('[C9] nft: egress of a served device is bypassed, an uplink’s too', async (t) => {
+  const classes = (dev: string) =>
+    judged(
+      parseNft(
+        JSON.stringify({
+          nftables: [
+            { table: { family: 'netdev', name: 'x' } },
+            {
+              chain: { family: 'netdev', table: 'x', name: 'c', hook: 'egress', type: 'filter', policy: 'accept', dev }
+            },
+            { rule: { family: 'netdev', table: 'x', chain: 'c', handle: 2, expr: [{ drop: null }] } }
+          ]
+        }),
+        ''
+      )
+    ).map((each) => each.class)
+  t.same(classes('eth0'), ['bypassed'])
+  t.same(classes('veth1'), ['bypassed'])
+  t.same(classes('docker0'), ['host-only'])
+})
+
 const ruleset = (expressions: object[], chain: object = {}) =>
   JSON.stringify({
     nftables: [
