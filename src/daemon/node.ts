@@ -14,7 +14,6 @@ import { Answers } from '../answers/answers.js'
 import { EventStream } from '../answers/event-stream.js'
 import type { NodeCommands, NodeView } from '../answers/node-view.js'
 import { foreignFacts } from '../check/foreign-facts.js'
-import type { Finding } from '../check/report.js'
 import type { Config } from '../config/config.js'
 import { masqueradesLinkLocal } from '../config/masquerade.js'
 import type { HandedBack, ReloadResult } from '../control/api.js'
@@ -28,7 +27,7 @@ import { ManagedNeighbours } from '../datapath/managed-neighbours.js'
 import { refusalUnlessTransient } from '../datapath/refusal.js'
 import { Configuration } from '../life/configuration.js'
 import { DatapathKeeper } from '../life/datapath-keeper.js'
-import { ForeignWatch } from '../life/foreign-watch.js'
+import { ForeignWatch, type Look } from '../life/foreign-watch.js'
 import { GuardKeeper } from '../life/guard-keeper.js'
 import { KernelEgress } from '../life/kernel-egress.js'
 import { lackingSources } from '../life/lacking-sources.js'
@@ -393,7 +392,7 @@ export class Node {
     else if (this.datapath) this.foreign.start(looked)
   }
 
-  private async lookAtForeign(): Promise<Finding[]> {
+  private async lookAtForeign(): Promise<Look> {
     const { facts, config, masquerade } = this
     const { state, plan, translated } = facts
     return lookApart(await foreignFacts({ state, plan }, config, masquerade.policy, translated.destinations()))

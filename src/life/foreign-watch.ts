@@ -6,8 +6,9 @@
 // Invariants
 // - One look at a time. While nothing changes a look is made every quarter of an
 //   hour, after a change within a second or two (rules, and programs at TCX
-//   hooks, change without an event: their fingerprints are compared by poll()). Looks take no more than a twentieth of the time, or while
-//   something is found a fifth: whoever mends it wants to see that.
+//   hooks, change without an event: their fingerprints are compared by poll()).
+//   Looks take no more than a twentieth of a CPU, or while something is found a
+//   fifth: whoever mends it wants to see that.
 // - What is found is a problem only when a second look finds it, too: rule sets
 //   are written in steps.
 // - A look that cannot be made is a problem of its own, and made again.
@@ -22,12 +23,18 @@ import { hasIpsec, NETLINK_XFRM, policyGroup } from '../netlink/xfrm.js'
 import type { ProblemCode } from './problem-kinds.js'
 import type { Problems } from './problems.js'
 
+export interface Look {
+  findings: Finding[]
+  /** Milliseconds of CPU that it took, its tools' included. */
+  cost: number
+}
+
 export interface ForeignWatchOptions {
   problems: Problems
   /** ifindexes of the devices that are served. */
   served(): Iterable<number>
   /** What would be refused now. Rejects when it cannot be seen. */
-  look(): Promise<Finding[]>
+  look(): Promise<Look>
 }
 
 /** RTNLGRP_TC: queues and filters. */
@@ -156,11 +163,10 @@ export class ForeignWatch {
     let pause = longestPause
     let rest = 0
     const look = async () => {
-      const began = performance.now()
-      const found = await this.options.look()
-      const times = pausesPerLook[found.length > 0 ? 'found' : 'calm']
-      rest = Math.min(longestRest, (performance.now() - began) * times)
-      return found
+      const { findings, cost } = await this.options.look()
+      const times = pausesPerLook[findings.length > 0 ? 'found' : 'calm']
+      rest = Math.min(longestRest, cost * times)
+      return findings
     }
     try {
       const first = await look()
