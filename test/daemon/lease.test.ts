@@ -2,9 +2,12 @@
 
 import t from 'tap'
 import type { Status, VerifyReport } from '../../src/control/api.js'
+import { STRUCTS } from '../../src/maps/layout.js'
 import { attached, servedLab } from '../forwarding/served.js'
 import { OUTSIDE } from '../lab/addresses.js'
 import { exec, until } from '../lab/process.js'
+
+const { lease, straight } = STRUCTS.control.offset
 
 t.test('[L3] onStop: keep goes on forwarding; after the lease the programs step aside', async (t) => {
   const lab = await servedLab(t, {}, { config: { lease: '30s' } })
@@ -21,7 +24,7 @@ t.test('[L3] onStop: keep goes on forwarding; after the lease the programs step 
     value: string[]
   }[]
   const bytes = dump[0]?.value ?? []
-  const ended = bytes.map((byte, at) => ((at >= 8 && at < 16) || (at >= 80 && at < 84) ? '0x00' : byte))
+  const ended = bytes.map((byte, at) => ((at >= lease && at < lease + 8) || at === straight ? '0x00' : byte))
   const write = await exec([
     'bpftool',
     'map',

@@ -132,7 +132,8 @@ export class Faulty {
       await this.start(false)
       const answers = () =>
         this.status().then(
-          ({ sync, mode }) => sync.state === 'synced' && (mode !== 'disabled' || this.refused),
+          ({ sync, mode, why }) =>
+            sync.state === 'synced' && (mode !== 'disabled' || (this.refused && !why?.startsWith('starting'))),
           () => false
         )
       await until('it answers or ends', async () => !daemon.running || (await answers()), patience, 50)
