@@ -46,6 +46,8 @@ export interface GuardOptions {
 }
 
 const watchInterval = 500
+/** Of looks: whether the owned tables stand. */
+const looksPerProof = 4
 
 export class Guard implements GuardControl {
   readonly #options: GuardOptions
@@ -62,6 +64,7 @@ export class Guard implements GuardControl {
   readonly #closers: (() => void)[] = []
   /** A program that tries the same over and over is told of in sum; every attempt is an event. */
   readonly #lines: ReturnType<typeof rateLimit>
+  #looks = 0
   #mode: GuardMode
   /** Backend cgroup: the exemption for whose sake no table is owned. */
   #unownedFor: string | null = null
@@ -289,6 +292,21 @@ export class Guard implements GuardControl {
     if (this.#exemptions?.refresh()) this.#exemptionsChanged()
     else this.#makeWay()
     this.#observer.look()
+    if (++this.#looks % looksPerProof === 0) this.#lookAtTables()
+  }
+
+  /** Their keeper may have been ended, and others have made them since. */
+  #lookAtTables(): void {
+    try {
+      if (this.#tables.stands(this.#socket)) return
+      this.#options.log.warn('tables of iptables-nft that the guard owned have gone; it takes them again')
+      this.#publishTables([])
+      this.#tables.release()
+      this.#holdTables()
+    } catch (error) {
+      const { message } = error as Error
+      this.#lines.log('warn', message, `the tables of iptables-nft could not be taken: ${message}; it is tried again`)
+    }
   }
 
   #refuses(): GuardStatus['refuses'] {

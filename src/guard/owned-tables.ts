@@ -40,6 +40,10 @@ export class OwnedTables {
   /** Requests that delete the tables made by #socket. */
   #deletions: Buffer[] = []
   #rows: GuardTableRow[] = []
+  /** Netlink port by "family table", of those that are owned. */
+  #owners = new Map<string, number>()
+  /** Processes that keep them. */
+  #kept = 0
 
   constructor(runDirectory: string) {
     this.#holderFile = join(runDirectory, 'guard-holder.json')
@@ -74,6 +78,14 @@ export class OwnedTables {
     }
   }
 
+  /** false: a table that is owned has gone or is another's, or one of those who keep them has. Throws NativeError. */
+  stands(socket: NetfilterSocket): boolean {
+    if (this.#owners.size === 0) return true
+    const present = listTables(socket)
+    for (const [table, owner] of this.#owners) if (present.get(table) !== owner) return false
+    return this.#holders().length >= this.#kept
+  }
+
   #takeWith(made: NetfilterSocket, inherited: readonly number[]): void {
     const errors = wanted.map(([of, table]) => create(made, of, table))
     const present = listTables(made)
@@ -93,6 +105,9 @@ export class OwnedTables {
     } else {
       made.close()
     }
+    const owned = this.#rows.filter((row) => row.owned).map((row) => `${row.family} ${row.table}`)
+    this.#owners = new Map(owned.map((table) => [table, present.get(table) ?? 0]))
+    this.#kept = this.#holders().length
   }
 
   /** The tables go, and who kept them. */
@@ -106,6 +121,8 @@ export class OwnedTables {
     this.#socket = null
     this.#deletions = []
     this.#rows = []
+    this.#owners.clear()
+    this.#kept = 0
   }
 
   /** This process lets go; the tables stay with their keeper. */
@@ -141,7 +158,7 @@ export class OwnedTables {
   #holders(): Holder[] {
     try {
       const holders = JSON.parse(readFileSync(this.#holderFile, 'utf8')) as Holder[]
-      return holders.filter(({ pid, started }) => startTime(pid) === started)
+      return holders.filter(({ pid, started }) => startTime(pid) === started && !isZombie(pid))
     } catch {
       return []
     }

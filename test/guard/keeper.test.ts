@@ -50,6 +50,15 @@ t.test('SIGKILL while the guard takes its tables: no process is left that holds 
   t.equal((await keepers()).length, 1, 'a killed daemon leaves its guard')
   await daemon.start({ config: guarded, timeout: patience })
   t.equal((await keepers()).length, 1, 'which the next one finds')
+  const [keeper] = await keepers()
+  process.kill(Number(keeper), 'SIGKILL')
+  await until(
+    'the tables are taken again',
+    async () => (await keepers()).length === 1 && (await tables()).length > 0,
+    patience
+  )
+  t.match(daemon.log, /tables of iptables-nft that the guard owned have gone; it takes them again/)
+  t.not((await node.exec(['iptables-nft', '-A', 'FORWARD', '-j', 'DROP'])).status, 0, 'and writes are refused again')
   await daemon.json('disable', '--force')
   t.strictSame([await keepers(), await tables()], [[], []], 'and ends')
 })
