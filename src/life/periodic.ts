@@ -81,6 +81,7 @@ export class Periodic {
     this.every('neighbours', tick, () => this.actions.keepNeighbours())
     this.every('egress', tick, () => this.actions.keepEgress())
     this.every('devices', tick, () => this.actions.keepDevices())
+    this.every('pins', tick, () => this.keepPins())
     this.every('detour', tick, () => this.keepDetour())
     this.every('settings', tick, () => this.actions.lookAtSettings())
     this.every('problems', tick, () => lookForProblems(this.node))
@@ -151,6 +152,18 @@ export class Periodic {
     }
     problems.set('conntrack-not-followed', null)
     return true
+  }
+
+  private keepPins(): void {
+    const { datapath, problems } = this.node
+    if (!datapath?.isServing) return problems.set('pins-gone', null)
+    try {
+      datapath.keepPins((text) => this.node.problem('hooks', text))
+      problems.set('pins-gone', null)
+    } catch (error) {
+      problems.set('pins-gone', `maps are not pinned: ${(error as Error).message}`, () => this.next('pins'))
+    }
+    this.actions.keepDevices()
   }
 
   private keepDetour(): void {
@@ -229,7 +242,11 @@ export class Periodic {
   private verify(): void {
     const { datapath, problems } = this.node
     if (!datapath) return problems.set('maps-not-compared', null)
-    for (const text of datapath.restore()) this.node.problem('hooks', text)
+    try {
+      for (const text of datapath.restore()) this.node.problem('hooks', text)
+    } catch (error) {
+      return this.notCompared(`what is attached cannot be looked at: ${(error as Error).message}`)
+    }
     datapath.writer.repairSlowly().then(
       (wrong) => {
         if (wrong === null) return
@@ -239,9 +256,13 @@ export class Periodic {
       (error: Error & { code?: string }) => {
         // the datapath may have ended meanwhile
         if (error.code === 'ERR_CLOSED') return
-        problems.set('maps-not-compared', `the maps cannot be compared: ${error.message}`, () => this.next('verify'))
+        this.notCompared(`the maps cannot be compared: ${error.message}`)
       }
     )
+  }
+
+  private notCompared(text: string): void {
+    this.node.problems.set('maps-not-compared', text, () => this.next('verify'))
   }
 
   private tellRepaired(wrong: readonly MapDifference[]): void {

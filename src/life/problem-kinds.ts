@@ -33,6 +33,11 @@ const kinds = {
     remedy: 'bpftool net show dev DEVICE lists what hangs there; it is tried again by itself',
     told: true
   },
+  'pins-gone': {
+    affects: 'traffic',
+    remedy:
+      'a daemon that starts meanwhile finds nothing to take over, and flows through SNAT are cut; it is tried again by itself'
+  },
   'conntrack-not-followed': {
     affects: 'traffic',
     remedy:
