@@ -95,8 +95,13 @@ export async function removePinned({
 }: Pick<RemoveOptions, 'pinDirectory' | 'runDirectory' | 'log'>): Promise<{ released: number; stays: string[] }> {
   await handBack(pinDirectory, log)
   const released = await releaseNeighbours(pinDirectory)
-  Guard.remove({ pinDirectory, runDirectory })
-  return { released, stays: removeLeftovers(pinDirectory, runDirectory) }
+  const stays: string[] = []
+  try {
+    Guard.remove({ pinDirectory, runDirectory })
+  } catch (error) {
+    stays.push(`the guard stays: ${(error as Error).message}`)
+  }
+  return { released, stays: [...stays, ...removeLeftovers(pinDirectory, runDirectory)] }
 }
 
 /** While hostroute is disabled, or is gone, its table masquerades: it goes, too. Throws Refusal where nothing else does. */

@@ -409,13 +409,25 @@ export class Datapath {
     this.object.close()
   }
 
-  /** Detaches everything and removes the pins; flows are gone. Returns a sentence for what stays all the same; it is switched off. */
+  /** Detaches everything and removes the pins; flows are gone. Never throws: a sentence for what stays all the same. */
   remove(): string[] {
-    this.detour.close()
-    this.control.switchOn(false)
-    const stays = this.hooks.detachAll()
-    this.close()
-    return [...stays, ...removePins(this.options.pinDirectory)]
+    const { detour, control, hooks, ring, object, options } = this
+    const failed: string[] = []
+    const attempt = (what: string, action: () => void) => {
+      try {
+        action()
+      } catch (error) {
+        failed.push(`${what}: ${(error as Error).message}`)
+      }
+    }
+    attempt('the detour stays', () => detour.close())
+    attempt('the programs cannot be switched off', () => control.switchOn(false))
+    const stays = hooks.detachAll()
+    attempt('events are still read', () => ring.close())
+    attempt('maps stay open', () => object.close())
+    stays.push(...removePins(options.pinDirectory))
+    // where all has gone none of it does any harm
+    return stays.length > 0 ? [...failed, ...stays] : []
   }
 }
 

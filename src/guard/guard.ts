@@ -170,15 +170,26 @@ export class Guard implements GuardControl {
     for (const close of this.#closers.splice(0)) close()
     this.#journal.flush()
     this.#lines.close()
-    if (options.remove) {
-      this.#object?.writeControl(controlOffset.mode, u32(modeCode.off))
-      removePins(join(this.#options.pinDirectory, 'guard'))
-      this.#tables.release()
-    } else {
-      this.#tables.leave()
+    try {
+      if (options.remove) this.#remove()
+      else this.#tables.leave()
+    } finally {
+      this.#object?.close()
+      this.#socket.close()
     }
-    this.#object?.close()
-    this.#socket.close()
+  }
+
+  /** All that can be, also where something of it fails. */
+  #remove(): void {
+    try {
+      this.#object?.writeControl(controlOffset.mode, u32(modeCode.off))
+    } finally {
+      try {
+        removePins(join(this.#options.pinDirectory, 'guard'))
+      } finally {
+        this.#tables.release()
+      }
+    }
   }
 
   #arm(): void {

@@ -34,16 +34,19 @@ export class GuardKeeper {
     if (!(await this.inTurn(() => this.tryIt()))) this.retry.again()
   }
 
-  /** remove: nothing of the guard stays; else what is pinned goes on refusing. */
+  /** remove: nothing of the guard stays; else what is pinned goes on refusing. Rejects when something stays all the same. */
   async stop(remove: boolean): Promise<void> {
     this.wanted = false
     this.retry.stop()
-    await this.inTurn(async () => {
-      const { guard } = this
-      this.guard = null
-      await guard?.stop({ remove })
-    })
-    this.options.problems.set('guard-not-running', null)
+    try {
+      await this.inTurn(async () => {
+        const { guard } = this
+        this.guard = null
+        await guard?.stop({ remove })
+      })
+    } finally {
+      this.options.problems.set('guard-not-running', null)
+    }
   }
 
   /** After a reload: a mode that has not changed in the file leaves what `hostroute guard mode` said. */

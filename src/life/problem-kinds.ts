@@ -19,6 +19,10 @@ const kinds = {
     affects: 'traffic',
     remedy: 'pods have no masquerading; it is tried again by itself; hostroute enable, or nft and iptables by hand'
   },
+  'left-behind': {
+    affects: 'traffic',
+    remedy: 'it is tried again by itself; when the daemon does not run: hostrouted --remove'
+  },
   'maps-not-written': {
     affects: 'traffic',
     remedy: 'packets go by what the maps held before; it is tried again by itself; if it stays: hostroute disable'

@@ -53,9 +53,11 @@ export interface Switched {
   /** Has the kernel masquerade as `onDisable` says, or no longer. Rejects. */
   leaveEgress(): Promise<void>
   releaseEgress(): Promise<void>
+  /** Disabling was refused after leaveEgress(): what that has stopped runs again. Never rejects. */
+  stay(): Promise<void>
   /** When what could not be done of it is done again. */
   nextEgress(): number | null
-  /** Hands back, detaches and removes. */
+  /** Hands back, detaches and removes. What stays all the same is a problem, and tried again. */
   drop(): Promise<HandedBack | null>
   /** Takes away what an earlier daemon left; its flows go to the stack. */
   removeAll(): Promise<void>
@@ -189,10 +191,14 @@ export class Switching {
       if (this.node.datapath()) {
         const failed = await this.leaveEgress()
         const loses = force ? null : (failed ?? (await losesEgress(this.node.config(), this.node.pods())))
-        if (loses !== null) return this.result(false, loses)
+        if (loses !== null) {
+          if (failed === null) await this.releaseEgress()
+          await this.node.stay()
+          return this.result(false, loses)
+        }
       }
       const handedBack = await this.turnOff(byCommand)
-      return this.result(true, null, null, handedBack)
+      return this.result(true, this.node.problems.text('left-behind'), null, handedBack)
     })
   }
 
@@ -243,7 +249,7 @@ export class Switching {
   }
 
   private refusedAtStart(why: string): void {
-    void this.node.synced.then(() => (this.node.datapath() ? null : this.leaveEgress()))
+    void this.node.synced.then(() => this.keepEgress())
     this.why = refused + why
     this.node.problems.set('not-enabled', `not enabled: ${why}`, () => this.retry.next)
     this.retry.again()
