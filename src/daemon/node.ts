@@ -230,6 +230,9 @@ export class Node {
       get guard() {
         return node.guardKeeper.guard
       },
+      get probationLeft() {
+        return node.switching.probationLeft
+      },
       get confirmBefore() {
         return node.switching.confirmBefore
       },

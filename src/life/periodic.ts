@@ -69,6 +69,9 @@ export class Periodic {
   start(): void {
     const { config } = this.node
     this.every('lease', leasePeriod(config.lease), () => this.renewLease())
+    this.every('lease-over', tick, () => {
+      if (this.node.datapath?.isServing && this.node.datapath.control.leaseIsOver) this.renewLease()
+    })
     this.every('expire', config.expireInterval, () => this.expire())
     this.every('moved', movedEvery, () => this.tellMoved())
     this.every('verify', config.verifyInterval, () => this.verify())
@@ -126,14 +129,21 @@ export class Periodic {
 
   /** The programs go on for so long without the daemon; on probation hardly beyond its end, at which a daemon that lives hands back. */
   renewLease(): void {
-    const { datapath, config, confirmBefore } = this.node
-    if (!datapath) return
-    const probation = confirmBefore === null ? null : Math.max(0, confirmBefore - Date.now()) + timeToHandBack
+    const { datapath, config, probationLeft, problems } = this.node
+    if (!datapath) return problems.set('lease-over', null)
+    if (datapath.isServing && datapath.control.leaseIsOver)
+      problems.set(
+        'lease-over',
+        'the lease ran out though the daemon runs: meanwhile all packets were left to the kernel',
+        () => this.next('lease-over')
+      )
+    const probation = probationLeft === null ? null : probationLeft + timeToHandBack
     const lengths = [config.lease, probation].filter((length) => length !== null)
     const length = lengths.length === 0 ? null : Math.min(...lengths)
     datapath.control.renewLease(length)
     this.leaseRenewed = Date.now()
     this.leaseEnds = length === null ? null : this.leaseRenewed + length
+    problems.set('lease-over', null)
   }
 
   /** true: the programs know what they can of it. */

@@ -27,6 +27,10 @@ const kinds = {
     affects: 'traffic',
     remedy: 'packets go by what the maps held before; it is tried again by itself; if it stays: hostroute disable'
   },
+  'lease-over': {
+    affects: 'traffic',
+    remedy: 'it is renewed by itself; what kept the daemon from it (a stopped process, no CPU) may come again'
+  },
   'family-left': {
     affects: 'traffic',
     remedy: 'raise the limit in the configuration, then: hostroute reload',
