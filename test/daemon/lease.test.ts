@@ -90,7 +90,7 @@ t.test('[F18] a pod that comes later is served, and gone from the maps when it g
 })
 
 t.test('a lease that runs out while the daemon runs is noticed and renewed', async (t) => {
-  const node = (await servedLab(t, { pods: 1 })).node(0)
+  const node = (await servedLab(t, { pods: 1 }, { timeout: 60_000 })).node(0)
   await node.daemon.endLease()
   await until('it is told', () => /the lease ran out though the daemon runs/.test(node.daemon.log), 60_000)
   const { mode, problems, errors } = await status(node)
