@@ -113,6 +113,7 @@ export class Node {
     this.guardKeeper = new GuardKeeper({
       pinDirectory,
       runDirectory,
+      stateDirectory,
       log: options.log,
       problems: this.problems,
       config: () => this.config

@@ -11,6 +11,7 @@ import { PinnedControl } from '../datapath/pinned-control.js'
 import { Refusal } from '../datapath/refusal.js'
 import { Guard } from '../guard/guard.js'
 import { losesEgress } from '../life/egress.js'
+import { guardFile } from '../life/guard-words.js'
 import { egressTable, hasEgressTable, removeEgress } from '../life/kernel-egress.js'
 import { keptConfig, loadLastGood } from '../life/last-good.js'
 import { keptMasquerade } from '../life/masquerade-policy.js'
@@ -50,6 +51,7 @@ export async function removeFromNode({
   const { released, stays } = await removePinned({ pinDirectory, runDirectory, log })
   for (const path of [
     switchFile(stateDirectory),
+    guardFile(stateDirectory),
     keptConfig(stateDirectory),
     keptMasquerade(stateDirectory),
     join(runDirectory, 'control.sock')

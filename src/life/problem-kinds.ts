@@ -119,6 +119,10 @@ const kinds = {
     affects: 'observation',
     remedy: 'make the state directory writable, then give the command again'
   },
+  'guard-not-kept': {
+    affects: 'observation',
+    remedy: 'make the state directory writable, then give the command again'
+  },
   'no-xdp': {
     affects: 'observation',
     remedy:
