@@ -124,7 +124,7 @@ t.test('a wrong configuration at the start: the last good one is in force, and t
 })
 
 t.test('refused at the start, then the reason goes: it is enabled without anybody’s help', async (t) => {
-  const node = (await servedLab(t, { pods: 2 })).node(0)
+  const node = (await servedLab(t, { pods: 2 }, { timeout: patience })).node(0)
   const { daemon } = node
   await daemon.json('disable', '--force')
   await daemon.json('enable')
