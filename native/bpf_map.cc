@@ -55,8 +55,8 @@ Napi::Function BpfMap::define(Napi::Env env) {
                       InstanceMethod<&BpfMap::updateBatch>("updateBatch"),
                       InstanceMethod<&BpfMap::deleteBatch>("deleteBatch"),
                       InstanceMethod<&BpfMap::readBatch>("readBatch"), InstanceMethod<&BpfMap::dump>("dump"),
-                      InstanceMethod<&BpfMap::layout>("layout"), InstanceMethod<&BpfMap::become>("become"),
-                      InstanceMethod<&BpfMap::close>("close")});
+                      InstanceMethod<&BpfMap::layout>("layout"), InstanceMethod<&BpfMap::pin>("pin"),
+                      InstanceMethod<&BpfMap::become>("become"), InstanceMethod<&BpfMap::close>("close")});
 }
 
 // An object made by JavaScript itself is a closed map.
@@ -240,6 +240,15 @@ Napi::Value BpfMap::layout(const Napi::CallbackInfo &info) {
     return {};
   }
   return Napi::String::New(env, text);
+}
+
+Napi::Value BpfMap::pin(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  std::string path;
+  if (!isOpen(env) || !Arguments(info, "pin").path(0, "path", path)) return {};
+  if (bpf_obj_pin(map_.get(), path.c_str()) != 0)
+    throwFailure(env, {"cannot pin map " + shape_.name, errno, "bpf(BPF_OBJ_PIN)", path});
+  return env.Undefined();
 }
 
 Napi::Value BpfMap::become(const Napi::CallbackInfo &info) {

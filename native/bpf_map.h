@@ -50,6 +50,7 @@ private:
   Napi::Value readBatch(const Napi::CallbackInfo &info);
   Napi::Value dump(const Napi::CallbackInfo &info);
   Napi::Value layout(const Napi::CallbackInfo &info);
+  Napi::Value pin(const Napi::CallbackInfo &info);
   Napi::Value become(const Napi::CallbackInfo &info);
   Napi::Value close(const Napi::CallbackInfo &info);
 

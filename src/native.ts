@@ -47,6 +47,8 @@ export interface BpfMap {
   dump(): { keys: Buffer; values: Buffer; count: number }
   /** Of keys and values, as JSON (native/map_layout.h). */
   layout(): string
+  /** Pins it at `path`, on a bpffs. Throws EEXIST when something is there. */
+  pin(path: string): void
   /** From now on this is `other`, which is closed. */
   become(other: BpfMap): void
   close(): void

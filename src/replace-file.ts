@@ -1,7 +1,7 @@
 // A file that is replaced as a whole and synced: after a crash it is the old one or
 // the new one.
 
-import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 
 /** The file with these contents or, after a crash or an error, as it was. Makes the directory. Throws the file system's error. */
@@ -12,7 +12,8 @@ export function replaceFile(path: string, text: string): void {
   try {
     const file = openSync(next, 'w', 0o600)
     try {
-      writeSync(file, text)
+      // not writeSync, which may write a part of it
+      writeFileSync(file, text)
       fsyncSync(file)
     } finally {
       closeSync(file)

@@ -14,6 +14,8 @@ import type { EventStream } from './event-stream.js'
 export interface NodeView extends ObservedNode {
   /** Milliseconds since 1970. */
   readonly started: number
+  /** The end of the probation, milliseconds since 1970; null: there is none. */
+  readonly confirmBefore: number | null
   /** Why it is not enabled. */
   readonly why: string | null
   /** Milliseconds since 1970; null: there is none, or it never ends. */

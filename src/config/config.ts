@@ -25,19 +25,20 @@ export { type Config, configReference } from './reference.js'
 export const defaultConfig: Config = defaults(reference as Section) as unknown as Config
 
 /** Reads the file; without one the defaults, present false. Throws ConfigError with all problems. */
-export function loadConfig(path: string): { config: Config; present: boolean } {
+export function loadConfig(path: string): { config: Config; text: string | null; present: boolean } {
   let text: string
   try {
     text = readFileSync(path, 'utf8')
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code
-    if (code === 'ENOENT' || code === 'ENOTDIR') return { config: structuredClone(defaultConfig), present: false }
+    if (code === 'ENOENT' || code === 'ENOTDIR')
+      return { config: structuredClone(defaultConfig), text: null, present: false }
     if (isTransient(error)) throw error
     throw new ConfigError([
       { file: path, line: 0, column: 0, key: '', text: `cannot be read: ${(error as Error).message}` }
     ])
   }
-  return { config: parseConfig(text, path), present: true }
+  return { config: parseConfig(text, path), text, present: true }
 }
 
 /** Checks the text of a config.yaml; `file` is for messages. Throws ConfigError with all problems. */

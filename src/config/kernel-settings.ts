@@ -12,6 +12,14 @@ export interface KernelSettings {
   strictReversePath: string[]
 }
 
+const checked = [
+  'ipv4/ip_forward',
+  'ipv6/conf/all/forwarding',
+  'ipv4/conf/all/rp_filter',
+  'ipv4/ip_local_port_range',
+  'ipv4/ip_local_reserved_ports',
+  'netfilter/nf_conntrack_tcp_loose'
+]
 const bridgeSwitches = ['bridge/bridge-nf-call-iptables', 'bridge/bridge-nf-call-ip6tables']
 
 /** A setting that is not there (a module that is not loaded) is off. */
@@ -24,12 +32,22 @@ export function readKernelSettings(uplinks: Iterable<string>): KernelSettings {
   }
 }
 
+/** What else of them decides whether hostroute may serve (src/check/sysctls.ts), as one text to compare. */
+export function readCheckedSettings(): string {
+  return checked.map((name) => `${name}=${readText(name)}`).join('\n')
+}
+
 const isOn = (name: string): boolean => read(name) !== 0
 
 function read(name: string): number {
+  return Number(readText(name) ?? 0)
+}
+
+/** null: it is not there. */
+function readText(name: string): string | null {
   try {
-    return Number(readFileSync(`/proc/sys/net/${name}`, 'utf8'))
+    return readFileSync(`/proc/sys/net/${name}`, 'utf8').trim()
   } catch {
-    return 0
+    return null
   }
 }

@@ -5,7 +5,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import { createTranslatedLog, type TranslatedLog, unboundedText } from '../answers/translated-view.js'
 import type { Config } from '../config/config.js'
-import { readKernelSettings } from '../config/kernel-settings.js'
+import { readCheckedSettings, readKernelSettings } from '../config/kernel-settings.js'
 import type { Logger } from '../log.js'
 import { subsystem } from '../log.js'
 import { type Sync, startSync } from '../netlink/sync.js'
@@ -38,6 +38,7 @@ export class NodePlan {
   private readonly planner: Planner
   private translatedLog: TranslatedLog | null = null
   private settings = readKernelSettings([])
+  private checked = readCheckedSettings()
   /** ifindex of each device that has been a pod's. */
   private readonly podDevices = new Set<number>()
   private haveSynced!: () => void
@@ -135,10 +136,13 @@ export class NodePlan {
     if (this.synced) this.follow({ ...noChanges(), all: true })
   }
 
-  /** The kernel's settings, once more. true: they are others, and everything has been planned anew. */
+  /** The kernel's settings, once more. true: they are others, and where that matters for it everything has been planned anew. */
   lookAtSettings(): boolean {
+    const checked = readCheckedSettings()
     const settings = readKernelSettings(this.uplinkNames())
-    if (isDeepStrictEqual(settings, this.settings)) return false
+    const { checked: before } = this
+    this.checked = checked
+    if (isDeepStrictEqual(settings, this.settings)) return checked !== before
     this.settings = settings
     this.replan()
     return true

@@ -24,6 +24,7 @@ import { Datapath } from '../datapath/datapath.js'
 import { giveBack } from '../datapath/hand-back.js'
 import { pinned } from '../datapath/leftovers.js'
 import { ManagedNeighbours } from '../datapath/managed-neighbours.js'
+import { preparePinDirectory } from '../datapath/pins.js'
 import { refusalUnlessTransient } from '../datapath/refusal.js'
 import { Configuration } from '../life/configuration.js'
 import { DatapathKeeper } from '../life/datapath-keeper.js'
@@ -31,10 +32,11 @@ import { ForeignWatch, type Look } from '../life/foreign-watch.js'
 import { GuardKeeper } from '../life/guard-keeper.js'
 import { KernelEgress } from '../life/kernel-egress.js'
 import { lackingSources } from '../life/lacking-sources.js'
+import { LeftoverKeeper } from '../life/leftover-keeper.js'
 import { keptMasquerade, Masquerade } from '../life/masquerade-policy.js'
 import { releaseMemory } from '../life/memory.js'
 import { Periodic } from '../life/periodic.js'
-import { checkCapabilities, type Lock, lockRunDirectory, preparePinDirectory } from '../life/preflight.js'
+import { checkCapabilities, type Lock, lockRunDirectory } from '../life/preflight.js'
 import type { ProblemCode } from '../life/problem-kinds.js'
 import { Problems } from '../life/problems.js'
 import { RecentErrors } from '../life/recent-errors.js'
@@ -85,6 +87,7 @@ export class Node {
   private keepingEgress = false
   private readonly foreign: ForeignWatch
   private readonly keeper: DatapathKeeper
+  private readonly leftovers: LeftoverKeeper
   private readonly steps: Steps
   private readonly limitedLog: ReturnType<typeof rateLimit>
 
@@ -110,6 +113,7 @@ export class Node {
     this.guardKeeper = new GuardKeeper({
       pinDirectory,
       runDirectory,
+      stateDirectory,
       log: options.log,
       problems: this.problems,
       config: () => this.config
@@ -155,6 +159,14 @@ export class Node {
       lookAtGuard: () => this.guardKeeper.look(),
       lookAtForeign: () => this.foreign.poll()
     })
+    this.leftovers = new LeftoverKeeper({
+      problems: this.problems,
+      remove: () =>
+        this.switching.inTurn(async () => {
+          if (this.datapath) return []
+          return (await removePinned({ pinDirectory, runDirectory, log: this.log })).stays
+        })
+    })
     this.switching = new Switching({
       stateDirectory,
       pinDirectory,
@@ -171,6 +183,7 @@ export class Node {
       prove: (datapath) => prove(this.view, datapath),
       leaveEgress: () => this.leaveEgress(),
       releaseEgress: () => this.releaseEgress(),
+      stay: () => this.guardKeeper.start(),
       nextEgress: () => this.periodic.nextEgress,
       drop: () => this.dropDatapath(),
       removeAll: () => this.removeAll(),
@@ -217,6 +230,9 @@ export class Node {
       },
       get guard() {
         return node.guardKeeper.guard
+      },
+      get probationLeft() {
+        return node.switching.probationLeft
       },
       get confirmBefore() {
         return node.switching.confirmBefore
@@ -371,6 +387,7 @@ export class Node {
       datapath.close()
       throw error
     }
+    this.leftovers.stop()
     this.datapath = datapath
     return datapath
   }
@@ -446,17 +463,18 @@ export class Node {
   private async removeAll(): Promise<void> {
     const { pinDirectory, runDirectory } = this.options
     const { stays } = await removePinned({ pinDirectory, runDirectory, log: this.log })
-    if (stays.length > 0)
-      this.problem('node', `not all of an earlier daemon's could be taken away: ${stays.join('; ')}`)
+    this.leftovers.found(stays)
   }
 
+  /** What fails does not keep the rest from going: what stays is tried again. */
   private async dropDatapath(): Promise<HandedBack | null> {
     const { datapath } = this
     if (!datapath) return null
+    const stays: string[] = []
     this.foreign.stop()
-    await this.guardKeeper.stop(true)
+    await this.guardKeeper.stop(true).catch((error: Error) => stays.push(`the guard stays: ${error.message}`))
     this.keeper.stop()
-    this.problems.set('maps-not-written', null)
+    for (const code of ['maps-not-written', 'pins-gone'] as const) this.problems.set(code, null)
     const handedBack = await giveBack({
       maps: datapath.object,
       control: datapath.control
@@ -465,10 +483,10 @@ export class Node {
     if (words.length > 0) this.log[handedBack.reasons.length > 0 ? 'warn' : 'info'](words.join(' '))
     this.datapath = null
     this.masquerade.use(null)
-    const stays = datapath.remove()
+    stays.push(...datapath.remove())
     await this.managed?.release()
     if (stays.length === 0) this.log.info('detached; the kernel routes and nothing is left behind')
-    else this.problem('node', `switched off, the kernel routes, but not all could be taken away: ${stays.join('; ')}`)
+    this.leftovers.found(stays)
     return handedBack
   }
 
@@ -523,6 +541,7 @@ export class Node {
     native().notify('STOPPING=1')
     this.periodic.stop()
     this.keeper.stop()
+    this.leftovers.stop()
     this.configuration.stop()
     this.foreign.stop()
     this.masquerade.close()

@@ -11,6 +11,7 @@ import { PinnedControl } from '../datapath/pinned-control.js'
 import { Refusal } from '../datapath/refusal.js'
 import { Guard } from '../guard/guard.js'
 import { losesEgress } from '../life/egress.js'
+import { guardFile } from '../life/guard-words.js'
 import { egressTable, hasEgressTable, removeEgress } from '../life/kernel-egress.js'
 import { keptConfig, loadLastGood } from '../life/last-good.js'
 import { keptMasquerade } from '../life/masquerade-policy.js'
@@ -50,6 +51,7 @@ export async function removeFromNode({
   const { released, stays } = await removePinned({ pinDirectory, runDirectory, log })
   for (const path of [
     switchFile(stateDirectory),
+    guardFile(stateDirectory),
     keptConfig(stateDirectory),
     keptMasquerade(stateDirectory),
     join(runDirectory, 'control.sock')
@@ -95,8 +97,13 @@ export async function removePinned({
 }: Pick<RemoveOptions, 'pinDirectory' | 'runDirectory' | 'log'>): Promise<{ released: number; stays: string[] }> {
   await handBack(pinDirectory, log)
   const released = await releaseNeighbours(pinDirectory)
-  Guard.remove({ pinDirectory, runDirectory })
-  return { released, stays: removeLeftovers(pinDirectory, runDirectory) }
+  const stays: string[] = []
+  try {
+    Guard.remove({ pinDirectory, runDirectory })
+  } catch (error) {
+    stays.push(`the guard stays: ${(error as Error).message}`)
+  }
+  return { released, stays: [...stays, ...removeLeftovers(pinDirectory, runDirectory)] }
 }
 
 /** While hostroute is disabled, or is gone, its table masquerades: it goes, too. Throws Refusal where nothing else does. */

@@ -110,6 +110,11 @@ export class ControlBlock {
     this.write32(offset.port_count, count)
   }
 
+  /** The programs leave all packets to the kernel. */
+  get leaseIsOver(): boolean {
+    return this.object.readControl().readBigUInt64LE(offset.lease) < this.now()
+  }
+
   /** From now on for `milliseconds`; null: for ever. */
   renewLease(milliseconds: number | null): void {
     const until = milliseconds === null ? forEver : this.now() + BigInt(this.jiffies(milliseconds))

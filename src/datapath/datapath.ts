@@ -31,6 +31,7 @@ import { capacities, planResizing, sizesOf } from './limits.js'
 import { LiveObject } from './live-object.js'
 import { type Migration, migrate, recover } from './migration.js'
 import { type Pinned, replacePinned } from './pinned-programs.js'
+import { MapPins, preparePinDirectory } from './pins.js'
 import { Refusal } from './refusal.js'
 import { conversion, upgrade } from './upgrade.js'
 
@@ -63,6 +64,8 @@ export class Datapath {
   limitsProblem: string | null = null
   /** nf_conntrack was there when the programs were loaded: what came later they cannot ask. */
   private asksConntrack: boolean
+  private resizing = false
+  private readonly mapPins: MapPins
 
   private constructor(
     private readonly options: DatapathOptions,
@@ -79,6 +82,7 @@ export class Datapath {
     asksConntrack: boolean
   ) {
     this.accounts = new Accounts(object)
+    this.mapPins = new MapPins(options.pinDirectory, object)
     this.capacities = capacities(object)
     this.asksConntrack = asksConntrack
   }
@@ -161,7 +165,8 @@ export class Datapath {
    * ones go on.
    */
   followConntrack(): boolean {
-    if (this.asksConntrack || !isLoaded()) return false
+    if (this.asksConntrack || this.resizing || !isLoaded()) return false
+    this.mendMaps()
     const next = load(this.options.config, this.options.pinDirectory)
     this.presumeAll()
     const failed = [...this.hooks.replacePrograms(next), ...this.detour.replaceProgram(next)]
@@ -192,6 +197,27 @@ export class Datapath {
   /** Programs that somebody has detached are attached again; a sentence for each. */
   restore(): string[] {
     return [...this.hooks.restore(), ...this.detour.attachAgain(this.programs)]
+  }
+
+  /**
+   * Pins that somebody has removed are made again, and what hung on them is attached again: `tell`
+   * gets a sentence for each. What cannot be attached is in `hooks`. Throws when maps cannot be pinned.
+   */
+  keepPins(tell: (text: string) => void): void {
+    // until it is through, pins of two generations take each other's place
+    if (this.resizing) return
+    try {
+      const maps = this.mendMaps()
+      if (maps.length > 0) tell(`somebody removed the pins of ${maps.length} maps (${maps.join(', ')}); pinned again`)
+    } finally {
+      for (const text of this.hooks.restorePins()) tell(text)
+    }
+  }
+
+  /** Before anything is loaded: it would take a map that is not pinned for one that never was. */
+  private mendMaps(): string[] {
+    preparePinDirectory(this.options.pinDirectory)
+    return this.mapPins.mend()
   }
 
   /** Every flow is looked up until conntrack has been read. */
@@ -303,6 +329,16 @@ export class Datapath {
 
   /** Maps of other sizes than configured are replaced, under traffic. Throws; then all is as before. */
   private async resize(config: Config): Promise<void> {
+    this.mendMaps()
+    this.resizing = true
+    try {
+      await this.resizeNow(config)
+    } finally {
+      this.resizing = false
+    }
+  }
+
+  private async resizeNow(config: Config): Promise<void> {
     const { object, control, hooks, detour, writer } = this
     const { fresh, sizes } = planResizing(config, object, {
       fill: writer.fill(),
@@ -373,13 +409,25 @@ export class Datapath {
     this.object.close()
   }
 
-  /** Detaches everything and removes the pins; flows are gone. Returns a sentence for what stays all the same; it is switched off. */
+  /** Detaches everything and removes the pins; flows are gone. Never throws: a sentence for what stays all the same. */
   remove(): string[] {
-    this.detour.close()
-    this.control.switchOn(false)
-    const stays = this.hooks.detachAll()
-    this.close()
-    return [...stays, ...removePins(this.options.pinDirectory)]
+    const { detour, control, hooks, ring, object, options } = this
+    const failed: string[] = []
+    const attempt = (what: string, action: () => void) => {
+      try {
+        action()
+      } catch (error) {
+        failed.push(`${what}: ${(error as Error).message}`)
+      }
+    }
+    attempt('the detour stays', () => detour.close())
+    attempt('the programs cannot be switched off', () => control.switchOn(false))
+    const stays = hooks.detachAll()
+    attempt('events are still read', () => ring.close())
+    attempt('maps stay open', () => object.close())
+    stays.push(...removePins(options.pinDirectory))
+    // where all has gone none of it does any harm
+    return stays.length > 0 ? [...failed, ...stays] : []
   }
 }
 

@@ -18,6 +18,7 @@ import type { AttachedHow } from '../control/api.js'
 import type { Logger } from '../log.js'
 import { type BpfObject, type NativeError, native } from '../native.js'
 import type { WantedDevice } from '../plan/types.js'
+import { SeenPins } from './pins.js'
 
 export const clsactPriority = 50
 
@@ -68,6 +69,7 @@ export class Hooks {
   private object: BpfObject
   private clsact: Set<number>
   private delivered: boolean
+  private readonly seen = new SeenPins()
   /** Filters that could not be detached. */
   private stays: string[] = []
 
@@ -125,13 +127,20 @@ export class Hooks {
    * attached again has its error from then on, and apply() tries again.
    */
   restore(): string[] {
+    return this.again(() => true)
+  }
+
+  private again(isDue: (program: { pin: string | null }) => boolean): string[] {
     const restored: string[] = []
     for (const hooked of this.attached.values()) {
       if (hooked.error) continue
       for (const { name, how } of hooked.programs) {
+        const pin = how === 'clsact' ? null : this.pin(name, hooked.ifindex)
+        if (!isDue({ pin })) continue
         try {
-          if (this.attachAgain(name, how, hooked.ifindex)) continue
-          restored.push(`somebody detached ${name} (${how}) from ${hooked.device}; attached again`)
+          const was = this.attachAgain(name, how, hooked.ifindex)
+          if (pin !== null) this.seen.saw(pin)
+          if (!was) restored.push(`somebody detached ${name} (${how}) from ${hooked.device}; attached again`)
         } catch (error) {
           const { code, message } = error as NativeError
           if (code === 'ENODEV') continue
@@ -141,6 +150,14 @@ export class Hooks {
       }
     }
     return restored
+  }
+
+  /**
+   * Links whose pin is another than when it was looked at last, or gone, are attached and pinned
+   * once more. Otherwise as restore(), but takes only a moment.
+   */
+  restorePins(): string[] {
+    return this.again(({ pin }) => pin !== null && !this.seen.isSame(pin))
   }
 
   /**
@@ -306,7 +323,9 @@ export class Hooks {
   }
 
   private unpin(name: string): void {
-    this.quietly(() => native().detachPinned(join(this.options.pinDirectory, 'links', name)))
+    const path = join(this.options.pinDirectory, 'links', name)
+    this.seen.forget(path)
+    this.quietly(() => native().detachPinned(path))
   }
 
   /** A device that is gone took its programs along. */

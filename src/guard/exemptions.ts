@@ -24,6 +24,12 @@ export interface Exemption extends Subject {
   source: GuardAllowance['source']
 }
 
+/** By command, for a time. */
+export interface TimedAllowance extends Subject {
+  /** Milliseconds since 1970. */
+  until: number
+}
+
 interface Entry extends Exemption {
   /** Its key in the map exemptions. */
   number: number
@@ -50,7 +56,7 @@ export class Exemptions {
   #published = false
 
   /** Replaces what an earlier daemon allowed. Throws on a name that no cgroup can have. */
-  constructor(object: BpfObject, exemptions: readonly Exemption[]) {
+  constructor(object: BpfObject, exemptions: readonly Exemption[], timed: readonly TimedAllowance[] = []) {
     this.#object = object
     this.#paths = object.map('cgroup_paths')
     this.#executables = object.map('allowed_executables')
@@ -59,6 +65,7 @@ export class Exemptions {
     object.writeControl(controlOffset.cgroupRoot, u64((root === null ? null : cgroupId(root)) ?? 0n))
     object.writeControl(controlOffset.version1, u32(legacyHierarchies().length > 0 ? 1 : 0))
     for (const exemption of exemptions) this.#add(exemption, null)
+    for (const { until, ...subject } of timed) this.#add({ ...subject, source: 'command' }, until)
     this.#publish()
   }
 
@@ -72,6 +79,13 @@ export class Exemptions {
     const done = this.#drop(subjectOf(request))
     this.#publish()
     return done
+  }
+
+  /** Those by command that end by themselves. */
+  get timed(): TimedAllowance[] {
+    return this.#entries.flatMap(({ kind, name, source, until }) =>
+      source === 'command' && until !== null ? [{ kind, name, until }] : []
+    )
   }
 
   subjects(): readonly Exemption[] {

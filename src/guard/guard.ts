@@ -24,7 +24,7 @@ import { type BpfObject, type NetfilterSocket, native } from '../native.js'
 import { backendNames, type Chosen, chooseBackend, removePins } from './backend.js'
 import { cgroupRoot, legacyHierarchies } from './cgroups.js'
 import { defaultExemptions } from './defaults.js'
-import { type Exemption, Exemptions, unitSubject, words } from './exemptions.js'
+import { type Exemption, Exemptions, type TimedAllowance, unitSubject, words } from './exemptions.js'
 import { Journal, sentence } from './journal.js'
 import { controlOffset, countRow, kindCode, modeCode, u32, u64 } from './layout.js'
 import { LegacyReader, presentRules } from './legacy.js'
@@ -42,6 +42,10 @@ export interface GuardOptions {
   /** Take away what could not be refused, where removal.ts allows it. */
   remove: boolean
   allow: { defaults: boolean; units: string[]; cgroups: string[]; executables: string[] }
+  /** What commands allowed an earlier daemon's guard, and has not ended. */
+  allowed?: TimedAllowance[]
+  /** After a command: what is to hold also for the next daemon. */
+  onCommand?(said: { mode: GuardMode; allowed: TimedAllowance[] }): void
   log: Logger
 }
 
@@ -96,7 +100,7 @@ export class Guard implements GuardControl {
     this.#legacy = new LegacyReader(this.#socket)
     this.#tables = new OwnedTables(options.runDirectory)
     this.#present = this.#findPresent()
-    this.#exemptions = chosen.object && new Exemptions(chosen.object, configured(options.allow))
+    this.#exemptions = chosen.object && new Exemptions(chosen.object, configured(options.allow), options.allowed)
     this.#presence = new Presence(cgroupRoot(), legacyHierarchies(), () => this.#makeWay())
     this.#presence.follow(this.#exemptions?.subjects() ?? [])
     this.#observer = new Observer({
@@ -135,6 +139,11 @@ export class Guard implements GuardControl {
 
   /** Holds for the next write; no event is lost. */
   setMode(mode: GuardMode): void {
+    this.#changeMode(mode)
+    this.#tellCommand()
+  }
+
+  #changeMode(mode: GuardMode): void {
     // what was in the way may be gone, e.g. a table of somebody's
     if (mode === this.#mode) return this.#arm()
     if (this.#mode === 'off') this.#observer.beginHere()
@@ -149,13 +158,19 @@ export class Guard implements GuardControl {
     if (!this.#exemptions) throw new Error('nothing is guarded: no backend works here')
     this.#exemptions.allow(request)
     this.#exemptionsChanged()
+    this.#tellCommand()
   }
 
   deny(request: GuardAllowRequest): boolean {
     this.#observer.forgetSightings()
     const done = this.#exemptions?.deny(request) ?? false
     if (done) this.#exemptionsChanged()
+    if (done) this.#tellCommand()
     return done
+  }
+
+  #tellCommand(): void {
+    this.#options.onCommand?.({ mode: this.#mode, allowed: this.#exemptions?.timed ?? [] })
   }
 
   /** Calls listener for each event until the returned function is called. */
@@ -173,15 +188,26 @@ export class Guard implements GuardControl {
     for (const close of this.#closers.splice(0)) close()
     this.#journal.flush()
     this.#lines.close()
-    if (options.remove) {
-      this.#object?.writeControl(controlOffset.mode, u32(modeCode.off))
-      removePins(join(this.#options.pinDirectory, 'guard'))
-      this.#tables.release()
-    } else {
-      this.#tables.leave()
+    try {
+      if (options.remove) this.#remove()
+      else this.#tables.leave()
+    } finally {
+      this.#object?.close()
+      this.#socket.close()
     }
-    this.#object?.close()
-    this.#socket.close()
+  }
+
+  /** All that can be, also where something of it fails. */
+  #remove(): void {
+    try {
+      this.#object?.writeControl(controlOffset.mode, u32(modeCode.off))
+    } finally {
+      try {
+        removePins(join(this.#options.pinDirectory, 'guard'))
+      } finally {
+        this.#tables.release()
+      }
+    }
   }
 
   #arm(): void {

@@ -35,11 +35,11 @@ export class Configuration {
   /** Throws ConfigError when the file is wrong and none was ever in force. */
   constructor(private readonly options: ConfigurationOptions) {
     this.retry = new Retry(options.times ?? retryTimes, () => this.tryAgain())
-    const { config, present, problems } = loadLastGood(options.path, options.stateDirectory)
+    const { config, text, present, problems } = loadLastGood(options.path, options.stateDirectory)
     this.config = config
     this.present = present
     if (problems.length > 0) this.refuse(problems.map(formatProblem), 'the last good configuration is in force')
-    else this.keep()
+    else this.keep(text)
   }
 
   status(): Status['configuration'] {
@@ -80,7 +80,7 @@ export class Configuration {
     this.loaded = new Date().toISOString()
     this.options.problems.set('configuration-not-valid', null)
     this.settle()
-    this.keep()
+    this.keep(next.text)
     return { ok: true, problems: [], restartNeeded: needRestart(before, next.config) }
   }
 
@@ -130,10 +130,10 @@ export class Configuration {
   }
 
   /** For the next start, should the file be wrong then. */
-  private keep(): void {
-    const { path, stateDirectory, problems } = this.options
+  private keep(text: string | null): void {
+    const { stateDirectory, problems } = this.options
     try {
-      keepConfig(path, stateDirectory)
+      keepConfig(text, stateDirectory)
       problems.set('configuration-not-kept', null)
     } catch (error) {
       problems.set(

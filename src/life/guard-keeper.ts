@@ -4,8 +4,10 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Config } from '../config/config.js'
+import type { GuardMode } from '../control/guard-api.js'
 import { Guard } from '../guard/guard.js'
 import { type Logger, subsystem } from '../log.js'
+import { type GuardWords, readGuardWords, writeGuardWords } from './guard-words.js'
 import type { Problems } from './problems.js'
 import { Retry } from './retry.js'
 
@@ -14,6 +16,7 @@ const retryTimes = { first: 2_000, most: 60_000 }
 export interface GuardKeeperOptions {
   pinDirectory: string
   runDirectory: string
+  stateDirectory: string
   log: Logger
   problems: Problems
   config(): Config
@@ -34,16 +37,19 @@ export class GuardKeeper {
     if (!(await this.inTurn(() => this.tryIt()))) this.retry.again()
   }
 
-  /** remove: nothing of the guard stays; else what is pinned goes on refusing. */
+  /** remove: nothing of the guard stays; else what is pinned goes on refusing. Rejects when something stays all the same. */
   async stop(remove: boolean): Promise<void> {
     this.wanted = false
     this.retry.stop()
-    await this.inTurn(async () => {
-      const { guard } = this
-      this.guard = null
-      await guard?.stop({ remove })
-    })
-    this.options.problems.set('guard-not-running', null)
+    try {
+      await this.inTurn(async () => {
+        const { guard } = this
+        this.guard = null
+        await guard?.stop({ remove })
+      })
+    } finally {
+      this.options.problems.set('guard-not-running', null)
+    }
   }
 
   /** After a reload: a mode that has not changed in the file leaves what `hostroute guard mode` said. */
@@ -76,16 +82,19 @@ export class GuardKeeper {
     if (!this.wanted || this.guard) return true
     const { pinDirectory, runDirectory, problems } = this.options
     const { mode, backend, remove, allow } = this.options.config().guard
+    const said = this.said(mode)
     try {
       if (mode === 'off') Guard.remove({ pinDirectory, runDirectory })
       else
         this.guard = await Guard.start({
           pinDirectory,
           runDirectory,
-          mode,
+          mode: said.mode ?? mode,
           backend,
           remove,
           allow,
+          allowed: said.allowed,
+          onCommand: (words) => this.keep(words),
           log: subsystem(this.options.log, 'guard')
         })
     } catch (error) {
@@ -94,6 +103,34 @@ export class GuardKeeper {
     }
     problems.set('guard-not-running', null)
     return true
+  }
+
+  /** By command, of an earlier daemon or of a guard that was stopped. */
+  private said(configured: GuardMode): GuardWords {
+    const { stateDirectory, problems } = this.options
+    try {
+      const words = readGuardWords(stateDirectory, configured)
+      // also where the configuration goes back to what it was
+      if (words.changed) this.keep({ mode: configured, allowed: words.allowed })
+      return words
+    } catch (error) {
+      problems.set('guard-not-kept', (error as Error).message)
+      return { mode: null, allowed: [] }
+    }
+  }
+
+  private keep({ mode, allowed }: GuardWords): void {
+    const { stateDirectory, problems, config } = this.options
+    const configured = config().guard.mode
+    try {
+      writeGuardWords(stateDirectory, configured, { mode: mode === configured ? null : mode, allowed })
+      problems.set('guard-not-kept', null)
+    } catch (error) {
+      problems.set(
+        'guard-not-kept',
+        `what hostroute guard said does not outlive a restart: ${(error as Error).message}`
+      )
+    }
   }
 
   private inTurn<T>(action: () => Promise<T>): Promise<T> {

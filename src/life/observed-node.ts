@@ -20,8 +20,8 @@ export interface ObservedNode {
   readonly datapath: Datapath | null
   readonly masquerade: Masquerade
   readonly problems: Problems
-  /** Milliseconds since 1970; null: not on probation. */
-  readonly confirmBefore: number | null
+  /** Milliseconds until it is undone unless confirmed; null: not on probation. */
+  readonly probationLeft: number | null
   readonly log: Logger
   /** Names of devices that were a pod's and are uplinks now. */
   podsThatBecameUplinks(): string[]

@@ -69,6 +69,9 @@ export class Periodic {
   start(): void {
     const { config } = this.node
     this.every('lease', leasePeriod(config.lease), () => this.renewLease())
+    this.every('lease-over', tick, () => {
+      if (this.node.datapath?.isServing && this.node.datapath.control.leaseIsOver) this.renewLease()
+    })
     this.every('expire', config.expireInterval, () => this.expire())
     this.every('moved', movedEvery, () => this.tellMoved())
     this.every('verify', config.verifyInterval, () => this.verify())
@@ -81,6 +84,7 @@ export class Periodic {
     this.every('neighbours', tick, () => this.actions.keepNeighbours())
     this.every('egress', tick, () => this.actions.keepEgress())
     this.every('devices', tick, () => this.actions.keepDevices())
+    this.every('pins', tick, () => this.keepPins())
     this.every('detour', tick, () => this.keepDetour())
     this.every('settings', tick, () => this.actions.lookAtSettings())
     this.every('problems', tick, () => lookForProblems(this.node))
@@ -125,14 +129,21 @@ export class Periodic {
 
   /** The programs go on for so long without the daemon; on probation hardly beyond its end, at which a daemon that lives hands back. */
   renewLease(): void {
-    const { datapath, config, confirmBefore } = this.node
-    if (!datapath) return
-    const probation = confirmBefore === null ? null : Math.max(0, confirmBefore - Date.now()) + timeToHandBack
+    const { datapath, config, probationLeft, problems } = this.node
+    if (!datapath) return problems.set('lease-over', null)
+    if (datapath.isServing && datapath.control.leaseIsOver)
+      problems.set(
+        'lease-over',
+        'the lease ran out though the daemon runs: meanwhile all packets were left to the kernel',
+        () => this.next('lease-over')
+      )
+    const probation = probationLeft === null ? null : probationLeft + timeToHandBack
     const lengths = [config.lease, probation].filter((length) => length !== null)
     const length = lengths.length === 0 ? null : Math.min(...lengths)
     datapath.control.renewLease(length)
     this.leaseRenewed = Date.now()
     this.leaseEnds = length === null ? null : this.leaseRenewed + length
+    problems.set('lease-over', null)
   }
 
   /** true: the programs know what they can of it. */
@@ -151,6 +162,18 @@ export class Periodic {
     }
     problems.set('conntrack-not-followed', null)
     return true
+  }
+
+  private keepPins(): void {
+    const { datapath, problems } = this.node
+    if (!datapath?.isServing) return problems.set('pins-gone', null)
+    try {
+      datapath.keepPins((text) => this.node.problem('hooks', text))
+      problems.set('pins-gone', null)
+    } catch (error) {
+      problems.set('pins-gone', `maps are not pinned: ${(error as Error).message}`, () => this.next('pins'))
+    }
+    this.actions.keepDevices()
   }
 
   private keepDetour(): void {
@@ -229,7 +252,11 @@ export class Periodic {
   private verify(): void {
     const { datapath, problems } = this.node
     if (!datapath) return problems.set('maps-not-compared', null)
-    for (const text of datapath.restore()) this.node.problem('hooks', text)
+    try {
+      for (const text of datapath.restore()) this.node.problem('hooks', text)
+    } catch (error) {
+      return this.notCompared(`what is attached cannot be looked at: ${(error as Error).message}`)
+    }
     datapath.writer.repairSlowly().then(
       (wrong) => {
         if (wrong === null) return
@@ -239,9 +266,13 @@ export class Periodic {
       (error: Error & { code?: string }) => {
         // the datapath may have ended meanwhile
         if (error.code === 'ERR_CLOSED') return
-        problems.set('maps-not-compared', `the maps cannot be compared: ${error.message}`, () => this.next('verify'))
+        this.notCompared(`the maps cannot be compared: ${error.message}`)
       }
     )
+  }
+
+  private notCompared(text: string): void {
+    this.node.problems.set('maps-not-compared', text, () => this.next('verify'))
   }
 
   private tellRepaired(wrong: readonly MapDifference[]): void {

@@ -1,8 +1,8 @@
-// What must hold before anything is touched: rights, a bpffs for the pins, and
-// no second daemon. Each failure is one sentence with its remedy (Refusal).
+// What must hold before anything is touched: rights, and no second daemon; the
+// directory of the pins is made by src/datapath/pins.ts. Each failure is one sentence with its remedy (Refusal).
 
-import { existsSync, mkdirSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { mkdirSync } from 'node:fs'
+import { join } from 'node:path'
 import { Refusal, refusalUnlessTransient } from '../datapath/refusal.js'
 import { native } from '../native.js'
 
@@ -21,23 +21,6 @@ export function checkCapabilities(): void {
   throw new Refusal(
     `hostrouted lacks ${absent.join(', ')}: start it as root or by its systemd unit, which grants what is needed`
   )
-}
-
-/** Makes `directory`; it must lie on a bpffs. Throws Refusal. */
-export function preparePinDirectory(directory: string): void {
-  let existing = directory
-  while (!existsSync(existing) && existing !== '/') existing = dirname(existing)
-  if (!native().isBpffs(existing)) {
-    throw new Refusal(
-      `${directory} is not on a BPF file system, so maps and programs could not outlive the daemon: mount one (mount -t bpf bpf /sys/fs/bpf) or name another place with --pin-directory`
-    )
-  }
-  try {
-    mkdirSync(join(directory, 'links'), { recursive: true, mode: 0o700 })
-  } catch (error) {
-    const { message } = error as Error
-    throw refusalUnlessTransient(`cannot make ${directory}: ${message}; is the BPF file system writable?`, error)
-  }
 }
 
 /** Makes the run directory and holds its lock until the process ends. Throws Refusal if another daemon has it. */

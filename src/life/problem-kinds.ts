@@ -19,9 +19,17 @@ const kinds = {
     affects: 'traffic',
     remedy: 'pods have no masquerading; it is tried again by itself; hostroute enable, or nft and iptables by hand'
   },
+  'left-behind': {
+    affects: 'traffic',
+    remedy: 'it is tried again by itself; when the daemon does not run: hostrouted --remove'
+  },
   'maps-not-written': {
     affects: 'traffic',
     remedy: 'packets go by what the maps held before; it is tried again by itself; if it stays: hostroute disable'
+  },
+  'lease-over': {
+    affects: 'traffic',
+    remedy: 'it is renewed by itself; what kept the daemon from it (a stopped process, no CPU) may come again'
   },
   'family-left': {
     affects: 'traffic',
@@ -32,6 +40,11 @@ const kinds = {
     affects: 'traffic',
     remedy: 'bpftool net show dev DEVICE lists what hangs there; it is tried again by itself',
     told: true
+  },
+  'pins-gone': {
+    affects: 'traffic',
+    remedy:
+      'a daemon that starts meanwhile finds nothing to take over, and flows through SNAT are cut; it is tried again by itself'
   },
   'conntrack-not-followed': {
     affects: 'traffic',
@@ -103,6 +116,10 @@ const kinds = {
     remedy: 'it is tried again by itself, or by hand: nft delete table inet hostroute_egress'
   },
   'switch-not-kept': {
+    affects: 'observation',
+    remedy: 'make the state directory writable, then give the command again'
+  },
+  'guard-not-kept': {
     affects: 'observation',
     remedy: 'make the state directory writable, then give the command again'
   },

@@ -22,6 +22,8 @@ import { readSwitch, type Wanted, writeSwitch } from './switch.js'
 
 /** What refused at the start may change: k3s and CNIs set ip_forward later. */
 const startTimes = { first: 3_000, most: 60_000 }
+/** The most that can be asked for, milliseconds. */
+const longestProbation = 3_600_000
 const byCommand = 'switched off by `hostroute disable`; `hostroute enable` starts it'
 const byConfiguration = 'configured with enabled: false; `hostroute enable` starts it'
 const notConfirmed = 'enabled, but not confirmed in time; `hostroute enable` tries again'
@@ -53,9 +55,11 @@ export interface Switched {
   /** Has the kernel masquerade as `onDisable` says, or no longer. Rejects. */
   leaveEgress(): Promise<void>
   releaseEgress(): Promise<void>
+  /** Disabling was refused after leaveEgress(): what that has stopped runs again. Never rejects. */
+  stay(): Promise<void>
   /** When what could not be done of it is done again. */
   nextEgress(): number | null
-  /** Hands back, detaches and removes. */
+  /** Hands back, detaches and removes. What stays all the same is a problem, and tried again. */
   drop(): Promise<HandedBack | null>
   /** Takes away what an earlier daemon left; its flows go to the stack. */
   removeAll(): Promise<void>
@@ -65,8 +69,8 @@ export interface Switched {
 export class Switching {
   /** Why it is not enabled. */
   why: string | null = null
-  /** Undone then unless confirmed; null: not on probation. */
-  confirmBefore: number | null = null
+  /** performance.now() at which it is undone unless confirmed, whatever becomes of the wall clock; null: not on probation. */
+  private deadline: number | null = null
   private wanted: Wanted = { enabled: false, by: 'configuration', confirmUntil: null }
   private confirmTimer: NodeJS.Timeout | undefined
   private readonly retry = new Retry(startTimes, () =>
@@ -80,6 +84,17 @@ export class Switching {
   })
 
   constructor(private readonly node: Switched) {}
+
+  /** Milliseconds after which it is undone unless confirmed; null: not on probation. */
+  get probationLeft(): number | null {
+    return this.deadline === null ? null : Math.max(0, this.deadline - performance.now())
+  }
+
+  /** The same as a moment of the wall clock, milliseconds since 1970. */
+  get confirmBefore(): number | null {
+    const { probationLeft } = this
+    return probationLeft === null ? null : Math.round(Date.now() + probationLeft)
+  }
 
   /** One after the other: what changes the node as a whole. */
   inTurn<T>(action: () => Promise<T>): Promise<T> {
@@ -147,10 +162,15 @@ export class Switching {
       await this.node.synced
       const probation = () => (confirmWithin === undefined ? null : Date.now() + confirmWithin * 1000)
       let report: object | null = null
+      const { wanted } = this
+      // before anything is attached: a daemon that dies meanwhile comes back on probation
+      if (confirmWithin !== undefined && !this.set(true, probation())) {
+        const why = `it could not be undone after a crash, since ${this.node.problems.text('switch-not-kept')}`
+        this.wanted = wanted
+        this.node.problems.set('switch-not-kept', null)
+        return this.result(false, `not ${this.node.datapath() ? 'on probation' : 'enabled'}: ${why}`)
+      }
       if (!this.node.datapath()) {
-        const { wanted } = this
-        // before anything is attached: a daemon that dies meanwhile comes back on probation
-        if (confirmWithin !== undefined) this.set(true, probation())
         const outcome = await this.turnOn()
         report = outcome.report
         if (outcome.why !== null) {
@@ -159,11 +179,10 @@ export class Switching {
           return this.result(false, outcome.why, report)
         }
       }
-      const confirmUntil = probation()
-      this.set(true, confirmUntil)
+      this.set(true, probation())
       this.forgetRefusal()
       this.endProbation()
-      if (confirmUntil !== null) this.beginProbation(confirmUntil)
+      if (confirmWithin !== undefined) this.beginProbation(confirmWithin * 1000)
       this.renewLease()
       return this.result(true, this.node.problems.list()[0]?.text ?? null, report)
     })
@@ -171,7 +190,7 @@ export class Switching {
 
   confirm(): Promise<EnableResult> {
     return this.inTurn(async () => {
-      if (this.confirmBefore === null)
+      if (this.deadline === null)
         return this.result(
           false,
           `there is nothing to confirm: hostroute is ${this.node.datapath() ? 'enabled' : 'disabled'}`
@@ -180,7 +199,7 @@ export class Switching {
       this.set(true)
       this.renewLease()
       this.node.log.info('confirmed')
-      return this.result(true, null)
+      return this.result(true, this.node.problems.text('switch-not-kept'))
     })
   }
 
@@ -189,10 +208,14 @@ export class Switching {
       if (this.node.datapath()) {
         const failed = await this.leaveEgress()
         const loses = force ? null : (failed ?? (await losesEgress(this.node.config(), this.node.pods())))
-        if (loses !== null) return this.result(false, loses)
+        if (loses !== null) {
+          if (failed === null) await this.releaseEgress()
+          await this.node.stay()
+          return this.result(false, loses)
+        }
       }
       const handedBack = await this.turnOff(byCommand)
-      return this.result(true, null, null, handedBack)
+      return this.result(true, this.node.problems.text('left-behind'), null, handedBack)
     })
   }
 
@@ -232,8 +255,10 @@ export class Switching {
     }
     const { enabled, confirmUntil } = this.wanted
     if (!enabled || confirmUntil === null) return enabled
-    if (confirmUntil > Date.now()) {
-      this.beginProbation(confirmUntil)
+    const left = confirmUntil - Date.now()
+    if (left > 0) {
+      // the clock may have been set back since
+      this.beginProbation(Math.min(left, longestProbation))
       return true
     }
     log.warn('not confirmed in time: going back to kernel routing')
@@ -243,7 +268,7 @@ export class Switching {
   }
 
   private refusedAtStart(why: string): void {
-    void this.node.synced.then(() => (this.node.datapath() ? null : this.leaveEgress()))
+    void this.node.synced.then(() => this.keepEgress())
     this.why = refused + why
     this.node.problems.set('not-enabled', `not enabled: ${why}`, () => this.retry.next)
     this.retry.again()
@@ -358,40 +383,43 @@ export class Switching {
     return this.node.drop()
   }
 
-  /** On disk first. What cannot be kept is told: until the next start it holds all the same. */
-  private set(enabled: boolean, confirmUntil: number | null = null): void {
+  /** On disk first. What cannot be kept is told: until the next start it holds all the same. true: it is kept. */
+  private set(enabled: boolean, confirmUntil: number | null = null): boolean {
     const { problems, stateDirectory } = this.node
     this.wanted = { enabled, by: 'command', confirmUntil }
     try {
       writeSwitch(stateDirectory, { enabled, configured: this.node.config().enabled, confirmUntil })
       problems.set('switch-not-kept', null)
+      return true
     } catch (error) {
       problems.set(
         'switch-not-kept',
         `that hostroute is switched ${enabled ? 'on' : 'off'} does not outlive a restart: ${(error as Error).message}`
       )
+      return false
     }
   }
 
-  private beginProbation(until: number): void {
-    this.confirmBefore = until
-    const left = Math.max(0, until - Date.now())
+  /** left: milliseconds. */
+  private beginProbation(left: number): void {
+    const deadline = performance.now() + left
+    this.deadline = deadline
     this.node.log.warn(
       `enabled until confirmed: without "hostroute confirm" within ${Math.round(left / 1000)} s it is undone`
     )
     this.confirmTimer = setTimeout(
-      () => void this.inTurn(() => this.rollBack(until)).catch((error: unknown) => this.afterEnd(error)),
+      () => void this.inTurn(() => this.rollBack(deadline)).catch((error: unknown) => this.afterEnd(error)),
       left
     )
   }
 
   private endProbation(): void {
     clearTimeout(this.confirmTimer)
-    this.confirmBefore = null
+    this.deadline = null
   }
 
-  private async rollBack(until: number): Promise<void> {
-    if (this.confirmBefore !== until) return
+  private async rollBack(deadline: number): Promise<void> {
+    if (this.deadline !== deadline) return
     await this.leaveEgress()
     this.node.log.warn('not confirmed in time: going back to kernel routing')
     await this.turnOff(notConfirmed)
@@ -403,11 +431,12 @@ export class Switching {
     report: object | null = null,
     handedBack: HandedBack | null = null
   ): EnableResult {
+    const { confirmBefore } = this
     return {
       done,
       mode: this.node.datapath() ? 'enabled' : 'disabled',
       why,
-      confirmBefore: this.confirmBefore === null ? null : new Date(this.confirmBefore).toISOString(),
+      confirmBefore: confirmBefore === null ? null : new Date(confirmBefore).toISOString(),
       report,
       handedBack
     }

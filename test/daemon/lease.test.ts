@@ -3,7 +3,7 @@
 import t from 'tap'
 import type { Status, VerifyReport } from '../../src/control/api.js'
 import { STRUCTS } from '../../src/maps/layout.js'
-import { attached, servedLab } from '../forwarding/served.js'
+import { attached, servedLab, status } from '../forwarding/served.js'
 import { OUTSIDE } from '../lab/addresses.js'
 import { exec, until } from '../lab/process.js'
 
@@ -90,4 +90,15 @@ t.test('[F18] a pod that comes later is served, and gone from the maps when it g
   t.equal((await pod.ping(OUTSIDE.v4, { count: 3 })).received, 3)
   await node.removePod(pod)
   await until('gone', async () => (await daemon.json<Status>('status')).hooks.length === 3, 5_000)
+})
+
+t.test('a lease that runs out while the daemon runs is noticed and renewed', async (t) => {
+  const node = (await servedLab(t, { pods: 1 }, { timeout: 60_000 })).node(0)
+  await node.daemon.endLease()
+  await until('it is told', () => /the lease ran out though the daemon runs/.test(node.daemon.log), 60_000)
+  const { mode, problems, errors } = await status(node)
+  t.match({ mode, problems }, { mode: 'enabled', problems: [] }, 'renewed')
+  t.match(errors.map(({ text }) => text).join(), /the lease ran out/)
+  const { received } = await node.pod(0).ping(OUTSIDE.v4, { count: 2 })
+  t.equal(received, 2)
 })

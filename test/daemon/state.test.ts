@@ -124,7 +124,7 @@ t.test('a wrong configuration at the start: the last good one is in force, and t
 })
 
 t.test('refused at the start, then the reason goes: it is enabled without anybody’s help', async (t) => {
-  const node = (await servedLab(t, { pods: 2 })).node(0)
+  const node = (await servedLab(t, { pods: 2 }, { timeout: patience })).node(0)
   const { daemon } = node
   await daemon.json('disable', '--force')
   await daemon.json('enable')
@@ -148,8 +148,12 @@ t.test('refused at the start, then the reason goes: it is enabled without anybod
   t.not(verify.status, 0)
   t.match(verify.stdout + verify.stderr, /hostroute is disabled: there are no maps to compare/)
   t.match(await daemon.command(['confirm']), { status: 2, stdout: /nothing to confirm: hostroute is disabled/ })
+  const planned = async () => Date.parse((await status(node)).problems[0]?.nextTry ?? '')
+  await until('the next try is far away', async () => (await planned()) > Date.now() + 15_000, patience)
+  const next = await planned()
   await node.run(['sysctl', '-qw', 'net.ipv4.ip_forward=1'])
   await until('it is enabled', async () => (await status(node)).mode === 'enabled', patience)
+  t.ok(Date.now() < next, 'it was not waited for the planned try')
   t.match(daemon.log, /over: not enabled/)
   await node.run(['sysctl', '-qw', 'net.ipv4.ip_forward=0'])
   await until('and what is set off later is a problem', async () => (await status(node)).mode === 'degraded', patience)

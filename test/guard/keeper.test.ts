@@ -3,6 +3,7 @@
 
 import { mkdirSync, readFileSync, rmSync } from 'node:fs'
 import t from 'tap'
+import type { GuardStatus } from '../../src/control/guard-api.js'
 import { plain, status } from '../forwarding/served.js'
 import { Lab } from '../lab/lab.js'
 import { exec, run, until } from '../lab/process.js'
@@ -61,4 +62,40 @@ t.test('SIGKILL while the guard takes its tables: no process is left that holds 
   t.not((await node.exec(['iptables-nft', '-A', 'FORWARD', '-j', 'DROP'])).status, 0, 'and writes are refused again')
   await daemon.json('disable', '--force')
   t.strictSame([await keepers(), await tables()], [[], []], 'and ends')
+})
+
+t.test('what hostroute guard said outlives a killed daemon, until the configuration has another mode', async (t) => {
+  const lab = await Lab.create({ nodes: 1, pods: 1 })
+  t.teardown(() => lab.close())
+  const { daemon } = lab.node(0)
+  const guarded = (mode: string) => ({ config: { ...plain, guard: { mode } }, timeout: patience })
+  const guard = () => daemon.json<GuardStatus>('guard', 'status')
+  const named = ({ allowances }: GuardStatus) =>
+    allowances.filter(({ source }) => source === 'command').map(({ name, until }) => ({ name, ends: until !== null }))
+  await daemon.start(guarded('enforce'))
+  await daemon.json('guard', 'mode', 'audit')
+  await daemon.json('guard', 'allow', '--unit', 'a.service', '--for', '1h')
+  await daemon.json('guard', 'allow', '--unit', 'b.service', '--for', '1h')
+  await daemon.json('guard', 'allow', '--unit', 'c.service')
+  await daemon.json('guard', 'deny', '--unit', 'b.service')
+  await daemon.kill('SIGKILL')
+  await daemon.start(guarded('enforce'))
+  const taken = await guard()
+  t.equal(taken.mode, 'audit')
+  t.strictSame(named(taken), [{ name: 'a.service', ends: true }], 'what had no time has ended with the daemon')
+
+  daemon.writeConfig({ ...plain, guard: { mode: 'off' } })
+  await daemon.json('reload')
+  daemon.writeConfig({ ...plain, guard: { mode: 'enforce' } })
+  await daemon.json('reload')
+  t.equal((await guard()).mode, 'enforce', 'the configuration is the later word')
+  t.match(named(await guard()), [{ name: 'a.service' }])
+  await daemon.json('guard', 'mode', 'enforce')
+  await daemon.kill('SIGKILL')
+  await daemon.start(guarded('audit'))
+  t.equal((await guard()).mode, 'audit')
+  await daemon.json('guard', 'mode', 'enforce')
+  await daemon.kill('SIGKILL')
+  await daemon.start(guarded('enforce'))
+  t.equal((await guard()).mode, 'enforce')
 })

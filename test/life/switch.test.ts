@@ -1,11 +1,15 @@
 // The switch and the last good configuration on disk.
 
-import { chmodSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { ConfigError } from '../../src/config/config.js'
+import { Configuration } from '../../src/life/configuration.js'
 import { keepConfig, loadLastGood } from '../../src/life/last-good.js'
+import { Problems } from '../../src/life/problems.js'
 import { readSwitch, switchFile, writeSwitch } from '../../src/life/switch.js'
+import { replaceFile } from '../../src/replace-file.js'
 
 t.test(
   'without a command the configuration decides, with one the command, until the configuration changes',
@@ -60,7 +64,7 @@ t.test('the last good configuration stands in for a wrong one', async (t) => {
   writeFileSync(path, 'lease: 5m\n')
   const good = loadLastGood(path, state)
   t.strictSame(good.problems, [])
-  keepConfig(path, state)
+  keepConfig(good.text, state)
   writeFileSync(path, 'lease: 5 bananas\n')
   const { config, problems } = loadLastGood(path, state)
   t.strictSame(config, good.config)
@@ -72,4 +76,41 @@ t.test('the last good configuration stands in for a wrong one', async (t) => {
     ConfigError,
     'what is kept is wrong, too: the file is what is complained of'
   )
+  writeFileSync(join(state, 'config.yaml'), 'lease: 6m\n')
+  t.equal(loadLastGood(path, state).config.lease, 360_000, 'of a version that wrote no sum')
+  keepConfig('lease: 7m\nlog:\n  level: debug\n', state)
+  t.equal(loadLastGood(path, state).config.lease, 420_000)
+  const whole = readFileSync(join(state, 'config.yaml'))
+  for (let length = 0; length < whole.length; length++) {
+    writeFileSync(join(state, 'config.yaml'), whole.subarray(0, length))
+    t.throws(() => loadLastGood(path, state), { message: /state\/config\.yaml.*damaged/s }, `${length} bytes of it`)
+  }
+  rmSync(path)
+  keepConfig(null, state)
+  t.notOk(existsSync(join(state, 'config.yaml')))
+})
+
+t.test('what is kept is what was in force, whatever the file has become meanwhile', async (t) => {
+  const directory = t.testdir({})
+  const [path, state] = [join(directory, 'config.yaml'), join(directory, 'state')]
+  const problems = new Problems({ error() {}, info() {} })
+  writeFileSync(path, 'lease: 5m\n')
+  const configuration = new Configuration({ path, stateDirectory: state, problems })
+  writeFileSync(path, 'lease: 6m\n')
+  await configuration.reload(async () => writeFileSync(path, 'lease: 7m\n'))
+  writeFileSync(path, 'lease: 5 bananas\n')
+  t.equal(loadLastGood(path, state).config.lease, 360_000)
+  configuration.stop()
+})
+
+t.test('a disk that is full is told of, and what was kept stays', async (t) => {
+  const disk = t.testdir({})
+  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', disk])
+  t.teardown(() => execFileSync('umount', ['-l', disk]))
+  const path = join(disk, 'file')
+  replaceFile(path, 'before')
+  writeFileSync(join(disk, 'ballast'), Buffer.alloc(40_000))
+  t.throws(() => replaceFile(path, 'x'.repeat(30_000)), { code: 'ENOSPC' })
+  t.equal(readFileSync(path, 'utf8'), 'before')
+  t.strictSame(readdirSync(disk).sort(), ['ballast', 'file'])
 })

@@ -167,6 +167,9 @@ function fakeMap(info: MapInfo, rows: Map<string, Buffer>, note: (write: Write) 
     layout() {
       throw new Error('layout is not needed here')
     },
+    pin() {
+      throw nativeError('EPERM', 'a fake map is not pinned')
+    },
     become() {
       throw new Error('become is not needed here')
     },

@@ -29,6 +29,7 @@ function load(sizes: Record<string, number> = {}): { access: MapAccess; writes: 
     deleteBatch: (keys, count) => map.deleteBatch(keys, count),
     readBatch: (position, most) => map.readBatch(position, most),
     layout: () => map.layout(),
+    pin: (path) => map.pin(path),
     become: (other) => map.become(other),
     dump: () => map.dump(),
     close: () => map.close()

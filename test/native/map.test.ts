@@ -1,7 +1,7 @@
 import { cpus } from 'node:os'
 import t from 'tap'
 import { native } from '../../src/native.js'
-import { scratch, standin, uint32 } from './support.js'
+import { bpffs, scratch, standin, uint32 } from './support.js'
 
 const objectFile = standin(scratch(t))
 const object = native().loadObject({ objectFile, sizes: { table: 70000 } })
@@ -157,4 +157,16 @@ t.test('a closed map says so, and closing twice is no error', async (t) => {
   t.throws(() => map.lookup(uint32(1)), { code: 'ERR_CLOSED', message: 'the BPF map table is closed' })
   t.throws(() => map.dump(), { code: 'ERR_CLOSED' })
   t.equal(object.map('table').lookup(uint32(9)), null, 'another handle is not touched')
+})
+
+t.test('a map is pinned, and is the same one when it is opened there', async (t) => {
+  const path = `${bpffs(t)}/table`
+  const map = object.map('table')
+  map.pin(path)
+  t.equal(native().openPinnedMap(path).info.id, map.info.id)
+  t.throws(() => map.pin(path), { code: 'EEXIST', syscall: 'bpf(BPF_OBJ_PIN)', detail: path })
+  t.throws(() => map.pin(`${scratch(t)}/table`), { code: 'EPERM' })
+  t.throws(() => map.pin(''), TypeError)
+  map.close()
+  t.throws(() => map.pin(`${path}2`), { code: 'ERR_CLOSED' })
 })

@@ -1,5 +1,5 @@
-// Every native call of start, enable and reload fails, once and for good: each
-// time all or nothing, told, and right again afterwards.
+// Every native call of start, enable, reload and disable fails, once and for good:
+// each time all or nothing, told, and right again afterwards.
 
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
@@ -15,7 +15,7 @@ import type { Report } from './report.js'
 const PRELOAD = fileURLToPath(new URL('../lab/faults.js', import.meta.url))
 const patience = 60_000
 
-export const PHASES = ['start', 'enable', 'reload'] as const
+export const PHASES = ['start', 'enable', 'reload', 'disable'] as const
 export type Phase = (typeof PHASES)[number]
 
 export interface FaultOptions {
@@ -166,7 +166,8 @@ export class Faulty {
     rmSync(this.record, { force: true })
     this.order({ record: this.record })
     await this.act(phase)
-    await until('enabled', async () => (await this.status()).mode === 'enabled', patience, 50)
+    const mode = phase === 'disable' ? 'disabled' : 'enabled'
+    await until(mode, async () => (await this.status()).mode === mode, patience, 50)
     this.order({})
     return readFileSync(this.record, 'utf8').trim().split('\n')
   }
@@ -240,10 +241,12 @@ export class Faulty {
     if (status.mode === 'disabled') {
       if (command?.status === 0 && phase === 'enable') broken.push('enable: exit status 0, disabled')
       if (phase === 'reload') broken.push('a reload has disabled it')
+      if (phase === 'disable') return this.lookAtDisabled(command, broken)
       if (!status.why) broken.push('disabled without a reason')
       await this.nothingLeft(broken)
       return `disabled: ${status.why}`
     }
+    if (phase === 'disable') broken.push(`disable: ${status.mode}: ${command?.words}`)
     if (phase === 'enable' && command?.status !== 0) {
       broken.push(`enable: exit status ${command?.status}, but ${status.mode}: ${command?.words}`)
     }
@@ -252,6 +255,18 @@ export class Faulty {
     if (status.mode === 'enabled') await this.served('enabled', broken)
     const reloaded = phase === 'reload' && command?.status !== 0 ? 'reload refused, ' : ''
     return `${reloaded}${status.mode}${problem ? ` (${problem.code}${problem.nextTry ? ', tried again' : ''})` : ''}${fired ? '' : ', not reached'}`
+  }
+
+  /** No program is attached; a pin that stays is a problem. */
+  private async lookAtDisabled(
+    command: { status: number | null; words: string } | null,
+    broken: string[]
+  ): Promise<string> {
+    if (command?.status !== 0) broken.push(`disable: exit status ${command?.status}, but disabled: ${command?.words}`)
+    const [problem] = (await this.status()).problems
+    if (problem) return `disabled (${problem.code}, tried again)`
+    await this.nothingLeft(broken)
+    return 'disabled'
   }
 
   private async served(when: string, broken: string[]): Promise<void> {
