@@ -19,7 +19,6 @@ import {
   type ReloadResult,
   type RouteAnswer,
   type RouteFilter,
-  type RouteList,
   type Status,
   type VerifyReport
 } from '../control/api.js'
@@ -210,7 +209,7 @@ export class Answers implements NodeControl {
     return podRows(this.node.plan, this.node.datapath !== null)
   }
 
-  routes(filter: RouteFilter): Promise<RouteList> {
+  routes(filter: RouteFilter): ReturnType<NodeControl['routes']> {
     return routeList(this.node.plan, filter)
   }
 

@@ -463,7 +463,8 @@ export interface ReloadResult {
 export interface NodeControl {
   status(): Status | Promise<Status>
   pods(): PodRow[] | Promise<PodRow[]>
-  routes(filter: RouteFilter): RouteList | Promise<RouteList>
+  /** Parts of RouteList.routes; returns the rest of it. */
+  routes(filter: RouteFilter): AsyncGenerator<RouteRow[], Omit<RouteList, 'routes'>>
   /** address is valid text of either family; from: a pod's address or device, null: any pod. */
   routeGet(address: string, from: string | null): RouteAnswer | Promise<RouteAnswer>
   explain(request: ExplainRequest): Explanation | Promise<Explanation>
