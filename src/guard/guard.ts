@@ -19,15 +19,16 @@ import type {
   GuardPresentRow,
   GuardStatus
 } from '../control/guard-api.js'
-import { type Logger, rateLimit } from '../log.js'
+import type { Logger } from '../log.js'
 import { type BpfObject, type NetfilterSocket, native } from '../native.js'
 import { backendNames, type Chosen, chooseBackend, removePins } from './backend.js'
 import { cgroupRoot, legacyHierarchies } from './cgroups.js'
 import { defaultExemptions } from './defaults.js'
 import { type Exemption, Exemptions, unitSubject, words } from './exemptions.js'
-import { Journal, sentence } from './journal.js'
+import { Journal } from './journal.js'
 import { controlOffset, countRow, kindCode, modeCode, u32, u64 } from './layout.js'
 import { LegacyReader, presentRules } from './legacy.js'
+import { GuardLines } from './lines.js'
 import { Observer } from './observer.js'
 import { OwnedTables } from './owned-tables.js'
 import { Presence } from './presence.js'
@@ -61,7 +62,7 @@ export class Guard implements GuardControl {
   readonly #observer: Observer
   readonly #closers: (() => void)[] = []
   /** A program that tries the same over and over is told of in sum; every attempt is an event. */
-  readonly #lines: ReturnType<typeof rateLimit>
+  readonly #lines: GuardLines
   #mode: GuardMode
   /** Backend cgroup: the exemption for whose sake no table is owned. */
   #unownedFor: string | null = null
@@ -88,7 +89,7 @@ export class Guard implements GuardControl {
     this.#chosen = chosen
     this.#object = chosen.object
     this.#mode = options.mode
-    this.#lines = rateLimit(options.log)
+    this.#lines = new GuardLines(options.log)
     this.#socket = native().openNetfilter(false)
     this.#legacy = new LegacyReader(this.#socket)
     this.#tables = new OwnedTables(options.runDirectory)
@@ -274,13 +275,7 @@ export class Guard implements GuardControl {
       () => this.#presence.close(),
       () => clearInterval(timer)
     )
-    this.#closers.push(this.#journal.listen((event) => this.#log(event)))
-  }
-
-  #log(event: GuardEventRow): void {
-    const { time: _, reason: _reason, message: _message, position: _position, arguments: _arguments, ...fields } = event
-    const text = sentence(event)
-    this.#lines.log(event.verdict === 'exempt' ? 'info' : 'warn', text, text, fields)
+    this.#closers.push(this.#journal.listen((event) => this.#lines.write(event)))
   }
 
   /** Every half second. */

@@ -61,6 +61,38 @@ t.test('a flood of one kind is summed up, others pass', async (t) => {
   ])
 })
 
+t.test('a flood that goes on is one line an interval, with its number', async (t) => {
+  const { lines, logger } = recorder({ style: 'journal' })
+  const limited = rateLimit(logger, 1, 100)
+  let events = 0
+  while (lines.length < 4) {
+    limited.log('warn', 'flood', 'again', {}, 2)
+    events += 2
+    await sleep(1)
+  }
+  limited.close()
+  t.equal(lines[0], '<4>again\n')
+  const sums = lines.slice(1).map((line) => Number(/^<4>again … and (\d+) more like this\n$/.exec(line)?.[1]))
+  const summed = sums.reduce((sum, one) => sum + one, 0)
+  t.ok(summed === events - 2 || summed === events - 1, `${summed} of ${events} are in the sums`)
+})
+
+t.test('keys without end share the lines of one', async (t) => {
+  const { lines, logger } = recorder({ style: 'journal' })
+  const limited = rateLimit(logger, 1, 60_000, 3)
+  for (let i = 0; i < 100; i++) limited.log('warn', `key ${i}`, `line ${i}`)
+  limited.log('warn', 'key 1', 'once more')
+  limited.close()
+  t.same(lines, [
+    '<4>line 0\n',
+    '<4>line 1\n',
+    '<4>line 2\n',
+    '<4>line 3\n',
+    '<4>once more … and 1 more like this\n',
+    '<4>line 99 … and 96 more like this\n'
+  ])
+})
+
 t.test('the journal is recognised by its socket, not by a variable inherited from a parent', async (t) => {
   const run = (journal: string) => {
     const code = `import { createLogger } from ${JSON.stringify(new URL('../../src/log.js', import.meta.url).href)}
