@@ -61,7 +61,7 @@ export class Answers implements NodeControl {
     private readonly node: NodeView,
     private readonly commands: NodeCommands
   ) {
-    node.events.onInterest = (interested) => node.datapath?.control.monitor(interested)
+    node.events.onInterest = (wanted) => node.datapath?.control.monitor(wanted)
   }
 
   async status(): Promise<Status> {
@@ -312,8 +312,8 @@ export class Answers implements NodeControl {
     return this.node.guard
   }
 
-  events(listener: (event: EventRow) => void): () => void {
-    return this.node.events.listen(listener)
+  events(listener: (event: EventRow) => void, all: boolean): () => void {
+    return this.node.events.listen(listener, all)
   }
 
   reload(): Promise<ReloadResult> {

@@ -487,8 +487,11 @@ export interface NodeControl {
   confirm(): Promise<EnableResult>
   /** Refused, unless forced, where nobody else would masquerade the pods. */
   disable(options: DisableOptions): Promise<EnableResult>
-  /** Calls listener for each event until the returned function is called; the first listener switches monitoring on, the last off. */
-  events(listener: (event: EventRow) => void): () => void
+  /**
+   * Calls listener for each event until the returned function is called. Drops, what is left to the kernel, new flows;
+   * all: every packet, for which the hot path is off meanwhile.
+   */
+  events(listener: (event: EventRow) => void, all: boolean): () => void
   reload(): Promise<ReloadResult>
   /** Absent or null: this daemon guards nothing. */
   guard?: GuardControl | null

@@ -80,6 +80,15 @@ const packet = v.strictObject({
   flags: v.optional(v.pipe(v.string(), v.regex(/^[FSRPAU]{1,6}$/, 'is not letters of FSRPAU')))
 })
 const nothing = v.strictObject({})
+const eventFilter = v.strictObject({
+  all: v.optional(
+    v.pipe(
+      v.picklist(['true', 'false']),
+      v.transform((text) => text === 'true')
+    ),
+    'false'
+  )
+})
 const guardMode = v.strictObject({ mode: v.picklist(['enforce', 'audit', 'off']) })
 const writerKeys = {
   unit: v.optional(v.pipe(v.string(), v.regex(/^[^/\s]{1,255}$/, 'is not the name of a unit'))),
@@ -157,6 +166,11 @@ export const endpoints: Record<string, Endpoint[]> = {
     })
   ],
   '/v1/guard/deny': [post(guardDeny, (control, request) => ({ done: guardOf(control).deny(oneWriter(request)) }))]
+}
+
+/** Of the path of events. */
+export function eventOptions(parameters: Record<string, unknown>): { all: boolean } {
+  return checked(eventFilter, parameters)
 }
 
 function guardOf(control: NodeControl): GuardControl {

@@ -1,7 +1,8 @@
 // The control socket: HTTP with JSON on a unix socket.
 //
 // Invariants
-// - Reading is open to whoever may open the socket; changing (POST) needs uid 0,
+// - Reading is open to whoever may open the socket; changing (POST), and events of
+//   all packets, which make the node slower, need uid 0,
 //   known from the socket itself (SO_PEERCRED), never from what the caller says.
 // - Nothing a caller sends or leaves unsent hurts the daemon: sizes, times and
 //   numbers are bounded, every failure becomes an answer or a closed connection.
@@ -15,7 +16,7 @@ import { type ErrorAnswer, eventsPath, metricsPath, type NodeControl } from './a
 import { type Connection, Connections, mostConnections, type ServerLimits, serverLimits } from './connections.js'
 import { Failure, type FailureCode, failureStatus } from './failure.js'
 import type { EventRow } from './packet-api.js'
-import { endpoints } from './requests.js'
+import { endpoints, eventOptions } from './requests.js'
 import { RowStream, sendRows } from './row-stream.js'
 import { sendText } from './send.js'
 import { listenOnSocket } from './socket.js'
@@ -116,7 +117,7 @@ class Exchange {
     if (!url) return this.fail('bad-request', 'the path of the request cannot be read')
     if (connections.isFull(connection.caller)) return this.fail('busy', tooMuchUnread)
     if (url.pathname === metricsPath || url.pathname === '/metrics') return await this.sendMetrics()
-    if (url.pathname === eventsPath) return this.streamEvents()
+    if (url.pathname === eventsPath) return this.streamEvents(url.searchParams)
     const known = Object.hasOwn(endpoints, url.pathname) ? endpoints[url.pathname] : undefined
     if (!known)
       return this.fail('no-such-path', `there is no ${url.pathname}`, {
@@ -148,9 +149,12 @@ class Exchange {
   }
 
   /** One JSON object a line, from now until the caller goes. */
-  private streamEvents(): void {
+  private streamEvents(given: URLSearchParams): void {
     const { request, response, connection, served } = this
     if (!isRead(request)) return this.fail('wrong-method', 'events take GET')
+    const { all } = eventOptions(Object.fromEntries(given))
+    if (all && connection.caller?.uid !== 0)
+      return this.fail('not-permitted', 'all packets slow the node down: run the command with sudo, or without --all')
     const share = served.connections.take('monitors', connection.caller)
     if (typeof share === 'string') return this.fail('busy', share)
     request.resume()
@@ -164,7 +168,7 @@ class Exchange {
       }
       response.write(Buffer.from(`${JSON.stringify(lost > 0 ? { ...event, lost: event.lost + lost } : event)}\n`))
       lost = 0
-    })
+    }, all)
     served.monitors.add(response)
     response.once('close', () => {
       served.monitors.delete(response)

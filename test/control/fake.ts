@@ -437,7 +437,8 @@ export function fakeNode(change: Partial<NodeControl> = {}, status: () => Status
     }),
     disable: async () =>
       note('disable', { done: true, mode: 'disabled', why: null, confirmBefore: null, report: null, handedBack: null }),
-    events: (listener) => {
+    events: (listener, all) => {
+      if (all) calls.push('events of all packets')
       listeners.add(listener)
       return () => listeners.delete(listener)
     },
