@@ -6,9 +6,10 @@
 // journald reads; on a terminal it is coloured; with JSON it is pino's own
 // record. Fields follow the sentence as key=value.
 
-import { fstatSync, writeSync } from 'node:fs'
+import { fstatSync } from 'node:fs'
 import { isatty } from 'node:tty'
 import { type DestinationStream, type Logger, pino } from 'pino'
+import { lineOutput } from './log-output.js'
 
 export type { Logger } from 'pino'
 export type LogLevel = 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace'
@@ -25,8 +26,8 @@ export interface LogOptions {
 
 /** The root; `subsystem(logger, 'datapath')` makes the children. Change the level later by `logger.level`. */
 export function createLogger(options: LogOptions = {}): Logger {
-  const stream = options.stream ?? { write: writeStdout }
   const style = options.style ?? stdoutStyle()
+  const stream = options.stream ?? lineOutput((lost, code) => lossLine(lost, code, options.json ? 'json' : style))
   const destination = options.json ? stream : { write: (record: string) => stream.write(formatRecord(record, style)) }
   return pino({ level: options.level ?? 'info', base: null, messageKey: 'message', errorKey: 'error' }, destination)
 }
@@ -136,6 +137,12 @@ function formatRecord(record: string, style: 'journal' | 'terminal' | 'plain'): 
   return `\x1b[90m${clock}\x1b[0m ${colour}${severe}${subject ? `\x1b[1m${subject}\x1b[22m` : ''}${sentence}\x1b[0m\n`
 }
 
+function lossLine(lost: number, code: string, style: 'json' | 'journal' | 'terminal' | 'plain'): string {
+  const message = `${lost} ${lost === 1 ? 'line' : 'lines'} of the log could not be written: ${code}`
+  const record = JSON.stringify({ level: 40, time: Date.now(), message })
+  return style === 'json' ? `${record}\n` : formatRecord(record, style)
+}
+
 /** One event is one line: what comes from outside may not make more of it, nor move the terminal's cursor. */
 function oneLine(text: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is taken out
@@ -166,15 +173,5 @@ function isJournal(): boolean {
     return named === `${dev}:${ino}`
   } catch {
     return false
-  }
-}
-
-/** Synchronous, so that the last words of a dying process are written; a reader who is gone is no reason to die. */
-function writeStdout(line: string): void {
-  try {
-    writeSync(1, line)
-  } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code
-    if (code !== 'EAGAIN' && code !== 'EPIPE') throw error
   }
 }

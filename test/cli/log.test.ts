@@ -1,7 +1,9 @@
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { closeSync, openSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { createLogger, type LogOptions, rateLimit, setLevel, subsystem } from '../../src/log.js'
+import { lineOutput } from '../../src/log-output.js'
 
 function recorder(options: LogOptions) {
   const lines: string[] = []
@@ -105,3 +107,82 @@ t.test('the journal is recognised by its socket, not by a variable inherited fro
   t.equal(run(''), '<6>hello\n')
   t.match(run('1:1'), /^\d\d:\d\d:\d\d\.\d{3} hello\n$/)
 })
+
+t.test('lines that cannot be written are counted, and nothing else happens', async (t) => {
+  const state = { error: '', room: Number.POSITIVE_INFINITY, text: '' }
+  const output = lineOutput(
+    (lost, code) => `(${lost} lost: ${code})\n`,
+    (bytes) => {
+      if (state.error) throw Object.assign(new Error(state.error), { code: state.error })
+      const taken = Math.min(bytes.length, state.room)
+      if (taken === 0) throw Object.assign(new Error('full'), { code: 'EAGAIN' })
+      state.room -= taken
+      state.text += bytes.toString('utf8', 0, taken)
+      return taken
+    }
+  )
+  output.write('one\n')
+  state.error = 'ENOSPC'
+  output.write('two\n')
+  output.write('three\n')
+  state.error = ''
+  output.write('four\n')
+  t.equal(state.text, 'one\n(2 lost: ENOSPC)\nfour\n')
+
+  state.text = ''
+  state.room = 6
+  for (const line of ['first\n', 'second\n', 'third\n']) output.write(line)
+  t.equal(state.text, 'first\n', 'the reader is slow')
+  state.room = 3
+  while (!state.text.endsWith('sec')) await sleep(10)
+  state.room = 1000
+  while (!state.text.endsWith('third\n')) await sleep(10)
+  t.equal(state.text, 'first\nsecond\nthird\n', 'nothing is lost or cut')
+
+  state.room = 0
+  state.text = ''
+  for (let at = 0; at < 30_000; at++) output.write(`${'x'.repeat(99)}\n`)
+  state.room = Number.POSITIVE_INFINITY
+  output.write('last\n')
+  const lost = Number(/\((\d+) lost: EAGAIN\)\nlast\n$/.exec(state.text)?.[1])
+  t.equal(lost + state.text.split('x\n').length - 1, 30_000)
+  t.ok(state.text.length < 1.1 * 1024 * 1024)
+})
+
+const writer = `import { createLogger } from ${JSON.stringify(new URL('../../src/log.js', import.meta.url).href)}
+  import { writeSync } from 'node:fs'
+  const log = createLogger()
+  for (let at = 0; at < 5000; at++) log.info('x'.repeat(100))
+  writeSync(2, 'alive')`
+
+t.test('a full disk does not end a process that logs', async (t) => {
+  const full = openSync('/dev/full', 'w')
+  t.teardown(() => closeSync(full))
+  const { status, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', writer], {
+    stdio: ['ignore', full, 'pipe'],
+    encoding: 'utf8'
+  })
+  t.equal(status, 0)
+  t.equal(stderr, 'alive')
+})
+
+for (const kind of ['socket', 'pipe'] as const) {
+  t.test(`a ${kind} that nobody reads does not hold up a process that logs`, async (t) => {
+    const child =
+      kind === 'socket'
+        ? spawn(process.execPath, ['--input-type=module', '-e', writer], { stdio: ['ignore', 'pipe', 'pipe'] })
+        : spawn('sh', ['-c', `{ "$0" --input-type=module -e "$1"; } | sleep 60`, process.execPath, writer], {
+            stdio: ['ignore', 'ignore', 'pipe'],
+            detached: true
+          })
+    t.teardown(() => {
+      if (child.pid && kind === 'pipe') process.kill(-child.pid, 'SIGKILL')
+    })
+    let said = ''
+    child.stderr.on('data', (part) => {
+      said += String(part)
+    })
+    while (said !== 'alive') await sleep(20)
+    t.pass('it goes on')
+  })
+}
