@@ -270,9 +270,9 @@ enum timeout {
 };
 
 /* control.flags */
-#define CONTROL_ON (1U << 0)             /* else everything goes to the stack */
-#define CONTROL_MONITOR (1U << 1)        /* an event for every packet, within the rate */
-#define CONTROL_SNAT (1U << 2)           /* SNAT is ours; else it is never due */
+#define CONTROL_ON (1U << 0)      /* else everything goes to the stack */
+#define CONTROL_MONITOR (1U << 1) /* an event for every new flow and every packet of the stages, within the rate */
+#define CONTROL_SNAT (1U << 2)    /* SNAT is ours; else it is never due */
 #define CONTROL_DROP_PROTOCOLS (1U << 3) /* SNAT due, but no ports, or options to be read: drop, not stack */
 #define CONTROL_MARKS (1U << 4)          /* ip rules ask for marks: a marked packet is the stack's */
 #define CONTROL_LINK_LOCAL (1U << 6) /* IPv4 link-local destinations are routed as any: the policy masquerades some */
@@ -321,8 +321,9 @@ struct control {
 	__u32 timeout[TIMEOUT_MAX];
 	__u32 jiffies_per_second;
 	__u32 trace_mark; /* a packet with this mark is traced, not forwarded; 0: none */
-	__u32 straight; /* 1: the hot path is open: on, not monitored, and the lease not over; lease.h takes it away */
-	__u32 port_key; /* the daemon's secret: see socket_hash() */
+	__u32 straight;   /* 1: the hot path is open: on, not all packets are watched, the lease not over; lease.h takes
+			     it away */
+	__u32 port_key;   /* the daemon's secret: see socket_hash() */
 	__u32 flow_limit; /* entries that flows4 and flows6 may each have; at most what these maps take */
 	__u32 detour;     /* ifindex of the device for what the programs cannot finish: see detour.h; 0: none */
 	__u32 route_generations[ROUTE_SLOTS];   /* never 0; raised after a change of what routes or groups answer */

@@ -6,9 +6,10 @@
 // journald reads; on a terminal it is coloured; with JSON it is pino's own
 // record. Fields follow the sentence as key=value.
 
-import { fstatSync, writeSync } from 'node:fs'
+import { fstatSync } from 'node:fs'
 import { isatty } from 'node:tty'
 import { type DestinationStream, type Logger, pino } from 'pino'
+import { lineOutput } from './log-output.js'
 
 export type { Logger } from 'pino'
 export type LogLevel = 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace'
@@ -25,8 +26,8 @@ export interface LogOptions {
 
 /** The root; `subsystem(logger, 'datapath')` makes the children. Change the level later by `logger.level`. */
 export function createLogger(options: LogOptions = {}): Logger {
-  const stream = options.stream ?? { write: writeStdout }
   const style = options.style ?? stdoutStyle()
+  const stream = options.stream ?? lineOutput((lost, code) => lossLine(lost, code, options.json ? 'json' : style))
   const destination = options.json ? stream : { write: (record: string) => stream.write(formatRecord(record, style)) }
   return pino({ level: options.level ?? 'info', base: null, messageKey: 'message', errorKey: 'error' }, destination)
 }
@@ -53,46 +54,51 @@ interface LimitState {
   until: number
   count: number
   suppressed: number
+  level: LogLevel
+  text: string
 }
 
 /**
  * At most `most` lines of one key in `interval` milliseconds; the rest is summed
- * up in one line "… and 41 more" when the interval is over. close() writes
- * what is outstanding.
+ * up in one line "… and 41 more like this" when the interval is over, and in one
+ * an interval for as long as it goes on. Of more than `keys` keys at a time all
+ * further ones share the lines of one. close() writes what is outstanding.
  */
-export function rateLimit(logger: Logger, most = 5, interval = 10_000) {
+export function rateLimit(logger: Logger, most = 5, interval = 10_000, keys = Number.POSITIVE_INFINITY) {
   const states = new Map<string, LimitState>()
-  const last = new Map<string, { level: LogLevel; text: string }>()
-  const summarise = (key: string, state: LimitState) => {
-    const line = last.get(key)
-    if (state.suppressed > 0 && line) logger[line.level](`${line.text} … and ${state.suppressed} more like this`)
-    states.delete(key)
-    last.delete(key)
+  const tell = ({ level, text, suppressed }: LimitState) => {
+    if (suppressed > 0) logger[level](`${text} … and ${suppressed} more like this`)
   }
-  const sweep = (now: number) => {
-    for (const [key, state] of states) if (now >= state.until) summarise(key, state)
+  const endInterval = (key: string, state: LimitState, now: number) => {
+    tell(state)
+    if (state.suppressed === 0) return void states.delete(key)
+    state.until = now + interval
+    state.suppressed = 0
+    state.count = most
   }
-  const timer = setInterval(() => sweep(performance.now()), interval)
+  const timer = setInterval(() => {
+    const now = performance.now()
+    for (const [key, state] of states) if (now >= state.until) endInterval(key, state, now)
+  }, interval / 4)
   timer.unref()
   return {
-    log(level: LogLevel, key: string, text: string, fields: Record<string, unknown> = {}): void {
+    /** times: of how many events the line tells. */
+    log(level: LogLevel, key: string, text: string, fields: Record<string, unknown> = {}, times = 1): void {
       const now = performance.now()
-      let state = states.get(key)
-      if (state && now >= state.until) {
-        summarise(key, state)
-        state = undefined
-      }
-      if (!state) {
-        state = { until: now + interval, count: 0, suppressed: 0 }
-        states.set(key, state)
-      }
-      last.set(key, { level, text })
+      const own = states.has(`own ${key}`) || states.size < keys ? `own ${key}` : 'others'
+      const known = states.get(own)
+      if (known && now >= known.until) endInterval(own, known, now)
+      const state = states.get(own) ?? { until: now + interval, count: 0, suppressed: 0, level, text }
+      states.set(own, state)
+      state.level = level
+      state.text = text
       if (state.count++ < most) logger[level](fields, text)
-      else state.suppressed++
+      else state.suppressed += times
     },
     close(): void {
       clearInterval(timer)
-      for (const [key, state] of states) summarise(key, state)
+      for (const state of states.values()) tell(state)
+      states.clear()
     }
   }
 }
@@ -131,6 +137,12 @@ function formatRecord(record: string, style: 'journal' | 'terminal' | 'plain'): 
   return `\x1b[90m${clock}\x1b[0m ${colour}${severe}${subject ? `\x1b[1m${subject}\x1b[22m` : ''}${sentence}\x1b[0m\n`
 }
 
+function lossLine(lost: number, code: string, style: 'json' | 'journal' | 'terminal' | 'plain'): string {
+  const message = `${lost} ${lost === 1 ? 'line' : 'lines'} of the log could not be written: ${code}`
+  const record = JSON.stringify({ level: 40, time: Date.now(), message })
+  return style === 'json' ? `${record}\n` : formatRecord(record, style)
+}
+
 /** One event is one line: what comes from outside may not make more of it, nor move the terminal's cursor. */
 function oneLine(text: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is taken out
@@ -161,15 +173,5 @@ function isJournal(): boolean {
     return named === `${dev}:${ino}`
   } catch {
     return false
-  }
-}
-
-/** Synchronous, so that the last words of a dying process are written; a reader who is gone is no reason to die. */
-function writeStdout(line: string): void {
-  try {
-    writeSync(1, line)
-  } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code
-    if (code !== 'EAGAIN' && code !== 'EPIPE') throw error
   }
 }

@@ -19,7 +19,6 @@ import {
   type ReloadResult,
   type RouteAnswer,
   type RouteFilter,
-  type RouteList,
   type Status,
   type VerifyReport
 } from '../control/api.js'
@@ -62,7 +61,7 @@ export class Answers implements NodeControl {
     private readonly node: NodeView,
     private readonly commands: NodeCommands
   ) {
-    node.events.onInterest = (interested) => node.datapath?.control.monitor(interested)
+    node.events.onInterest = (wanted) => node.datapath?.control.monitor(wanted)
   }
 
   async status(): Promise<Status> {
@@ -210,7 +209,7 @@ export class Answers implements NodeControl {
     return podRows(this.node.plan, this.node.datapath !== null)
   }
 
-  routes(filter: RouteFilter): Promise<RouteList> {
+  routes(filter: RouteFilter): ReturnType<NodeControl['routes']> {
     return routeList(this.node.plan, filter)
   }
 
@@ -313,8 +312,8 @@ export class Answers implements NodeControl {
     return this.node.guard
   }
 
-  events(listener: (event: EventRow) => void): () => void {
-    return this.node.events.listen(listener)
+  events(listener: (event: EventRow) => void, all: boolean): () => void {
+    return this.node.events.listen(listener, all)
   }
 
   reload(): Promise<ReloadResult> {

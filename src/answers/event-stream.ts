@@ -2,14 +2,16 @@
 // rate, so that a pod that spoofs is noticed without filling the journal.
 
 import type { EventRow } from '../control/packet-api.js'
+import type { Monitored } from '../datapath/control-block.js'
 import { type Logger, rateLimit } from '../log.js'
 import { explainReason } from '../reasons.js'
 import { eventRow } from './events.js'
 
 export class EventStream {
-  /** Called when the first listener comes and the last goes. */
-  onInterest: (interested: boolean) => void = () => {}
-  private readonly listeners = new Set<(event: EventRow) => void>()
+  /** Called when `wanted` is another than before. */
+  onInterest: (wanted: Monitored) => void = () => {}
+  /** And whether each wants all packets. */
+  private readonly listeners = new Map<(event: EventRow) => void, boolean>()
   private readonly drops: ReturnType<typeof rateLimit>
 
   constructor(
@@ -19,23 +21,29 @@ export class EventStream {
     this.drops = rateLimit(log, 1, 60_000)
   }
 
-  get isWanted(): boolean {
-    return this.listeners.size > 0
+  get wanted(): Monitored {
+    if (this.listeners.size === 0) return 'nothing'
+    return [...this.listeners.values()].includes(true) ? 'all' : 'told'
   }
 
-  listen(listener: (event: EventRow) => void): () => void {
-    this.listeners.add(listener)
-    if (this.listeners.size === 1) this.onInterest(true)
-    return () => {
-      if (this.listeners.delete(listener) && this.listeners.size === 0) this.onInterest(false)
-    }
+  /** all: packets of the hot path, too. Until the returned function is called; a listener listens once. */
+  listen(listener: (event: EventRow) => void, all: boolean): () => void {
+    this.change(() => this.listeners.set(listener, all))
+    return () => this.change(() => this.listeners.delete(listener))
+  }
+
+  private change(make: () => void): void {
+    const before = this.wanted
+    make()
+    const { wanted } = this
+    if (wanted !== before) this.onInterest(wanted)
   }
 
   push(records: Buffer[]): void {
     for (const record of records) {
       const row = eventRow(record, this.deviceName)
       if (row.type === 'packet' && row.class === 'drop') this.logDrop(row)
-      for (const listener of this.listeners) listener(row)
+      for (const listener of this.listeners.keys()) listener(row)
     }
   }
 

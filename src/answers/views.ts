@@ -19,6 +19,7 @@ import { inSlices } from '../slice.js'
 import type { Address, Family } from '../state/types.js'
 
 const mostRoutes = 1000
+const rowsAtOnce = 256
 /** What only a program can say. */
 const unasked = { from: null, reason: null, out: null, source: null } as const
 
@@ -40,8 +41,11 @@ function podRow(pod: WantedPod, served: boolean): PodRow {
   }
 }
 
-/** Without class first; sorted by family, address and length. */
-export async function routeList(plan: Plan, filter: RouteFilter): Promise<RouteList> {
+/** In parts: without class first; sorted by family, address and length. What the plan loses meanwhile is missing. */
+export async function* routeList(
+  plan: Plan,
+  filter: RouteFilter
+): AsyncGenerator<RouteRow[], Omit<RouteList, 'routes'>> {
   const { family, device, limit = mostRoutes } = filter
   const within = filter.within === undefined ? null : parsePrefix(filter.within)
   const steps = selectRoutes(
@@ -50,11 +54,15 @@ export async function routeList(plan: Plan, filter: RouteFilter): Promise<RouteL
     limit
   )
   const { keys, total } = await inSlices(steps)
-  const routes = keys.map((key) => routeRow(plan, key)).filter((row) => row !== null)
   const classes = [...plan.classes.values()]
     .filter(({ family }) => filter.family === undefined || filter.family === family)
     .map(({ key, family, label, devices }) => ({ class: key, family, tables: label, devices }))
-  return { routes, classes: classes.sort((a, b) => (a.class < b.class ? -1 : 1)), total }
+  for (let at = 0; at < keys.length; at += rowsAtOnce)
+    yield keys
+      .slice(at, at + rowsAtOnce)
+      .map((key) => routeRow(plan, key))
+      .filter((row) => row !== null)
+  return { classes: classes.sort((a, b) => (a.class < b.class ? -1 : 1)), total }
 }
 
 /** Of a route's key or that of a class route. */

@@ -129,6 +129,8 @@ export async function watched(run: () => Promise<Exit>): Promise<Exit> {
 }
 
 export interface MonitorOptions {
+  /** Also what the hot path forwards. */
+  all: boolean
   drops: boolean
   address?: string | undefined
   device?: string | undefined
@@ -136,10 +138,16 @@ export interface MonitorOptions {
 
 export async function monitor(session: Session, options: MonitorOptions): Promise<Exit> {
   const signal = interrupted()
+  if (options.all)
+    process.stderr.write('All packets are told: the hot path is off, and each costs more, until this ends.\n')
   try {
-    await session.client.events((event, line) => {
-      if (matches(event, options)) session.print(session.json ? line : renderEvent(event, session.paint))
-    }, signal)
+    await session.client.events(
+      (event, line) => {
+        if (matches(event, options)) session.print(session.json ? line : renderEvent(event, session.paint))
+      },
+      signal,
+      options.all
+    )
   } catch (error) {
     if (!signal.aborted) throw error
   }

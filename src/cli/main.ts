@@ -128,15 +128,25 @@ function readingCommands(cli: Globals, run: Run): void {
   )
   cli.command(
     'monitor',
-    'Packets and flows as they come, until Ctrl-C',
+    'Drops, what the kernel gets and new flows as they come, until Ctrl-C',
     (y) =>
       y
+        .option('all', {
+          type: 'boolean',
+          default: false,
+          describe: 'Every packet (root): the hot path is off meanwhile'
+        })
         .option('drops', { type: 'boolean', default: false, describe: 'Dropped packets only' })
         .option('address', { type: 'string', requiresArg: true, describe: 'Only from or to this address' })
         .option('device', device),
     (o) =>
       run((session) =>
-        commands.monitor(session, { drops: o.drops, address: o.address && addressOf(o.address), device: o.device })
+        commands.monitor(session, {
+          all: o.all,
+          drops: o.drops,
+          address: o.address && addressOf(o.address),
+          device: o.device
+        })
       )(o)
   )
   cli.command('metrics', 'Metrics as Prometheus text', {}, (o) => run(commands.metrics)(o as unknown as GlobalOptions))

@@ -1,7 +1,6 @@
 // Reads config.yaml. All problems are reported together, each with its line and
 // column; nothing is guessed and nothing unknown is passed over.
 
-import { readFileSync } from 'node:fs'
 import * as v from 'valibot'
 import {
   type Document,
@@ -16,10 +15,14 @@ import {
 } from 'yaml'
 import { isTransient } from '../transient.js'
 import { ConfigError, didYouMean, type Problem } from './problem.js'
+import { readTextFile } from './read-file.js'
 import { type Config, isKey, type Key, reference, type Section } from './reference.js'
 
 export { ConfigError, formatProblem, type Problem } from './problem.js'
 export { type Config, configReference } from './reference.js'
+
+/** Bytes. */
+const largest = 1024 * 1024
 
 /** What holds without a file. Made anew for each caller by structuredClone() if it is to be changed. */
 export const defaultConfig: Config = defaults(reference as Section) as unknown as Config
@@ -28,7 +31,7 @@ export const defaultConfig: Config = defaults(reference as Section) as unknown a
 export function loadConfig(path: string): { config: Config; text: string | null; present: boolean } {
   let text: string
   try {
-    text = readFileSync(path, 'utf8')
+    text = readTextFile(path, largest, 'a configuration')
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code
     if (code === 'ENOENT' || code === 'ENOTDIR')

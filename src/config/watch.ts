@@ -14,7 +14,6 @@
 // - Events only say when to look. Files are read again every resyncInterval too,
 //   and places in pods every few seconds, because a mount makes no event.
 
-import { readFileSync, statSync } from 'node:fs'
 import type { AgentSettings } from './agent.js'
 import { Agents, signature } from './agent-watch.js'
 import { type DefaultsOnly, defaultsBesideAgent } from './defaults-only.js'
@@ -30,6 +29,7 @@ import {
 } from './masquerade.js'
 import { findPlaces, isDirectory, type Place, type Places } from './masquerade-places.js'
 import { parseMasqueradeFile } from './masquerade-text.js'
+import { readTextFile } from './read-file.js'
 
 export interface WatchedFile {
   path: string
@@ -423,13 +423,10 @@ function isSuccessor({ pod }: Place, before: Place): boolean {
 
 function readText(path: string): Contents {
   try {
-    const facts = statSync(path)
-    if (!facts.isFile()) return new Error(`${path}: is not a regular file`)
-    if (facts.size > largest)
-      return new Error(`${path}: ${facts.size} bytes is too long for a list of prefixes (at most ${largest})`)
-    return readFileSync(path, 'utf8')
+    return readTextFile(path, largest, 'a list of prefixes')
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException
+    if (code === undefined) return new Error(`${path}: ${message}`)
     return code === 'ENOENT' || code === 'ENOTDIR' ? null : new Error(`${path}: cannot be read: ${message}`)
   }
 }

@@ -463,7 +463,8 @@ export interface ReloadResult {
 export interface NodeControl {
   status(): Status | Promise<Status>
   pods(): PodRow[] | Promise<PodRow[]>
-  routes(filter: RouteFilter): RouteList | Promise<RouteList>
+  /** Parts of RouteList.routes; returns the rest of it. */
+  routes(filter: RouteFilter): AsyncGenerator<RouteRow[], Omit<RouteList, 'routes'>>
   /** address is valid text of either family; from: a pod's address or device, null: any pod. */
   routeGet(address: string, from: string | null): RouteAnswer | Promise<RouteAnswer>
   explain(request: ExplainRequest): Explanation | Promise<Explanation>
@@ -486,8 +487,11 @@ export interface NodeControl {
   confirm(): Promise<EnableResult>
   /** Refused, unless forced, where nobody else would masquerade the pods. */
   disable(options: DisableOptions): Promise<EnableResult>
-  /** Calls listener for each event until the returned function is called; the first listener switches monitoring on, the last off. */
-  events(listener: (event: EventRow) => void): () => void
+  /**
+   * Calls listener for each event until the returned function is called. Drops, what is left to the kernel, new flows;
+   * all: every packet, for which the hot path is off meanwhile.
+   */
+  events(listener: (event: EventRow) => void, all: boolean): () => void
   reload(): Promise<ReloadResult>
   /** Absent or null: this daemon guards nothing. */
   guard?: GuardControl | null

@@ -28,8 +28,8 @@ export interface ControlClient {
   parts(path: string, query?: Record<string, string | number | undefined>): AsyncGenerator<string>
   /** Text that is not JSON. */
   text(path: string): Promise<string>
-  /** Resolves when the daemon ends the stream or the signal says so. */
-  events(onEvent: (event: EventRow, line: string) => void, signal: AbortSignal): Promise<void>
+  /** Resolves when the daemon ends the stream or the signal says so. all: NodeControl.events(). */
+  events(onEvent: (event: EventRow, line: string) => void, signal: AbortSignal, all?: boolean): Promise<void>
 }
 
 export interface Answer<T> {
@@ -67,8 +67,9 @@ export function controlClient(socketPath: string, timeout?: number): ControlClie
         throw brokenOff(error)
       }
     },
-    events: async (onEvent, signal) => {
-      const response = await open(socketPath, 'GET', eventsPath, undefined, 0, signal)
+    events: async (onEvent, signal, all = false) => {
+      const path = eventsPath + queryText(all ? { all: 'true' } : {})
+      const response = await open(socketPath, 'GET', path, undefined, 0, signal)
       if (response.statusCode !== 200) throw await refusal(response)
       await readLines(response, onEvent, signal)
     }

@@ -80,6 +80,15 @@ const packet = v.strictObject({
   flags: v.optional(v.pipe(v.string(), v.regex(/^[FSRPAU]{1,6}$/, 'is not letters of FSRPAU')))
 })
 const nothing = v.strictObject({})
+const eventFilter = v.strictObject({
+  all: v.optional(
+    v.pipe(
+      v.picklist(['true', 'false']),
+      v.transform((text) => text === 'true')
+    ),
+    'false'
+  )
+})
 const guardMode = v.strictObject({ mode: v.picklist(['enforce', 'audit', 'off']) })
 const writerKeys = {
   unit: v.optional(v.pipe(v.string(), v.regex(/^[^/\s]{1,255}$/, 'is not the name of a unit'))),
@@ -93,7 +102,7 @@ const guardDeny = v.strictObject(writerKeys)
 export const endpoints: Record<string, Endpoint[]> = {
   '/v1/status': [get(nothing, (control) => control.status())],
   '/v1/pods': [get(nothing, (control) => control.pods())],
-  '/v1/routes': [get(routeFilter, (control, filter) => control.routes(defined(filter)))],
+  '/v1/routes': [get(routeFilter, (control, filter) => new RowStream('routes', control.routes(defined(filter))))],
   '/v1/routes/get': [get(routeQuestion, (control, { address, from }) => control.routeGet(address, from ?? null))],
   '/v1/explain': [get(packet, (control, request) => control.explain(defined(request)))],
   '/v1/nexthops': [get(nothing, (control) => control.nexthops())],
@@ -157,6 +166,11 @@ export const endpoints: Record<string, Endpoint[]> = {
     })
   ],
   '/v1/guard/deny': [post(guardDeny, (control, request) => ({ done: guardOf(control).deny(oneWriter(request)) }))]
+}
+
+/** Of the path of events. */
+export function eventOptions(parameters: Record<string, unknown>): { all: boolean } {
+  return checked(eventFilter, parameters)
 }
 
 function guardOf(control: NodeControl): GuardControl {

@@ -8,6 +8,7 @@
 //   ],"total":2}
 
 import type { ServerResponse } from 'node:http'
+import { drained } from './send.js'
 
 export class RowStream {
   constructor(
@@ -26,7 +27,8 @@ export async function sendRows(response: ServerResponse, { name, parts }: RowStr
     for (let before = ''; !part.done; part = await parts.next()) {
       const lines = part.value.map((row) => JSON.stringify(row)).join(',\n')
       if (lines !== '') {
-        const taken = response.write(before + lines)
+        // bytes, since those that wait are counted
+        const taken = response.write(Buffer.from(before + lines))
         before = ',\n'
         if (!taken) await drained(response)
         if (response.destroyed) break
@@ -43,17 +45,4 @@ export async function sendRows(response: ServerResponse, { name, parts }: RowStr
   } finally {
     await parts.return({})
   }
-}
-
-function drained(response: ServerResponse): Promise<void> {
-  return new Promise((resolve) => {
-    const done = () => {
-      response.off('drain', done)
-      response.off('close', done)
-      resolve()
-    }
-    response.on('drain', done)
-    response.on('close', done)
-    if (response.destroyed) done()
-  })
 }

@@ -1,21 +1,24 @@
 // The control socket: HTTP with JSON on a unix socket.
 //
 // Invariants
-// - Reading is open to whoever may open the socket; changing (POST) needs uid 0,
+// - Reading is open to whoever may open the socket; changing (POST), and events of
+//   all packets, which make the node slower, need uid 0,
 //   known from the socket itself (SO_PEERCRED), never from what the caller says.
 // - Nothing a caller sends or leaves unsent hurts the daemon: sizes, times and
 //   numbers are bounded, every failure becomes an answer or a closed connection.
 // - A reader that is too slow for the events loses events and is told how many.
+// - Whoever only reads keeps neither root out nor other readers (connections.ts).
 
 import { createServer, type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from 'node:http'
 import type { Socket } from 'node:net'
 import { native } from '../native.js'
 import { type ErrorAnswer, eventsPath, metricsPath, type NodeControl } from './api.js'
+import { type Connection, Connections, mostConnections, type ServerLimits, serverLimits } from './connections.js'
 import { Failure, type FailureCode, failureStatus } from './failure.js'
-import type { Caller } from './flow-api.js'
 import type { EventRow } from './packet-api.js'
-import { endpoints } from './requests.js'
+import { endpoints, eventOptions } from './requests.js'
 import { RowStream, sendRows } from './row-stream.js'
+import { sendText } from './send.js'
 import { listenOnSocket } from './socket.js'
 
 export interface ControlServerOptions {
@@ -23,6 +26,8 @@ export interface ControlServerOptions {
   control: NodeControl
   /** Group that may read; absent: 'hostroute'. */
   group?: string
+  /** Those that are not given are serverLimits. */
+  limits?: Partial<ServerLimits>
   /** A request failed inside the daemon. */
   onError?(text: string, error: unknown): void
 }
@@ -33,9 +38,8 @@ export interface ControlServer {
 }
 
 const largestBody = 64 * 1024
-const mostMonitors = 16
-const mostStreams = 16
 const mostBuffered = 1024 * 1024
+const tooMuchUnread = 'answers that nobody takes fill all the room there is: try again'
 
 /** Listens; rejects when another daemon answers there. */
 export async function startControlServer(options: ControlServerOptions): Promise<ControlServer> {
@@ -46,118 +50,152 @@ export async function startControlServer(options: ControlServerOptions): Promise
     keepAliveTimeout: 5000,
     connectionsCheckingInterval: 1000
   })
-  server.maxConnections = 512
+  server.maxConnections = mostConnections
   const monitors = new Set<ServerResponse>()
-  const streams = new Set<ServerResponse>()
+  const connections = new Connections({ ...serverLimits, ...options.limits })
   server.on('request', (request, response) => {
-    void handle(request, response, options, monitors, streams)
+    const connection = connections.of(request.socket)
+    if (!connection) return void request.socket.destroy()
+    void new Exchange(request, response, connection, { ...options, connections, monitors }).handle()
   })
   server.on('clientError', (error: NodeJS.ErrnoException, socket) => refuseGarbage(error, socket as Socket))
-  // whatever goes wrong with one connection is the end of that connection only
-  server.on('connection', (socket) => socket.on('error', () => socket.destroy()))
+  server.on('connection', (socket) => {
+    // whatever goes wrong with one connection is the end of that connection only
+    socket.on('error', () => socket.destroy())
+    connections.add(socket)
+  })
   await listenOnSocket(server, options.path, native().groupId(options.group ?? 'hostroute'))
   server.on('error', (error) => options.onError?.('control socket', error))
-  return { close: () => closeServer(server, monitors) }
+  return {
+    close: async () => {
+      await closeServer(server, monitors)
+      connections.close()
+    }
+  }
 }
 
-async function handle(
-  request: IncomingMessage,
-  response: ServerResponse,
-  options: ControlServerOptions,
-  monitors: Set<ServerResponse>,
-  streams: Set<ServerResponse>
-): Promise<void> {
-  const fail = (code: FailureCode, error: string, more: object = {}) => sendFailure(response, code, error, more)
-  response.on('error', () => response.destroy())
-  try {
+interface Served extends ControlServerOptions {
+  connections: Connections
+  monitors: Set<ServerResponse>
+}
+
+/** One request and its answer. */
+class Exchange {
+  constructor(
+    private readonly request: IncomingMessage,
+    private readonly response: ServerResponse,
+    private readonly connection: Connection,
+    private readonly served: Served
+  ) {}
+
+  /** Resolves when it is answered, whatever becomes of it. */
+  async handle(): Promise<void> {
+    const { request, response, connection, served } = this
+    response.on('error', () => response.destroy())
+    if (connection.refused !== null || connection.isAnswering) {
+      response.setHeader('connection', 'close')
+      return this.fail('busy', connection.refused ?? 'the request before this one is not answered yet')
+    }
+    connection.isAnswering = true
+    response.once('close', () => {
+      connection.isAnswering = false
+    })
+    try {
+      await this.answer()
+    } catch (error) {
+      if (error instanceof Failure) return this.fail(error.code, error.message)
+      if (request.destroyed && !request.complete) return
+      served.onError?.(`${request.method} ${request.url} failed`, error)
+      this.fail('failed', error instanceof Error ? error.message : String(error))
+    }
+  }
+
+  private async answer(): Promise<void> {
+    const { request, response, connection, served } = this
+    const { control, connections } = served
     const url = parseUrl(request.url ?? '/')
-    if (!url) return fail('bad-request', 'the path of the request cannot be read')
-    if (url.pathname === metricsPath || url.pathname === '/metrics')
-      return await sendMetrics(request, response, options)
-    if (url.pathname === eventsPath) return streamEvents(request, response, options, monitors)
+    if (!url) return this.fail('bad-request', 'the path of the request cannot be read')
+    if (connections.isFull(connection.caller)) return this.fail('busy', tooMuchUnread)
+    if (url.pathname === metricsPath || url.pathname === '/metrics') return await this.sendMetrics()
+    if (url.pathname === eventsPath) return this.streamEvents(url.searchParams)
     const known = Object.hasOwn(endpoints, url.pathname) ? endpoints[url.pathname] : undefined
     if (!known)
-      return fail('no-such-path', `there is no ${url.pathname}`, {
+      return this.fail('no-such-path', `there is no ${url.pathname}`, {
         paths: [...Object.keys(endpoints), metricsPath, eventsPath]
       })
     const endpoint = known.find(({ method }) => method === request.method)
     if (!endpoint) {
       response.setHeader('allow', known.map(({ method }) => method).join(', '))
       const methods = known.map(({ method }) => method).join(' or ')
-      return fail('wrong-method', `${url.pathname} takes ${methods}, not ${request.method}`)
+      return this.fail('wrong-method', `${url.pathname} takes ${methods}, not ${request.method}`)
     }
-    const caller = callerOf(request.socket)
-    if (endpoint.method === 'POST' && caller?.uid !== 0) {
-      return fail('not-permitted', 'changing the node needs root: run the command with sudo')
+    if (endpoint.method === 'POST' && connection.caller?.uid !== 0) {
+      return this.fail('not-permitted', 'changing the node needs root: run the command with sudo')
     }
     const body = await readBody(request)
-    if (body === null) return fail('body-too-long', `the body is longer than ${largestBody} bytes`)
+    if (body === null) return this.fail('body-too-long', `the body is longer than ${largestBody} bytes`)
     const parameters = endpoint.method === 'POST' ? parseBody(body) : Object.fromEntries(url.searchParams)
-    const answer = await endpoint.answer(options.control, parameters, caller)
-    if (!(answer instanceof RowStream)) return sendJson(response, 200, answer)
-    if (streams.size >= mostStreams) return fail('busy', `${mostStreams} lists are being sent already`)
-    streams.add(response)
-    await sendRows(response, answer).finally(() => streams.delete(response))
-  } catch (error) {
-    if (error instanceof Failure) return fail(error.code, error.message)
-    if (request.destroyed && !request.complete) return
-    options.onError?.(`${request.method} ${request.url} failed`, error)
-    fail('failed', error instanceof Error ? error.message : String(error))
+    const answer = await endpoint.answer(control, parameters, connection.caller)
+    if (!(answer instanceof RowStream)) return await this.sendJson(200, answer)
+    const share = connections.take('lists', connection.caller)
+    if (typeof share === 'string') return this.fail('busy', share)
+    await sendRows(response, answer).finally(share)
   }
-}
 
-async function sendMetrics(
-  request: IncomingMessage,
-  response: ServerResponse,
-  options: ControlServerOptions
-): Promise<void> {
-  if (!isRead(request)) return sendFailure(response, 'wrong-method', 'metrics take GET')
-  const text = await options.control.metrics()
-  response.writeHead(200, { 'content-type': 'text/plain; version=0.0.4; charset=utf-8' }).end(text)
-}
+  private async sendMetrics(): Promise<void> {
+    if (!isRead(this.request)) return this.fail('wrong-method', 'metrics take GET')
+    const text = await this.served.control.metrics()
+    await this.send(200, 'text/plain; version=0.0.4; charset=utf-8', text)
+  }
 
-/** One JSON object a line, from now until the caller goes. */
-function streamEvents(
-  request: IncomingMessage,
-  response: ServerResponse,
-  options: ControlServerOptions,
-  monitors: Set<ServerResponse>
-): void {
-  if (!isRead(request)) return sendFailure(response, 'wrong-method', 'events take GET')
-  if (monitors.size >= mostMonitors)
-    return sendFailure(response, 'busy', `${mostMonitors} monitors are running already`)
-  request.resume()
-  response.writeHead(200, { 'content-type': 'application/x-ndjson', 'cache-control': 'no-store' })
-  response.flushHeaders()
-  let lost = 0
-  const stop = options.control.events((event: EventRow) => {
-    if (response.writableLength > mostBuffered) {
-      lost += 1 + event.lost
-      return
-    }
-    response.write(`${JSON.stringify(lost > 0 ? { ...event, lost: event.lost + lost } : event)}\n`)
-    lost = 0
-  })
-  monitors.add(response)
-  response.once('close', () => {
-    monitors.delete(response)
-    stop()
-  })
-}
+  /** One JSON object a line, from now until the caller goes. */
+  private streamEvents(given: URLSearchParams): void {
+    const { request, response, connection, served } = this
+    if (!isRead(request)) return this.fail('wrong-method', 'events take GET')
+    const { all } = eventOptions(Object.fromEntries(given))
+    if (all && connection.caller?.uid !== 0)
+      return this.fail('not-permitted', 'all packets slow the node down: run the command with sudo, or without --all')
+    const share = served.connections.take('monitors', connection.caller)
+    if (typeof share === 'string') return this.fail('busy', share)
+    request.resume()
+    response.writeHead(200, { 'content-type': 'application/x-ndjson', 'cache-control': 'no-store' })
+    response.flushHeaders()
+    let lost = 0
+    const stop = served.control.events((event: EventRow) => {
+      if (response.writableLength > mostBuffered) {
+        lost += 1 + event.lost
+        return
+      }
+      response.write(Buffer.from(`${JSON.stringify(lost > 0 ? { ...event, lost: event.lost + lost } : event)}\n`))
+      lost = 0
+    }, all)
+    served.monitors.add(response)
+    response.once('close', () => {
+      served.monitors.delete(response)
+      stop()
+      share()
+    })
+  }
 
-function sendFailure(response: ServerResponse, code: FailureCode, error: string, more: object = {}): void {
-  const answer: ErrorAnswer = { error, code, ...more }
-  sendJson(response, failureStatus[code], answer)
-}
+  private fail(code: FailureCode, error: string, more: object = {}): void {
+    const answer: ErrorAnswer = { error, code, ...more }
+    void this.sendJson(failureStatus[code], answer)
+  }
 
-function sendJson(response: ServerResponse, status: number, body: unknown): void {
-  if (response.headersSent || response.destroyed) return
-  const text = `${JSON.stringify(body)}\n`
-  // a body that was not read to its end cannot be followed by another request
-  if (status === 413 || status === 403) response.setHeader('connection', 'close')
-  response
-    .writeHead(status, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) })
-    .end(text)
+  private async sendJson(status: number, body: unknown): Promise<void> {
+    // a body that was not read to its end cannot be followed by another request
+    if ((status === 413 || status === 403) && !this.response.headersSent) this.response.setHeader('connection', 'close')
+    await this.send(status, 'application/json', `${JSON.stringify(body)}\n`)
+  }
+
+  private async send(status: number, type: string, text: string): Promise<void> {
+    const { response, connection, served } = this
+    // others may have been answered since it was asked
+    if (status === 200 && served.connections.isFull(connection.caller)) return this.fail('busy', tooMuchUnread)
+    await sendText(response, status, type, text, (bytes) => {
+      connection.held = bytes
+    })
+  }
 }
 
 /** null: too long. What is too long is not read any further. */
@@ -205,17 +243,6 @@ function parseUrl(text: string): URL | null {
 
 function isRead(request: IncomingMessage): boolean {
   return request.method === 'GET' || request.method === 'HEAD'
-}
-
-/** node:net has no public descriptor; without one nobody is known. */
-function callerOf(socket: Socket): Caller | null {
-  const fd = (socket as Socket & { _handle?: { fd?: number } })._handle?.fd
-  if (fd === undefined || fd < 0) return null
-  try {
-    return native().peerCredentials(fd)
-  } catch {
-    return null
-  }
 }
 
 function refuseGarbage(error: NodeJS.ErrnoException, socket: Socket): void {

@@ -397,7 +397,7 @@ export class Node {
     const start = takenOver ? 'took over the running datapath' : 'routing by eBPF'
     await this.begin(takenOver)
     if (takenOver) await this.datapath?.fitLimits()
-    this.datapath?.control.monitor(this.events.isWanted)
+    this.datapath?.control.monitor(this.events.wanted)
     this.log.info(`${start}: ${pods.size} pod addresses, ${devices.size} devices, ${routes.size} routes`)
     await this.guardKeeper.start()
     this.watchForeign(!takenOver)

@@ -22,9 +22,13 @@ const eventsPerSecond = 1000
 
 type Settings = Pick<Config, 'snat' | 'lease'>
 
+/** What is told besides drops. told: what the stages handle, and new flows; all: every packet. */
+export type Monitored = 'nothing' | 'told' | 'all'
+
 export class ControlBlock {
   /** The timer that ends the hot path with the lease runs; null: not tried yet, an earlier daemon's goes on. */
   private armed: boolean | null = null
+  private watchesAll = false
 
   constructor(
     private readonly object: Pick<BpfObject, 'readControl' | 'writeControl' | 'testRun'>,
@@ -72,8 +76,10 @@ export class ControlBlock {
     this.setFlag(CODES.CONTROL_ON, on)
   }
 
-  monitor(on: boolean): void {
-    this.setFlag(CODES.CONTROL_MONITOR, on)
+  /** 'all' closes the hot path, which tells of no packet but the first of a flow: all that is forwarded costs more. */
+  monitor(what: Monitored): void {
+    this.watchesAll = what === 'all'
+    this.setFlag(CODES.CONTROL_MONITOR, what !== 'nothing')
   }
 
   /** Packets that have a mark are the kernel's. */
@@ -187,10 +193,10 @@ export class ControlBlock {
     this.steer()
   }
 
-  /** The hot path is for packets that nobody watches, not in a pause, and only while a timer guards its lease. */
+  /** The hot path is for packets that nobody watches one by one, not in a pause, and only while a timer guards its lease. */
   private steer(): void {
-    const asked = CODES.CONTROL_ON | CODES.CONTROL_MONITOR | CODES.CONTROL_PAUSED
-    const plain = (this.flags & asked) === CODES.CONTROL_ON
+    const asked = CODES.CONTROL_ON | CODES.CONTROL_PAUSED
+    const plain = (this.flags & asked) === CODES.CONTROL_ON && !this.watchesAll
     if (!plain || this.armed === false) this.write32(offset.straight, 0)
     else if (this.armed) this.write32(offset.straight, 1)
   }

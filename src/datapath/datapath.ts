@@ -101,7 +101,7 @@ export class Datapath {
     // an earlier daemon's device went with it
     control.setDetour(detour.ifindex)
     control.configure(config)
-    control.monitor(false)
+    control.monitor('nothing')
     if (takenOver) control.raiseGenerations()
     let opened: Datapath | null = null
     const writer = createWriter(object)

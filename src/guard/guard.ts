@@ -19,15 +19,16 @@ import type {
   GuardPresentRow,
   GuardStatus
 } from '../control/guard-api.js'
-import { type Logger, rateLimit } from '../log.js'
+import type { Logger } from '../log.js'
 import { type BpfObject, type NetfilterSocket, native } from '../native.js'
 import { backendNames, type Chosen, chooseBackend, removePins } from './backend.js'
 import { cgroupRoot, legacyHierarchies } from './cgroups.js'
 import { defaultExemptions } from './defaults.js'
 import { type Exemption, Exemptions, type TimedAllowance, unitSubject, words } from './exemptions.js'
-import { Journal, sentence } from './journal.js'
+import { Journal } from './journal.js'
 import { controlOffset, countRow, kindCode, modeCode, u32, u64 } from './layout.js'
 import { LegacyReader, presentRules } from './legacy.js'
+import { GuardLines } from './lines.js'
 import { Observer } from './observer.js'
 import { OwnedTables } from './owned-tables.js'
 import { Presence } from './presence.js'
@@ -67,8 +68,10 @@ export class Guard implements GuardControl {
   readonly #observer: Observer
   readonly #closers: (() => void)[] = []
   /** A program that tries the same over and over is told of in sum; every attempt is an event. */
-  readonly #lines: ReturnType<typeof rateLimit>
+  readonly #lines: GuardLines
   #looks = 0
+  /** Why owned tables that have gone could not be taken again. */
+  #untaken: string | null = null
   #mode: GuardMode
   /** Backend cgroup: the exemption for whose sake no table is owned. */
   #unownedFor: string | null = null
@@ -95,7 +98,7 @@ export class Guard implements GuardControl {
     this.#chosen = chosen
     this.#object = chosen.object
     this.#mode = options.mode
-    this.#lines = rateLimit(options.log)
+    this.#lines = new GuardLines(options.log)
     this.#socket = native().openNetfilter(false)
     this.#legacy = new LegacyReader(this.#socket)
     this.#tables = new OwnedTables(options.runDirectory)
@@ -303,13 +306,7 @@ export class Guard implements GuardControl {
       () => this.#presence.close(),
       () => clearInterval(timer)
     )
-    this.#closers.push(this.#journal.listen((event) => this.#log(event)))
-  }
-
-  #log(event: GuardEventRow): void {
-    const { time: _, reason: _reason, message: _message, position: _position, arguments: _arguments, ...fields } = event
-    const text = sentence(event)
-    this.#lines.log(event.verdict === 'exempt' ? 'info' : 'warn', text, text, fields)
+    this.#closers.push(this.#journal.listen((event) => this.#lines.write(event)))
   }
 
   /** Every half second. */
@@ -324,14 +321,17 @@ export class Guard implements GuardControl {
   /** Their keeper may have been ended, and others have made them since. */
   #lookAtTables(): void {
     try {
-      if (this.#tables.stands(this.#socket)) return
+      if (this.#untaken === null && this.#tables.stands(this.#socket)) return
       this.#options.log.warn('tables of iptables-nft that the guard owned have gone; it takes them again')
       this.#publishTables([])
       this.#tables.release()
       this.#holdTables()
+      this.#untaken = null
     } catch (error) {
       const { message } = error as Error
-      this.#lines.log('warn', message, `the tables of iptables-nft could not be taken: ${message}; it is tried again`)
+      if (message !== this.#untaken)
+        this.#options.log.warn(`the tables of iptables-nft could not be taken: ${message}; it is tried again by itself`)
+      this.#untaken = message
     }
   }
 

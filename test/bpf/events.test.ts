@@ -37,11 +37,12 @@ function decode(bytes: Buffer) {
   }
 }
 
-/** Events that `run` causes. */
-async function eventsOf(node: TestNode, run: () => void) {
+/** Events that `run` causes; at least so many are waited for. */
+async function eventsOf(node: TestNode, run: () => void, least = 0) {
   const records: Buffer[] = []
   const reader = native().readRing(node.map('events'), (batch) => records.push(...batch))
   run()
+  for (let waits = 0; waits < 100 && records.length < least; waits++) await sleep(50)
   await sleep(300)
   reader.close()
   return records.map(decode)
@@ -62,12 +63,14 @@ for (const family of [4, 6] as const) {
       [to.onLink[family], 'up0']
     ]
     for (const [destination, device] of outs) {
-      const events = await eventsOf(node, () => node.send('a', ip({ source, destination }, content)))
+      const events = await eventsOf(node, () => node.send('a', ip({ source, destination }, content)), 1)
       const last = events.at(-1)
       t.match(last, { type: 1, from: node.ifindexOf('a'), out: node.ifindexOf(device), family, source, destination })
     }
-    const back = await eventsOf(node, () =>
-      node.send('up0', ip({ source: to.external[family], destination: source }, content))
+    const back = await eventsOf(
+      node,
+      () => node.send('up0', ip({ source: to.external[family], destination: source }, content)),
+      1
     )
     t.match(back, [{ reason: 'to-pod', from: node.ifindexOf('up0'), out: node.ifindexOf('a') }])
     node.close()
@@ -77,13 +80,17 @@ for (const family of [4, 6] as const) {
     const node = testNode(monitored)
     for (let sourcePort = 1000; sourcePort < 1012; sourcePort++) {
       let mac = ''
-      const events = await eventsOf(node, () => {
-        const packet = ip(
-          { source, destination: to.group[family] },
-          tcp({ sourcePort, destinationPort: 80, flags: 'S' })
-        )
-        mac = node.send('a', packet).packet.sourceMac
-      })
+      const events = await eventsOf(
+        node,
+        () => {
+          const packet = ip(
+            { source, destination: to.group[family] },
+            tcp({ sourcePort, destinationPort: 80, flags: 'S' })
+          )
+          mac = node.send('a', packet).packet.sourceMac
+        },
+        2
+      )
       const uplink = mac === devices.up0.mac ? 'up0' : 'up1'
       t.match(events, [
         { type: 2, nat: devices[uplink][`v${family}`], out: node.ifindexOf(uplink) },
@@ -106,6 +113,31 @@ for (const family of [4, 6] as const) {
     node.close()
   })
 }
+
+t.test('while the hot path is open new flows and drops are told, what it forwards is not', async (t) => {
+  const node = testNode(monitored)
+  node.setControl({ straight: 1 })
+  const source = devices.a.v4
+  const segment = (flags: string) =>
+    ip({ source, destination: to.external[4] }, tcp({ sourcePort: 1000, destinationPort: 443, flags }))
+  const spoofed = ip({ source: to.external[4], destination: devices.b.v4 }, udp({ sourcePort: 1, destinationPort: 2 }))
+  const events = await eventsOf(
+    node,
+    () => {
+      for (const flags of ['S', 'A', 'A']) node.send('a', segment(flags))
+      node.send('a', spoofed)
+    },
+    2
+  )
+  t.match(events, [
+    { type: 2, source, sourcePort: 1000, destination: to.external[4], out: node.ifindexOf('up0') },
+    { type: 1, reason: 'drop-spoof' }
+  ])
+  t.equal(events.length, 2)
+  node.setControl({ straight: 0 })
+  t.match(await eventsOf(node, () => node.send('a', segment('A')), 1), [{ type: 1, reason: 'to-uplink' }])
+  node.close()
+})
 
 t.test('events beyond the rate are counted, not sent, and packets go on', async (t) => {
   const node = testNode(monitored)

@@ -154,7 +154,7 @@ t.test('[S4] a UDP checksum that becomes 0 is sent as 0xffff', async (t) => {
 })
 
 t.test(
-  'nothing takes the hot path while somebody monitors, when switched off, after the lease, or with a policy',
+  'nothing takes the hot path while every packet is watched, when switched off, after the lease, or with a policy',
   async (t) => {
     const rows = hotRows.filter(([name]) => /^(TCP to a pod(, IPv6)?|TCP with SNAT|an answer to SNAT, TCP)$/.test(name))
     const none = (words: string) => {

@@ -231,7 +231,7 @@ t.test('[S4] a UDP checksum that becomes 0 is sent as 0xffff, both ways', async 
   }
 })
 
-t.test('nothing takes the hot path while monitored, switched off, after the lease, or with a policy', async (t) => {
+t.test('nothing takes the hot path while watched, switched off, after the lease, or with a policy', async (t) => {
   const rows = hotRows.filter(([name]) =>
     /^(TCP with SNAT|UDP without SNAT|an answer to SNAT, TCP|TCP from outside to a pod)$/.test(name)
   )

@@ -193,6 +193,8 @@ export interface ControlValues {
   flowLimit?: number
   /** ifindex of the daemon's TAP device. */
   detour?: number
+  /** Absent: 1 where it is on, not monitored and not after its lease. */
+  straight?: number
   /** Few of them: what takes seconds takes less. */
   jiffiesPerSecond?: number
 }
@@ -201,7 +203,7 @@ export function encodeControl(control: ControlValues): Buffer {
   const lease = zeros(8)
   lease.writeBigUInt64LE(control.lease)
   const { on, monitor } = Control
-  const straight = (control.flags & (on | monitor)) === on && control.lease > 1_000_000n ? 1 : 0
+  const straight = control.straight ?? ((control.flags & (on | monitor)) === on && control.lease > 1_000_000n ? 1 : 0)
   const timeouts = Array.from({ length: 8 }, (_, index) => control.timeouts[index] ?? 0)
   return Buffer.concat([
     u32(6, control.flags),

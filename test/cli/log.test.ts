@@ -1,7 +1,9 @@
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { closeSync, openSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { createLogger, type LogOptions, rateLimit, setLevel, subsystem } from '../../src/log.js'
+import { lineOutput } from '../../src/log-output.js'
 
 function recorder(options: LogOptions) {
   const lines: string[] = []
@@ -61,6 +63,38 @@ t.test('a flood of one kind is summed up, others pass', async (t) => {
   ])
 })
 
+t.test('a flood that goes on is one line an interval, with its number', async (t) => {
+  const { lines, logger } = recorder({ style: 'journal' })
+  const limited = rateLimit(logger, 1, 100)
+  let events = 0
+  while (lines.length < 4) {
+    limited.log('warn', 'flood', 'again', {}, 2)
+    events += 2
+    await sleep(1)
+  }
+  limited.close()
+  t.equal(lines[0], '<4>again\n')
+  const sums = lines.slice(1).map((line) => Number(/^<4>again … and (\d+) more like this\n$/.exec(line)?.[1]))
+  const summed = sums.reduce((sum, one) => sum + one, 0)
+  t.ok(summed === events - 2 || summed === events - 1, `${summed} of ${events} are in the sums`)
+})
+
+t.test('keys without end share the lines of one', async (t) => {
+  const { lines, logger } = recorder({ style: 'journal' })
+  const limited = rateLimit(logger, 1, 60_000, 3)
+  for (let i = 0; i < 100; i++) limited.log('warn', `key ${i}`, `line ${i}`)
+  limited.log('warn', 'key 1', 'once more')
+  limited.close()
+  t.same(lines, [
+    '<4>line 0\n',
+    '<4>line 1\n',
+    '<4>line 2\n',
+    '<4>line 3\n',
+    '<4>once more … and 1 more like this\n',
+    '<4>line 99 … and 96 more like this\n'
+  ])
+})
+
 t.test('the journal is recognised by its socket, not by a variable inherited from a parent', async (t) => {
   const run = (journal: string) => {
     const code = `import { createLogger } from ${JSON.stringify(new URL('../../src/log.js', import.meta.url).href)}
@@ -73,3 +107,82 @@ t.test('the journal is recognised by its socket, not by a variable inherited fro
   t.equal(run(''), '<6>hello\n')
   t.match(run('1:1'), /^\d\d:\d\d:\d\d\.\d{3} hello\n$/)
 })
+
+t.test('lines that cannot be written are counted, and nothing else happens', async (t) => {
+  const state = { error: '', room: Number.POSITIVE_INFINITY, text: '' }
+  const output = lineOutput(
+    (lost, code) => `(${lost} lost: ${code})\n`,
+    (bytes) => {
+      if (state.error) throw Object.assign(new Error(state.error), { code: state.error })
+      const taken = Math.min(bytes.length, state.room)
+      if (taken === 0) throw Object.assign(new Error('full'), { code: 'EAGAIN' })
+      state.room -= taken
+      state.text += bytes.toString('utf8', 0, taken)
+      return taken
+    }
+  )
+  output.write('one\n')
+  state.error = 'ENOSPC'
+  output.write('two\n')
+  output.write('three\n')
+  state.error = ''
+  output.write('four\n')
+  t.equal(state.text, 'one\n(2 lost: ENOSPC)\nfour\n')
+
+  state.text = ''
+  state.room = 6
+  for (const line of ['first\n', 'second\n', 'third\n']) output.write(line)
+  t.equal(state.text, 'first\n', 'the reader is slow')
+  state.room = 3
+  while (!state.text.endsWith('sec')) await sleep(10)
+  state.room = 1000
+  while (!state.text.endsWith('third\n')) await sleep(10)
+  t.equal(state.text, 'first\nsecond\nthird\n', 'nothing is lost or cut')
+
+  state.room = 0
+  state.text = ''
+  for (let at = 0; at < 30_000; at++) output.write(`${'x'.repeat(99)}\n`)
+  state.room = Number.POSITIVE_INFINITY
+  output.write('last\n')
+  const lost = Number(/\((\d+) lost: EAGAIN\)\nlast\n$/.exec(state.text)?.[1])
+  t.equal(lost + state.text.split('x\n').length - 1, 30_000)
+  t.ok(state.text.length < 1.1 * 1024 * 1024)
+})
+
+const writer = `import { createLogger } from ${JSON.stringify(new URL('../../src/log.js', import.meta.url).href)}
+  import { writeSync } from 'node:fs'
+  const log = createLogger()
+  for (let at = 0; at < 5000; at++) log.info('x'.repeat(100))
+  writeSync(2, 'alive')`
+
+t.test('a full disk does not end a process that logs', async (t) => {
+  const full = openSync('/dev/full', 'w')
+  t.teardown(() => closeSync(full))
+  const { status, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', writer], {
+    stdio: ['ignore', full, 'pipe'],
+    encoding: 'utf8'
+  })
+  t.equal(status, 0)
+  t.equal(stderr, 'alive')
+})
+
+for (const kind of ['socket', 'pipe'] as const) {
+  t.test(`a ${kind} that nobody reads does not hold up a process that logs`, async (t) => {
+    const child =
+      kind === 'socket'
+        ? spawn(process.execPath, ['--input-type=module', '-e', writer], { stdio: ['ignore', 'pipe', 'pipe'] })
+        : spawn('sh', ['-c', `{ "$0" --input-type=module -e "$1"; } | sleep 60`, process.execPath, writer], {
+            stdio: ['ignore', 'ignore', 'pipe'],
+            detached: true
+          })
+    t.teardown(() => {
+      if (child.pid && kind === 'pipe') process.kill(-child.pid, 'SIGKILL')
+    })
+    let said = ''
+    child.stderr.on('data', (part) => {
+      said += String(part)
+    })
+    while (said !== 'alive') await sleep(20)
+    t.pass('it goes on')
+  })
+}

@@ -65,7 +65,12 @@ t.test('colours on a terminal only, and not with NO_COLOR or --no-color', async 
 
 t.test('output into a pipe that closes early is no error', async (t) => {
   const rows = Array.from({ length: 20_000 }, (_, i) => ({ ...fakeRoute, prefix: `10.${i >> 8}.${i & 255}.0/24` }))
-  const { socket } = await start(t, { routes: () => ({ routes: rows, classes: [], total: rows.length }) })
+  const { socket } = await start(t, {
+    async *routes() {
+      yield rows
+      return { classes: [], total: rows.length }
+    }
+  })
   const line = `set -o pipefail; ${process.execPath} ${command} routes --socket ${socket} | head -n 1`
   const { code, err } = await new Promise<Outcome>((resolve) => {
     execFile('bash', ['-c', line], (error, out, err) => resolve({ code: error ? Number(error.code) : 0, out, err }))

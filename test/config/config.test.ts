@@ -1,4 +1,5 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { mkdtempSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
@@ -181,6 +182,26 @@ t.test('anchors are followed, and a bomb of them is refused', async (t) => {
     'stackPrefixes: *h'
   ]
   t.ok(problemsOf(bomb.join('\n')).length > 0)
+})
+
+t.test('a pipe, a device or a file without end in its place is an error, and holds nobody up', async (t) => {
+  const directory = mkdtempSync(join(tmpdir(), 'hr-config-'))
+  t.teardown(() => rmSync(directory, { recursive: true }))
+  const path = join(directory, 'config.yaml')
+  const refused = (message: RegExp) => t.throws(() => loadConfig(path), { name: 'ConfigError', message })
+  execFileSync('mkfifo', [path])
+  refused(/cannot be read: is not a regular file/)
+  rmSync(path)
+  symlinkSync('/dev/zero', path)
+  refused(/cannot be read: is not a regular file/)
+  rmSync(path)
+  writeFileSync(path, '')
+  truncateSync(path, 2 ** 40)
+  refused(/cannot be read: 1099511627776 bytes is too long for a configuration \(at most 1048576\)/)
+  rmSync(path)
+  // of those in /proc none says how long it is
+  symlinkSync('/proc/kallsyms', path)
+  refused(/cannot be read: \d+ bytes is too long/)
 })
 
 t.test('a file that cannot be read is an error with its name', async (t) => {

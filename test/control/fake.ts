@@ -331,25 +331,26 @@ export function fakeNode(change: Partial<NodeControl> = {}, status: () => Status
         refused: null
       }),
     pods: () => [pod, { ...pod, address: 'fd00::2', mac: null, ready: false }],
-    routes: (filter) =>
-      note(`routes ${JSON.stringify(filter)}`, {
-        routes: [
-          route,
-          {
-            prefix: '10.5.0.0/16',
-            family: 4,
-            class: null,
-            action: 'group',
-            why: null,
-            legs: [leg, { ...leg, device: 'eth1', gateway: null, weight: 3, snat: '198.51.100.10' }]
-          },
-          { prefix: '10.6.0.0/16', family: 4, class: null, action: 'stack', why: 'blackhole', legs: [] },
-          { ...route, class: '4-0123456789ab', legs: [{ ...leg, device: 'eth1', gateway: '198.51.100.1' }] },
-          { ...route, class: '4-0123456789ab', prefix: '10.0.0.0/8', action: 'main', legs: [] }
-        ],
+    async *routes(filter) {
+      yield note(`routes ${JSON.stringify(filter)}`, [
+        route,
+        {
+          prefix: '10.5.0.0/16',
+          family: 4,
+          class: null,
+          action: 'group',
+          why: null,
+          legs: [leg, { ...leg, device: 'eth1', gateway: null, weight: 3, snat: '198.51.100.10' }]
+        },
+        { prefix: '10.6.0.0/16', family: 4, class: null, action: 'stack', why: 'blackhole', legs: [] },
+        { ...route, class: '4-0123456789ab', legs: [{ ...leg, device: 'eth1', gateway: '198.51.100.1' }] },
+        { ...route, class: '4-0123456789ab', prefix: '10.0.0.0/8', action: 'main', legs: [] }
+      ])
+      return {
         classes: [{ class: '4-0123456789ab', family: 4, tables: 'main for 10.0.0.0/8, 100, main', devices: ['vetha'] }],
         total: 6
-      }),
+      }
+    },
     explain: (request) => note(`explain ${JSON.stringify(request)}`, fakeExplanation),
     routeGet: (address, from) => ({
       address,
@@ -436,7 +437,8 @@ export function fakeNode(change: Partial<NodeControl> = {}, status: () => Status
     }),
     disable: async () =>
       note('disable', { done: true, mode: 'disabled', why: null, confirmBefore: null, report: null, handedBack: null }),
-    events: (listener) => {
+    events: (listener, all) => {
+      if (all) calls.push('events of all packets')
       listeners.add(listener)
       return () => listeners.delete(listener)
     },

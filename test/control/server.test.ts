@@ -213,6 +213,21 @@ t.test('a reader that does not read loses events and is told how many', async (t
   t.ok(lost > 1000 && lost <= total, `${lost} lost`)
 })
 
+t.test('events of all packets are for root', async (t) => {
+  const { path, node, client } = await start(t)
+  chmodSync(path, 0o666)
+  const url = (query: string) => ['--unix-socket', path, `http://x/v1/events${query}`]
+  t.match(await curlAs(65534, url('?all=true')), /"code":"not-permitted"/)
+  t.match(await curlAs(65534, url('?al=true')), /al is not known here/)
+  t.same(node.calls, [])
+  const controller = new AbortController()
+  const done = client.events(() => undefined, controller.signal, true).catch(() => undefined)
+  while (node.listeners < 1) await sleep(10)
+  t.same(node.calls, ['events of all packets'])
+  controller.abort()
+  await done
+})
+
 t.test('at most 16 monitors', async (t) => {
   const { client, node } = await start(t)
   const controller = new AbortController()

@@ -15,7 +15,7 @@ t.test('[L5] disable leaves nothing behind and the kernel routes at once; enable
   const [one, two] = [node.pod(0), node.pod(1)]
   await one.ping(two.address.v4, { count: 2 })
   t.equal((await attached(lab.node(0))).length, 3)
-  const monitor = daemon.follow('monitor', '--json')
+  const monitor = daemon.follow('monitor', '--all', '--json')
   const shown = () => monitor.stdout.split('\n').length
   const ping = one.startPing(two.address.v4, { interval: 2 })
   await until('monitor shows packets', () => shown() > 10)

@@ -6,6 +6,8 @@ import t from 'tap'
 import type { GuardEventRow } from '../../src/control/guard-api.js'
 import { Journal, sentence } from '../../src/guard/journal.js'
 import { controlOffset, countRow, decodeEvent, eventOffset, eventSize } from '../../src/guard/layout.js'
+import { GuardLines } from '../../src/guard/lines.js'
+import { createLogger } from '../../src/log.js'
 import { attributesOf, batch, family, flag, message, parse } from '../../src/netfilter/nfnetlink.js'
 import { treeRoot } from '../vm/kernels.js'
 
@@ -114,6 +116,25 @@ t.test('[G9] equal attempts are summed up, none is lost', async (t) => {
     [1, 1, 99]
   )
   t.equal(journal.recent(1)[0]?.repeated, 99)
+})
+
+t.test('refused writes without end, each with other words and pid, are one line and a number', async (t) => {
+  const lines: string[] = []
+  const log = createLogger({ style: 'journal', stream: { write: (line) => lines.push(line) } })
+  const guardLines = new GuardLines(log)
+  const flood = (count: number, change: (at: number) => Partial<GuardEventRow> = () => ({})) => {
+    for (let at = 0; at < count; at++)
+      guardLines.write({ ...row, pid: 100 + at, arguments: `iptables -A FORWARD -s 10.9.0.${at}`, ...change(at) })
+  }
+  flood(526)
+  t.equal(lines.length, 1)
+  flood(1, () => ({ cgroup: '/other', repeated: 3 }))
+  t.equal(lines.length, 2, 'another program has a line of its own')
+  flood(500, (at) => ({ executable: `/tmp/iptables${at}` }))
+  t.equal(lines.length, 11, 'a copy of the program for each write makes a few')
+  guardLines.close()
+  const more = lines.slice(11).map((line) => Number(/ … and (\d+) more like this\n$/.exec(line)?.[1]))
+  t.same(more, [525, 491])
 })
 
 t.test('[K11] an exempt writer is told once, and counted in its row', async (t) => {
