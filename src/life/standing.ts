@@ -15,6 +15,7 @@ type Look = (node: ObservedNode, datapath: Datapath) => string | null
 const looks: Partial<Record<ProblemCode, Look>> = {
   'family-left': (_, { left: [alarm] }) => (alarm ? `IPv${alarm.family} is left to the kernel: ${alarm.why}` : null),
   'limits-not-in-force': (_, { limitsProblem }) => limitsProblem,
+  'maps-not-finished': (_, { finishing }) => finishing.problem,
   'device-not-served': (_, { hooks }) => {
     const failed = [...hooks.attached.values()].filter(({ error }) => error !== null)
     const [first] = failed
