@@ -48,6 +48,8 @@ export interface DatapathOptions {
 export class Datapath {
   /** Families left to the kernel for lack of room. */
   left: ApplyResult['alarms'] = []
+  /** Names of pods' devices that have no room in the maps. */
+  leftOut: string[] = []
   /** What the last write complained of. */
   alarms: string[] = []
   readonly accounts: Accounts
@@ -262,9 +264,20 @@ export class Datapath {
     const alarms = result.alarms.map(
       ({ family, why }) => `IPv${family} is left to the kernel: ${why}; raise limits in the configuration`
     )
-    for (const text of [...alarms, ...result.warnings]) if (!this.alarms.includes(text)) this.options.log.error(text)
     this.left = result.alarms
-    this.alarms = [...alarms, ...result.warnings]
+    this.leftOut = result.leftOut
+    const complaints = [
+      ...alarms,
+      ...result.warnings,
+      ...this.leftOut.map((name) => `${name} is not served: ${this.noRoom}`)
+    ]
+    for (const text of complaints) if (!this.alarms.includes(text)) this.options.log.error(text)
+    this.alarms = complaints
+  }
+
+  /** Why a device is in leftOut. */
+  get noRoom(): string {
+    return `limits.devices leaves room for ${this.capacities.devices} devices, its packets take the kernel's way; raise it in the configuration`
   }
 
   /** Devices with a row in the maps: a program without one would do nothing. */
