@@ -153,7 +153,7 @@ export class Node {
       claimForNewPods: () => this.claims.claimForNewPods(),
       forgetStale: (idle) => this.claims.forgetStale(idle),
       keepNeighbours: () => this.keepNeighbours(),
-      keepDevices: () => this.keeper.lookAtDevices(),
+      keepDevices: () => this.keeper.look(),
       keepEgress: () => this.keepEgress(),
       lookAtSettings: () => this.lookAtSettings(),
       lookAtGuard: () => this.guardKeeper.look(),
@@ -329,7 +329,7 @@ export class Node {
     } catch (error) {
       this.keeper.mapsFailed(error as Error)
     }
-    this.keeper.lookAtDevices()
+    this.keeper.look()
     this.keepNeighbours()
   }
 
@@ -344,7 +344,7 @@ export class Node {
     } catch (error) {
       this.keeper.mapsFailed(error as Error)
     }
-    this.keeper.lookAtDevices()
+    this.keeper.look()
     this.keepNeighbours()
   }
 
@@ -363,6 +363,7 @@ export class Node {
   /** Of what is looked for; who sets a problem says it there. */
   private nextTry(code: ProblemCode): number | null {
     if (code === 'device-not-served') return this.keeper.nextDevices
+    if (code === 'maps-not-finished') return this.keeper.nextFinish
     return code === 'no-detour' ? this.periodic.nextDetour : null
   }
 
@@ -396,7 +397,7 @@ export class Node {
     const { pods, devices, routes } = this.facts.plan
     const start = takenOver ? 'took over the running datapath' : 'routing by eBPF'
     await this.begin(takenOver)
-    if (takenOver) await this.datapath?.fitLimits()
+    if (takenOver && (await this.datapath?.fitLimits())) this.keeper.refit()
     this.datapath?.control.monitor(this.events.wanted)
     this.log.info(`${start}: ${pods.size} pod addresses, ${devices.size} devices, ${routes.size} routes`)
     await this.guardKeeper.start()
@@ -501,7 +502,11 @@ export class Node {
     this.log.info(
       `configuration read again${restartNeeded.length > 0 ? `; only a restart brings ${restartNeeded.join(', ')} into force` : ''}`
     )
-    const also = [this.flowLimitProblem(), this.problems.text('maps-not-written')]
+    const also = [
+      this.flowLimitProblem(),
+      this.problems.text('maps-not-written'),
+      this.datapath?.finishing.problem ?? null
+    ]
     return { ok, problems: [...this.masquerade.problems, ...also.filter((text) => text !== null)], restartNeeded }
   }
 
@@ -517,7 +522,7 @@ export class Node {
   /** Brings it into force. Throws; then parts of it are. */
   private async use(config: Config, before: Config): Promise<void> {
     setLevel(this.options.log, config.log.level)
-    await this.datapath?.configure(config)
+    if (await this.datapath?.configure(config)) this.keeper.refit()
     this.masquerade.configure(config)
     this.facts.replan()
     this.periodic.start()

@@ -25,11 +25,12 @@ import { Accounts } from './accounts.js'
 import { measureJiffies, readClock } from './clock.js'
 import { ControlBlock, pauseIn } from './control-block.js'
 import { Detour } from './detour.js'
+import { Finishing } from './finishing.js'
 import { Hooks } from './hooks.js'
 import { pinned, removePins } from './leftovers.js'
 import { capacities, planResizing, sizesOf } from './limits.js'
 import { LiveObject } from './live-object.js'
-import { type Migration, migrate, recover } from './migration.js'
+import { type Migration, migrate, recover, type Unfinished } from './migration.js'
 import { type Pinned, replacePinned } from './pinned-programs.js'
 import { MapPins, preparePinDirectory } from './pins.js'
 import { Refusal } from './refusal.js'
@@ -48,6 +49,8 @@ export interface DatapathOptions {
 export class Datapath {
   /** Families left to the kernel for lack of room. */
   left: ApplyResult['alarms'] = []
+  /** Names of pods' devices that have no room in the maps. */
+  leftOut: string[] = []
   /** What the last write complained of. */
   alarms: string[] = []
   readonly accounts: Accounts
@@ -74,6 +77,8 @@ export class Datapath {
     readonly control: ControlBlock,
     readonly hooks: Hooks,
     readonly detour: Detour,
+    /** Of changes of maps. */
+    readonly finishing: Finishing,
     private readonly ring: { close(): void },
     /** Maps of an earlier daemon were taken over. */
     readonly takenOver: boolean,
@@ -94,51 +99,63 @@ export class Datapath {
     const steering = { setDetour: (_ifindex: number) => {} }
     const detour = new Detour({ native: native(), control: { setDetour: (to) => steering.setDetour(to) }, log })
     const takenOver = pinned(pinDirectory) !== 'nothing'
-    const object = new LiveObject(await loadOver(options, detour))
-    const control = new ControlBlock(object, await measureJiffies(object), (text) => log.warn(text))
-    control.pause(false)
-    steering.setDetour = (ifindex) => control.setDetour(ifindex)
-    // an earlier daemon's device went with it
-    control.setDetour(detour.ifindex)
-    control.configure(config)
-    control.monitor('nothing')
-    if (takenOver) control.raiseGenerations()
-    let opened: Datapath | null = null
-    const writer = createWriter(object)
-    const unread = new Set<number>()
-    const hooks = new Hooks({
-      object: object.current,
-      pinDirectory,
-      journalPath: journalOf(runDirectory),
-      xdp: config.uplink.xdp,
-      log,
-      onNew: ({ ifindex, role }) => {
-        control.clearShared(ifindex)
-        if (role !== 'pod') return
-        control.setTranslating('presumed', true)
-        control.presumeShared(ifindex, opened?.started ? 'new' : 'older')
-        unread.add(ifindex)
-      }
-    })
-    const ring = native().readRing(object.map('events'), options.onEvents)
-    const datapath = new Datapath(
-      options,
-      object,
-      writer,
-      control,
-      hooks,
-      detour,
-      ring,
-      takenOver,
-      unread,
-      asksConntrack
-    )
-    opened = datapath
-    datapath.limitFlows(config)
-    datapath.writePorts()
-    // before the maps are: only programs send there, and those of an earlier daemon miss it
-    detour.open(object.current)
-    return datapath
+    const finishing = new Finishing(log)
+    const object = new LiveObject(await loadOver(options, detour, finishing))
+    let ring: { close(): void } | null = null
+    try {
+      const control = new ControlBlock(object, await measureJiffies(object), (text) => log.warn(text))
+      control.pause(false)
+      steering.setDetour = (ifindex) => control.setDetour(ifindex)
+      // an earlier daemon's device went with it
+      control.setDetour(detour.ifindex)
+      control.configure(config)
+      control.monitor('nothing')
+      if (takenOver) control.raiseGenerations()
+      let opened: Datapath | null = null
+      const writer = createWriter(object)
+      const unread = new Set<number>()
+      const hooks = new Hooks({
+        object: object.current,
+        pinDirectory,
+        journalPath: journalOf(runDirectory),
+        xdp: config.uplink.xdp,
+        log,
+        onNew: ({ ifindex, role }) => {
+          control.clearShared(ifindex)
+          if (role !== 'pod') return
+          control.setTranslating('presumed', true)
+          control.presumeShared(ifindex, opened?.started ? 'new' : 'older')
+          unread.add(ifindex)
+        }
+      })
+      ring = native().readRing(object.map('events'), options.onEvents)
+      const datapath = new Datapath(
+        options,
+        object,
+        writer,
+        control,
+        hooks,
+        detour,
+        finishing,
+        ring,
+        takenOver,
+        unread,
+        asksConntrack
+      )
+      opened = datapath
+      datapath.limitFlows(config)
+      datapath.writePorts()
+      // before the maps are: only programs send there, and those of an earlier daemon miss it
+      detour.open(object.current)
+      return datapath
+    } catch (error) {
+      // each try would hold flow tables of its own
+      steering.setDetour = () => {}
+      detour.close()
+      ring?.close()
+      object.drop()
+      throw error
+    }
   }
 
   /** The first plan: maps, then the programs. Those of an earlier daemon go on, new ones wait for switchOn(). Throws NativeError. */
@@ -166,6 +183,7 @@ export class Datapath {
    */
   followConntrack(): boolean {
     if (this.asksConntrack || this.resizing || !isLoaded()) return false
+    this.finishing.finish()
     this.mendMaps()
     const next = load(this.options.config, this.options.pinDirectory)
     this.presumeAll()
@@ -214,8 +232,9 @@ export class Datapath {
     }
   }
 
-  /** Before anything is loaded: it would take a map that is not pinned for one that never was. */
+  /** Before anything is loaded: it would take a map that is not pinned for one that never was. While a change of maps is not finished the earlier ones are pinned, and stay. */
   private mendMaps(): string[] {
+    if (this.finishing.isPending) return []
     preparePinDirectory(this.options.pinDirectory)
     return this.mapPins.mend()
   }
@@ -272,9 +291,20 @@ export class Datapath {
     const alarms = result.alarms.map(
       ({ family, why }) => `IPv${family} is left to the kernel: ${why}; raise limits in the configuration`
     )
-    for (const text of [...alarms, ...result.warnings]) if (!this.alarms.includes(text)) this.options.log.error(text)
     this.left = result.alarms
-    this.alarms = [...alarms, ...result.warnings]
+    this.leftOut = result.leftOut
+    const complaints = [
+      ...alarms,
+      ...result.warnings,
+      ...this.leftOut.map((name) => `${name} is not served: ${this.noRoom}`)
+    ]
+    for (const text of complaints) if (!this.alarms.includes(text)) this.options.log.error(text)
+    this.alarms = complaints
+  }
+
+  /** Why a device is in leftOut. */
+  get noRoom(): string {
+    return `limits.devices leaves room for ${this.capacities.devices} devices, its packets take the kernel's way; raise it in the configuration`
   }
 
   /** Devices with a row in the maps: a program without one would do nothing. */
@@ -282,14 +312,23 @@ export class Datapath {
     return new Map([...plan.devices].filter(([ifindex]) => this.writer.counterRows.has(ifindex)))
   }
 
-  /** Throws LimitError where `limits` are too small for what is in use, and what the kernel says where maps cannot be made: then all is as before. */
-  async configure(config: Config): Promise<void> {
-    await this.resize(config)
+  /**
+   * true: maps of other sizes have taken over, see refit(). Throws LimitError where `limits` are too small for what
+   * is in use, and what the kernel says where maps cannot be made: then these are as before.
+   */
+  async configure(config: Config): Promise<boolean> {
+    const resized = await this.resize(config)
     this.options.config = config
     this.control.configure(config)
     this.limitFlows(config)
     this.control.renewLease(config.lease)
     this.writePorts()
+    return resized
+  }
+
+  /** What did not fit may fit now. Throws NativeError; the next call of apply() compares everything. */
+  refit(): void {
+    if (this.plan) this.apply(this.plan, 'all')
   }
 
   /** Flows that each family may have. */
@@ -317,28 +356,32 @@ export class Datapath {
       : null
   }
 
-  /** What an earlier daemon pinned may be of other sizes. Never throws: see limitsProblem. */
-  async fitLimits(): Promise<void> {
+  /** What an earlier daemon pinned may be of other sizes. true: maps of other sizes have taken over, see refit(). Never throws: see limitsProblem. */
+  async fitLimits(): Promise<boolean> {
     try {
-      await this.resize(this.options.config)
+      const resized = await this.resize(this.options.config)
+      if (resized) this.control.limitFlows(this.flowLimit)
+      return resized
     } catch (error) {
       this.limitsProblem = `limits are not in force as configured, the maps stay as they were: ${(error as Error).message}`
       this.options.log.error(this.limitsProblem)
+      return false
     }
   }
 
-  /** Maps of other sizes than configured are replaced, under traffic. Throws; then all is as before. */
-  private async resize(config: Config): Promise<void> {
+  /** Maps of other sizes than configured are replaced, under traffic. true: some were. Throws; then all is as before. */
+  private async resize(config: Config): Promise<boolean> {
+    this.finishing.finish()
     this.mendMaps()
     this.resizing = true
     try {
-      await this.resizeNow(config)
+      return await this.resizeNow(config)
     } finally {
       this.resizing = false
     }
   }
 
-  private async resizeNow(config: Config): Promise<void> {
+  private async resizeNow(config: Config): Promise<boolean> {
     const { object, control, hooks, detour, writer } = this
     const { fresh, sizes } = planResizing(config, object, {
       fill: writer.fill(),
@@ -348,13 +391,14 @@ export class Datapath {
     })
     if (fresh.length === 0) {
       this.limitsProblem = null
-      return
+      return false
     }
+    this.finishing.finish()
     const began = performance.now()
     const { pinDirectory, log } = this.options
     const put = (loaded: BpfObject) => [...hooks.replacePrograms(loaded), ...detour.replaceProgram(loaded)]
     const asksConntrack = isLoaded()
-    const { paused } = await migrate({
+    const unfinished = await migrate({
       pinDirectory,
       fresh,
       old: (name) => native().openPinnedMap(join(pinDirectory, name)),
@@ -366,19 +410,22 @@ export class Datapath {
       jiffies: (loaded) => Number(readClock(loaded).jiffies & 0xffff_ffffn),
       replace: put,
       putBack: () => put(object.current),
-      adopt: (next) => {
-        object.replace(next, fresh)
-        this.capacities = capacities(object)
-        this.asksConntrack = asksConntrack
+      prepare: (next) => {
+        const take = object.prepare(next, fresh)
+        const have = capacities(next)
+        return () => {
+          take()
+          this.capacities = have
+          this.asksConntrack = asksConntrack
+        }
       }
     })
     this.limitsProblem = null
-    this.limitFlows(config)
+    this.finishing.begin(unfinished)
     log.info(
-      `maps of new sizes took over within ${took(began)}, new flows waited ${Math.ceil(paused)} ms: ${fresh.join(', ')}`
+      `maps of new sizes took over within ${took(began)}, new flows waited ${Math.ceil(unfinished.paused)} ms: ${fresh.join(', ')}`
     )
-    // what did not fit may fit now
-    if (this.plan && this.started) this.write(this.plan, 'all')
+    return true
   }
 
   get ports(): number {
@@ -456,7 +503,7 @@ function asRefusal(error: unknown, pinDirectory: string): unknown {
 }
 
 /** The programs, with maps of an earlier daemon if there are any, of whatever version. Throws Refusal; then its programs go on. */
-async function loadOver(options: DatapathOptions, detour: Detour): Promise<BpfObject> {
+async function loadOver(options: DatapathOptions, detour: Detour, finishing: Finishing): Promise<BpfObject> {
   const { config, pinDirectory, runDirectory, log } = options
   const sizes = sizesOf(config)
   const loadFresh = (fresh: readonly string[], freshDirectory: string) =>
@@ -464,17 +511,21 @@ async function loadOver(options: DatapathOptions, detour: Detour): Promise<BpfOb
   const place = { pinDirectory, journalPath: journalOf(runDirectory), xdp: config.uplink.xdp, log }
   if (pinned(pinDirectory) === 'nothing') return load(config, pinDirectory)
   try {
-    const replaced = await goOn(place, loadFresh)
-    if (replaced) return replaced
-    const converted = await upgrade({
-      ...place,
-      load: loadFresh,
-      openDetour(next) {
-        detour.open(next)
-        return detour.ifindex
-      }
-    })
-    if (converted) return converted
+    const goneOn = await goOn(place, loadFresh)
+    const unfinished =
+      goneOn ??
+      (await upgrade({
+        ...place,
+        load: loadFresh,
+        openDetour(next) {
+          detour.open(next)
+          return detour.ifindex
+        }
+      }))
+    if (unfinished) {
+      finishing.begin(unfinished)
+      return unfinished.next
+    }
   } catch (error) {
     detour.close()
     if (isTransient(error)) throw error
@@ -487,7 +538,7 @@ async function loadOver(options: DatapathOptions, detour: Detour): Promise<BpfOb
 }
 
 /** An earlier daemon ended while it replaced maps. null: none did, or nothing of it can be used. */
-function goOn(pinned: Omit<Pinned, 'object'>, loadFresh: Migration['load']): Promise<BpfObject | null> {
+function goOn(pinned: Omit<Pinned, 'object'>, loadFresh: Migration['load']): Promise<Unfinished | null> {
   const { pinDirectory } = pinned
   const pinnedMap = (name: string) => native().openPinnedMap(join(pinDirectory, name))
   return recover({
@@ -496,7 +547,6 @@ function goOn(pinned: Omit<Pinned, 'object'>, loadFresh: Migration['load']): Pro
     convert: (name, next) => conversion(pinnedMap(name), next.map(name)),
     load: loadFresh,
     pause: (on, next) => pauseIn(next, on),
-    jiffies: () => 0,
     replace: (next) => replacePinned({ ...pinned, object: next })
   })
 }

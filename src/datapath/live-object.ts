@@ -58,21 +58,37 @@ export class LiveObject implements LoadedObject {
 
   /** `next` takes its place, and it is closed. `fresh`: names of the maps that are others now. */
   replace(next: BpfObject, fresh: readonly string[]): void {
+    this.prepare(next, fresh)()
+  }
+
+  /** replace() in two steps: what can fail, and what cannot. Nothing may take a handle in between. */
+  prepare(next: BpfObject, fresh: readonly string[]): () => void {
+    const others: [BpfMap, BpfMap][] = []
     for (const { name, map } of this.handles) {
       const handle = map.deref()
-      if (!handle || !fresh.includes(name)) continue
-      try {
-        handle.become(next.map(name))
-      } catch (error) {
-        // whoever had it has closed it
-        if ((error as { code?: string }).code !== 'ERR_CLOSED') throw error
-      }
+      if (handle && fresh.includes(name)) others.push([handle, next.map(name)])
     }
-    this.loaded.close()
-    this.loaded = next
+    return () => {
+      for (const [handle, other] of others) {
+        try {
+          handle.become(other)
+        } catch {
+          // whoever had it has closed it: that alone can fail
+          other.close()
+        }
+      }
+      this.loaded.close()
+      this.loaded = next
+    }
   }
 
   close(): void {
     this.loaded.close()
+  }
+
+  /** close(), and nobody's handle holds a map any more. */
+  drop(): void {
+    for (const { map } of this.handles) map.deref()?.close()
+    this.close()
   }
 }

@@ -56,25 +56,66 @@ export function mergeRows(from: BpfMap, to: BpfMap, convert: Convert | null, nam
     for (let row = 0; row < count; row++) {
       const value = values.subarray(row * valueSize, (row + 1) * valueSize)
       if (value.readUInt32LE(life) === CODES.FLOW_DEAD) continue
-      if (since !== null && ((value.readUInt32LE(seen) - since) | 0) < 0) continue
+      const older = since !== null && isBefore(value.readUInt32LE(seen), since)
+      if (older && !(isFlow && mayHaveHeard(value))) continue
       const key = keys.subarray(row * keySize, (row + 1) * keySize)
-      mergeRow(to, key, value, isFlow)
+      const have = to.lookup(key)
+      if (have) mergeRow(to, key, value, have, { isFlow, older, since })
+      // that has ended since it was copied
+      else if (!older) insert(to, key, value)
     }
   }
 }
 
-function mergeRow(to: BpfMap, key: Buffer, value: Buffer, isFlow: boolean): void {
-  const have = to.lookup(key)
-  if (!have) return insert(to, key, value)
-  const merged = Buffer.from(have)
+const isBefore = (jiffies: number, than: number): boolean => ((jiffies - than) | 0) < 0
+
+const ofRemote = CODES.SEEN_REMOTE_FIN | CODES.SEEN_REMOTE_RST
+const resets = CODES.SEEN_RST | CODES.SEEN_REMOTE_RST
+
+/** What the remote says changes a flow, and not when the pod's last packet was. */
+function mayHaveHeard(value: Buffer): boolean {
+  const tcp = value.readUInt8(flow.offset.tcp)
+  const acknowledged = (tcp & CODES.SEEN_REMOTE_ACK) !== 0 && (tcp & CODES.SEEN_ACK) === 0
+  return acknowledged || (tcp & ofRemote) !== 0
+}
+
+interface Merging {
+  isFlow: boolean
+  /** As it was when it was copied, but for what the remote has said. */
+  older: boolean
+  since: number | null
+}
+
+function mergeRow(to: BpfMap, key: Buffer, value: Buffer, have: Buffer, { isFlow, older, since }: Merging): void {
   const { seen, life } = (isFlow ? flow : reverse).offset
-  const bits = isFlow ? [flow.offset.tcp] : [reverse.offset.tcp, reverse.offset.replied]
-  for (const at of bits) merged.writeUInt8(have.readUInt8(at) | value.readUInt8(at), at)
+  const later = isBefore(have.readUInt32LE(seen), value.readUInt32LE(seen))
+  const merged = Buffer.from(have)
+  if (isFlow) mergeFlow(merged, value, later, since)
+  else mergeReverse(merged, value, later)
+  if (older && merged.equals(have)) return
   if (have.readUInt32LE(life) === CODES.FLOW_DYING) merged.writeUInt32LE(CODES.FLOW_LIVE, life)
   if (merged.equals(have)) return
-  if (((value.readUInt32LE(seen) - have.readUInt32LE(seen)) | 0) > 0)
-    merged.writeUInt32LE(value.readUInt32LE(seen), seen)
+  if (later) value.copy(merged, seen, seen, seen + 4)
   to.update(key, merged)
+}
+
+/** later: it was the old table where the pod spoke last. */
+function mergeFlow(merged: Buffer, value: Buffer, later: boolean, since: number | null): void {
+  const { tcp, expected, seen } = flow.offset
+  const [have, old] = [merged.readUInt8(tcp), value.readUInt8(tcp)]
+  const wasReset = (old & resets) !== 0
+  const spoken = isBefore(value.readUInt32LE(seen), merged.readUInt32LE(seen))
+  // a RST that was copied may have turned out to be none
+  const isReset = wasReset && (!spoken || (since !== null && !isBefore(value.readUInt32LE(expected), since)))
+  merged.writeUInt8(have | (isReset ? old : old & ~resets), tcp)
+  if ((have & resets) === 0 && (wasReset ? isReset : later)) value.copy(merged, expected, expected, expected + 4)
+}
+
+function mergeReverse(merged: Buffer, value: Buffer, later: boolean): void {
+  const { tcp, replied } = reverse.offset
+  merged.writeUInt8(merged.readUInt8(tcp) | value.readUInt8(tcp), tcp)
+  if (merged.readUInt8(replied) === 0 || (later && value.readUInt8(replied) !== 0))
+    value.copy(merged, replied, replied, replied + 1)
 }
 
 function insert(to: BpfMap, key: Buffer, value: Buffer): void {

@@ -17,14 +17,18 @@
 // Invariants
 // - Until next-part has become next a failure, or the end of the process, leaves
 //   the old programs and maps in force; the next start removes next-part.
-// - From then on the maps of both are whole: a failure puts the old programs back,
-//   and a start that finds next goes on with it (recover()).
+// - From then on the maps of both are whole: a start that finds next goes on with
+//   it (recover()), and until the programs are replaced a failure puts the old
+//   ones back.
+// - With the new programs attached, next is what they use: it is never discarded.
+//   What is still to do may fail and be done later (Unfinished), before anything
+//   else replaces maps, or loads by the pins.
 
 import { existsSync, mkdirSync, readdirSync, renameSync, rmdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type BpfMap, type BpfObject, native } from '../native.js'
-import { together } from '../transient.js'
+import { isTransient, together } from '../transient.js'
 import { addCounts, type Convert, copyRows, inThePause, isCopied, isFlowTable, mergeRows } from './map-copy.js'
 
 export interface Migration {
@@ -45,11 +49,11 @@ export interface Migration {
   replace(next: BpfObject): Error[]
   /** The other way round. */
   putBack(): Error[]
-  /** Whatever is written from here from now on goes into the new maps. */
-  adopt(next: BpfObject): void
+  /** Throws; what it returns does not: whatever is written from here goes into the new maps from then on. */
+  prepare(next: BpfObject): () => void
 }
 
-type Recovery = Omit<Migration, 'fresh' | 'putBack' | 'adopt'>
+type Recovery = Omit<Migration, 'fresh' | 'putBack' | 'prepare' | 'jiffies'>
 
 const part = (pinDirectory: string) => join(pinDirectory, 'next-part')
 const whole = (pinDirectory: string) => join(pinDirectory, 'next')
@@ -61,33 +65,36 @@ const detourTime = 100
 /** As long as no program runs, where the kernel does not tell. */
 const longestProgram = 50
 
-export interface Migrated {
-  /** Its programs are attached now. */
+/** The new programs are attached, and their maps have not got their places yet. */
+export interface Unfinished {
   next: BpfObject
-  /** Milliseconds in which no flow could begin. */
+  /** Milliseconds in which no flow could begin, as far as that is over. */
   paused: number
+  /** Merges what earlier programs have still written, and gives the maps their places. Throws; then it may be called again. */
+  finish(): void
 }
 
 /** Throws; then the old programs are attached, and nothing is left behind. */
-export async function migrate(migration: Migration): Promise<Migrated> {
+export async function migrate(migration: Migration): Promise<Unfinished> {
   const { pinDirectory, fresh } = migration
   discard(part(pinDirectory))
+  refuseUnfinished(pinDirectory)
   mkdirSync(part(pinDirectory), { mode: 0o700 })
   let next: BpfObject | null = null
   let since = 0
-  let paused = 0
+  let began = 0
   try {
     next = await migration.load(fresh, part(pinDirectory))
     copyAll(migration, next, (name) => isCopied(name) && !inThePause(name))
-    const began = performance.now()
+    began = performance.now()
     migration.pause(true, next)
     waitForPrograms()
     since = (migration.jiffies(next) - tolerance) >>> 0
     copyAll(migration, next, inThePause)
+    const adopt = migration.prepare(next)
     renameSync(part(pinDirectory), whole(pinDirectory))
     putInPlace(migration, next)
-    migration.pause(false, next)
-    paused = performance.now() - began
+    adopt()
   } catch (error) {
     try {
       if (next) migration.pause(false, next)
@@ -98,39 +105,63 @@ export async function migrate(migration: Migration): Promise<Migrated> {
     }
     throw error
   }
-
-  migration.adopt(next)
+  const goesOn = goOn(migration, next)
+  const paused = performance.now() - began
   // first what waits in the detour goes on
   await sleep(detourTime)
+  return { next, paused, finish: finishing(migration, next, since, goesOn) }
+}
 
-  finish(migration, next, since)
-  return { next, paused }
+/** Only an empty directory is nobody's. */
+function refuseUnfinished(pinDirectory: string): void {
+  if (existsSync(done(pinDirectory))) takePlace(pinDirectory)
+  if (!existsSync(whole(pinDirectory))) return
+  try {
+    rmdirSync(whole(pinDirectory))
+  } catch (cause) {
+    const words = `an earlier change of maps has not come to its end: ${(cause as Error).message}`
+    throw new Error(words, { cause })
+  }
+}
+
+/** true: flows may begin again. */
+function goOn({ pause }: Pick<Migration, 'pause'>, next: BpfObject): boolean {
+  try {
+    pause(false, next)
+    return true
+  } catch {
+    // finish() tries it again, and says why it cannot
+    return false
+  }
 }
 
 /**
- * Goes on with what an earlier process has left of a migration. The object whose programs
- * are attached now; null: there is nothing to go on with, and nothing of it is left.
+ * Goes on with what an earlier process has left of a migration: its programs are attached then.
+ * null: there is nothing to go on with, or nothing that these programs can use, and nothing of it
+ * is left. Throws; then all is left as it is, for another try.
  */
-export async function recover(recovery: Recovery): Promise<BpfObject | null> {
+export async function recover(recovery: Recovery): Promise<Unfinished | null> {
   const { pinDirectory } = recovery
   discard(part(pinDirectory))
   if (existsSync(done(pinDirectory))) takePlace(pinDirectory)
   if (!existsSync(whole(pinDirectory))) return null
   const fresh = readdirSync(whole(pinDirectory))
-  let next: BpfObject | null = null
+  let next: BpfObject
   try {
     next = await recovery.load(fresh, whole(pinDirectory))
-    const failed = recovery.replace(next)
-    if (failed.length > 0) throw together(failed)
-    recovery.pause(false, next)
-  } catch {
-    // the start after it replaces the programs on all devices
-    next?.close()
+  } catch (error) {
+    if ((error as { code?: string }).code !== 'ELAYOUT') throw error
+    // of yet another version: its programs are replaced by those of the old maps
     discard(whole(pinDirectory))
     return null
   }
-  finish({ ...recovery, fresh, putBack: () => [], adopt: () => {} }, next, null)
-  return next
+  // where it fails for good the start says so for each device, when it attaches them
+  const failed = recovery.replace(next)
+  if (failed.some(isTransient)) {
+    next.close()
+    throw together(failed)
+  }
+  return { next, paused: 0, finish: finishing({ ...recovery, fresh }, next, null, goOn(recovery, next)) }
 }
 
 function copyAll(migration: Migration, next: BpfObject, which: (name: string) => boolean): void {
@@ -152,23 +183,44 @@ function putInPlace(migration: Migration, next: BpfObject): void {
   throw together([...failed, ...migration.putBack()])
 }
 
-/** since: jiffies before which both have the same; null: it is not known. */
-function finish(migration: Migration, next: BpfObject, since: number | null): void {
-  waitForPrograms()
-  const convert = (name: string) => migration.convert(name, next)
-  for (const name of migration.fresh) {
-    const [from, to] = [migration.old(name), next.map(name)]
-    if (from && isFlowTable(name)) mergeRows(from, to, convert(name), name, since)
-    if (from && name === 'counters') carryCounts(migration, from, next)
-    from?.close()
-    to.close()
+type Finishing = Omit<Migration, 'load' | 'putBack' | 'prepare' | 'jiffies' | 'replace'>
+
+/** since: jiffies before which both have the same; null: it is not known. goesOn: the pause is over. */
+function finishing(migration: Finishing, next: BpfObject, since: number | null, goesOn: boolean): () => void {
+  const { pinDirectory, fresh } = migration
+  const merged = new Set<string>()
+  let paused = !goesOn
+  return () => {
+    if (paused) migration.pause(false, next)
+    paused = false
+    if (existsSync(whole(pinDirectory))) {
+      waitForPrograms()
+      for (const name of fresh) {
+        if (!merged.has(name)) merge(migration, next, name, since)
+        merged.add(name)
+      }
+      renameSync(whole(pinDirectory), done(pinDirectory))
+    }
+    if (existsSync(done(pinDirectory))) takePlace(pinDirectory)
   }
-  renameSync(whole(migration.pinDirectory), done(migration.pinDirectory))
-  takePlace(migration.pinDirectory)
+}
+
+function merge(migration: Finishing, next: BpfObject, name: string, since: number | null): void {
+  if (!isFlowTable(name) && name !== 'counters') return
+  const from = migration.old(name)
+  if (!from) return
+  try {
+    if (name === 'counters') return carryCounts(migration, from, next)
+    const to = next.map(name)
+    mergeRows(from, to, migration.convert(name, next), name, since)
+    to.close()
+  } finally {
+    from.close()
+  }
 }
 
 /** counters, and what had been carried before, if that is replaced, too; else it stays where it is. */
-function carryCounts(migration: Migration, counters: BpfMap, next: BpfObject): void {
+function carryCounts(migration: Finishing, counters: BpfMap, next: BpfObject): void {
   const [before, to] = [migration.old('counted_before'), next.map('counted_before')]
   addCounts(counters, before, to, (name) => migration.convert(name, next))
   before?.close()
@@ -182,7 +234,11 @@ function takePlace(pinDirectory: string): void {
 }
 
 function waitForPrograms(): void {
-  if (native().gracePeriod()) return
+  try {
+    if (native().gracePeriod()) return
+  } catch {
+    // as where the kernel does not tell
+  }
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, longestProgram)
 }
 

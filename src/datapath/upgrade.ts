@@ -12,7 +12,7 @@ import { type BpfMap, type BpfObject, type HeldLink, native } from '../native.js
 import { readClock } from './clock.js'
 import { pauseIn } from './control-block.js'
 import type { Convert } from './map-copy.js'
-import { migrate } from './migration.js'
+import { migrate, type Unfinished } from './migration.js'
 import { replacePinned } from './pinned-programs.js'
 
 export interface Upgrade {
@@ -29,7 +29,7 @@ const row = Buffer.alloc(4)
 const { control, shared_pod, translating } = STRUCTS
 
 /** null: there is nothing to convert. Throws; then what was pinned goes on. */
-export async function upgrade(options: Upgrade): Promise<BpfObject | null> {
+export async function upgrade(options: Upgrade): Promise<Unfinished | null> {
   const { pinDirectory, journalPath, xdp, log } = options
   const fresh = native().differingMaps(pinDirectory)
   if (fresh.length === 0) return null
@@ -38,7 +38,7 @@ export async function upgrade(options: Upgrade): Promise<BpfObject | null> {
   const before = fresh.includes('control') ? new OtherControl(old('control')) : null
   const held = holdPrograms(pinDirectory)
   try {
-    const { next, paused } = await migrate({
+    const unfinished = await migrate({
       pinDirectory,
       fresh,
       old,
@@ -57,14 +57,22 @@ export async function upgrade(options: Upgrade): Promise<BpfObject | null> {
       jiffies: (next) => Number(readClock(next).jiffies & 0xffff_ffffn),
       replace: (next) => replacePinned({ object: next, pinDirectory, journalPath, xdp, log }),
       putBack: () => putBack(held),
-      adopt: () => {}
+      prepare: () => () => {}
     })
     log.info(
-      `maps of another version were converted within ${Math.round(performance.now() - began)} ms, new flows waited ${Math.ceil(paused)} ms: ${fresh.join(', ')}`
+      `maps of another version were converted within ${Math.round(performance.now() - began)} ms, new flows waited ${Math.ceil(unfinished.paused)} ms: ${fresh.join(', ')}`
     )
-    return next
-  } finally {
+    return {
+      ...unfinished,
+      finish() {
+        unfinished.finish()
+        before?.close()
+      }
+    }
+  } catch (error) {
     before?.close()
+    throw error
+  } finally {
     for (const { program } of held) program.close()
   }
 }

@@ -1,5 +1,6 @@
 // What a running datapath could not be given is tried again until it has it: maps
-// that could not be written, programs that could not be attached to a device.
+// that could not be written, or have not taken the place of others to the end,
+// programs that could not be attached to a device.
 
 import type { Datapath } from '../datapath/datapath.js'
 import type { Plan } from '../plan/types.js'
@@ -22,6 +23,7 @@ export interface DatapathKeeperOptions {
 export class DatapathKeeper {
   private readonly maps = new Retry(mapsTimes, () => this.writeAgain())
   private readonly devices = new Retry(devicesTimes, () => this.attachAgain())
+  private readonly finishing = new Retry(mapsTimes, () => this.options.datapath()?.finishing.attempt() ?? true)
 
   constructor(private readonly options: DatapathKeeperOptions) {}
 
@@ -34,10 +36,23 @@ export class DatapathKeeper {
     this.maps.again()
   }
 
-  /** After programs were attached, and now and then. */
-  lookAtDevices(): void {
-    if (this.options.datapath()?.hooks.failing) this.devices.again()
+  /** After programs were attached or maps replaced, and now and then. */
+  look(): void {
+    const datapath = this.options.datapath()
+    if (datapath?.hooks.failing) this.devices.again()
     else this.devices.stop()
+    if (datapath && datapath.finishing.problem !== null) this.finishing.again()
+    else this.finishing.stop()
+  }
+
+  /** Maps of other sizes have taken over. */
+  refit(): void {
+    try {
+      this.options.datapath()?.refit()
+    } catch (error) {
+      this.mapsFailed(error as Error)
+    }
+    this.look()
   }
 
   /** When devices that are not served are tried again: milliseconds since 1970; null: there are none. */
@@ -45,9 +60,15 @@ export class DatapathKeeper {
     return this.devices.next
   }
 
+  /** When a change of maps is finished, of which something is left to do: milliseconds since 1970; null: there is none. */
+  get nextFinish(): number | null {
+    return this.finishing.next
+  }
+
   /** The datapath is about to go, or the process. */
   stop(): void {
     this.maps.stop()
+    this.finishing.stop()
     this.devices.stop()
   }
 

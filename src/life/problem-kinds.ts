@@ -66,6 +66,11 @@ const kinds = {
     remedy: 'give limits that hold what is in use, then: hostroute reload',
     told: true
   },
+  'maps-not-finished': {
+    affects: 'observation',
+    remedy: 'it is tried again by itself, and by the next start; other limits come into force only after it',
+    told: true
+  },
   'switched-off': { affects: 'traffic', remedy: 'hostroute enable' },
   'forwarding-off': {
     affects: 'traffic',

@@ -15,8 +15,12 @@ type Look = (node: ObservedNode, datapath: Datapath) => string | null
 const looks: Partial<Record<ProblemCode, Look>> = {
   'family-left': (_, { left: [alarm] }) => (alarm ? `IPv${alarm.family} is left to the kernel: ${alarm.why}` : null),
   'limits-not-in-force': (_, { limitsProblem }) => limitsProblem,
-  'device-not-served': (_, { hooks }) => {
-    const failed = [...hooks.attached.values()].filter(({ error }) => error !== null)
+  'maps-not-finished': (_, { finishing }) => finishing.problem,
+  'device-not-served': (_, { hooks, leftOut, noRoom }) => {
+    const failed = [
+      ...[...hooks.attached.values()].filter(({ error }) => error !== null),
+      ...leftOut.map((device) => ({ device, error: noRoom }))
+    ]
     const [first] = failed
     if (!first) return null
     const more = failed.length > 1 ? ` (and ${failed.length - 1} more)` : ''

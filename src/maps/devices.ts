@@ -29,6 +29,8 @@ export interface DeviceRows {
   load(pods: Iterable<{ address: Address; ifindex: number; id: number }>): void
   /** Id of the pod behind the device, a new one if this is a new life. Before its addresses are written. */
   podId(device: WantedDevice): number
+  /** Takes a row for the device, which write() fills. false: none is left. */
+  reserve(ifindex: number): boolean
   /**
    * CapacityError: no counters are left. stack: families left to the kernel
    * besides those of the plan. classId: of a class whose routes are written.
@@ -49,6 +51,8 @@ export function createDeviceRows(access: MapAccess): DeviceRows {
   const before = access.map('counted_before')
   const pool = createIndexPool(0, () => Math.floor(counters.info.maxEntries / REASON_MAX))
   const rows = new Map<number, number>()
+  /** Rows that are not written yet. */
+  const reserved = new Set<number>()
   const lives = new Map<number, Life>()
   let nextId = 1
 
@@ -67,14 +71,26 @@ export function createDeviceRows(access: MapAccess): DeviceRows {
     }
   }
 
+  const reserve = (ifindex: number): boolean => {
+    if (rows.has(ifindex)) return true
+    const row = pool.take()
+    if (row === null) return false
+    zeroCounters(row)
+    rows.set(ifindex, row)
+    reserved.add(ifindex)
+    return true
+  }
+
   return {
     mirror,
     rows,
+    reserve,
     settle: pool.settle,
     load(pods) {
       mirror.load()
       pool.clear()
       rows.clear()
+      reserved.clear()
       lives.clear()
       let highest = 0
       for (const [key, bytes] of [...mirror.rows]) {
@@ -104,15 +120,11 @@ export function createDeviceRows(access: MapAccess): DeviceRows {
     },
     write(device, stack, classId) {
       const key = keyOf(device.ifindex)
-      let row = rows.get(device.ifindex)
-      const isNew = row === undefined
-      if (row === undefined) {
-        const free = pool.take()
-        if (free === null) throw new CapacityError([4, 6], `no counters left for ${device.name}: ${rows.size} devices`)
-        row = free
-        zeroCounters(row)
-        rows.set(device.ifindex, row)
-      }
+      reserve(device.ifindex)
+      const row = rows.get(device.ifindex)
+      if (row === undefined)
+        throw new CapacityError([4, 6], `no counters left for ${device.name}: ${rows.size} devices`)
+      const isNew = reserved.delete(device.ifindex)
       const written = mirror.rows.get(key)
       const address4 = device.addresses.find((address) => address.length === 8) ?? null
       const bytes = encodeDevice({
@@ -150,6 +162,7 @@ export function createDeviceRows(access: MapAccess): DeviceRows {
       const bytes = mirror.rows.get(key)
       if (bytes && decodeDevice(bytes).ifindex === ifindex) mirror.remove(key)
       rows.delete(ifindex)
+      reserved.delete(ifindex)
       lives.delete(ifindex)
       pool.giveBack(row)
     },

@@ -16,7 +16,8 @@
 //   hop there.
 // - No family is ever served from a part of its table. What does not fit makes
 //   the family go to the stack on every device first (`alarms` says why) until
-//   a plan fits again. Where only old and new rows together do not fit, the old
+//   a plan fits again. Only a pod's device for which there is no row is left out
+//   alone, with its addresses (`leftOut`): all that it says and hears is the stack's. Where only old and new rows together do not fit, the old
 //   ones leave first, with the family on the stack for that moment.
 // - After a throw the maps hold something between the old plan and the new; the
 //   next apply reads them and goes on from there.
@@ -44,6 +45,8 @@ export interface ApplyResult {
   alarms: { family: Family; why: string }[]
   /** What does not fit and does no harm: said, not acted on. */
   warnings: string[]
+  /** Names of pods' devices for which there is no room. */
+  leftOut: string[]
 }
 
 export interface Writer {
@@ -129,12 +132,15 @@ export function createWriter(access: MapAccess, pause = delay): Writer {
   /** The last apply threw. */
   let broken = false
   let left = new Map<Family, string>()
+  /** Pods' devices without a row. */
+  const leftOut = new Set<number>()
   let sizeWhenLeft = 0
   let applies = 0
   /** performance.now() before which maps are not compared by repairSlowly. */
   let repairNotBefore = 0
 
   const load = (plan: Plan): void => {
+    leftOut.clear()
     generations.load()
     nexthops.load()
     routes.load()
@@ -194,17 +200,48 @@ export function createWriter(access: MapAccess, pause = delay): Writer {
     return name !== undefined && plan.classRoutes.has(`${name} ${prefix}`)
   }
 
+  /** Rows for devices that have none: an uplink's first, by which answers come back. */
+  const admit = (plan: Plan, ifindexes: Iterable<number>): void => {
+    const ofPods: number[] = []
+    for (const ifindex of ifindexes) {
+      const role = plan.devices.get(ifindex)?.role
+      leftOut.delete(ifindex)
+      if (role === 'pod') ofPods.push(ifindex)
+      else if (role) devices.reserve(ifindex)
+    }
+    for (const ifindex of ofPods) if (!devices.reserve(ifindex)) leftOut.add(ifindex)
+  }
+
+  /** What was left out, and has room now. */
+  const admitAgain = (plan: Plan, skipped: ReadonlySet<Family>): void => {
+    const again = [...leftOut]
+    admit(plan, again)
+    for (const ifindex of again) {
+      const device = plan.devices.get(ifindex)
+      if (!device || leftOut.has(ifindex)) continue
+      const id = devices.podId(device)
+      for (const address of device.addresses) {
+        const pod = plan.pods.get(address)
+        if (pod?.ifindex === ifindex && !skipped.has(familyOf(address))) pods.write(pod, id)
+      }
+      if (devices.write(device, skipped, classes.numberOf)) generations.noteAll()
+    }
+    if (generations.pending()) generations.raise()
+  }
+
   const addPods = (plan: Plan, { change, skip }: Attempt): void => {
     for (const address of change === 'all' ? plan.pods.keys() : change.pods) {
       const pod = plan.pods.get(address)
       const device = pod && plan.devices.get(pod.ifindex)
-      if (pod && device && !skip.has(familyOf(address))) pods.write(pod, devices.podId(device))
+      if (pod && device && !leftOut.has(pod.ifindex) && !skip.has(familyOf(address)))
+        pods.write(pod, devices.podId(device))
     }
   }
 
   const removePods = (plan: Plan, { change }: Attempt): void => {
     for (const address of change === 'all' ? [...pods.addresses()] : change.pods) {
-      if (!plan.pods.has(address) && pods.has(address)) pods.remove(address)
+      const wanted = plan.pods.get(address)
+      if ((!wanted || leftOut.has(wanted.ifindex)) && pods.has(address)) pods.remove(address)
     }
   }
 
@@ -217,7 +254,7 @@ export function createWriter(access: MapAccess, pause = delay): Writer {
   ): void => {
     for (const ifindex of change === 'all' || families.size > 0 ? plan.devices.keys() : change.devices) {
       const device = plan.devices.get(ifindex)
-      if (!device) continue
+      if (!device || leftOut.has(ifindex)) continue
       if (device.role === 'pod') devices.podId(device)
       try {
         if (devices.write(device, families, classes.numberOf)) generations.noteAll()
@@ -282,6 +319,7 @@ export function createWriter(access: MapAccess, pause = delay): Writer {
       nexthops.prune(plan)
       settle()
     }
+    admit(plan, change === 'all' ? plan.devices.keys() : change.devices)
     writeNeighbours(plan, attempt, warnings)
     if (!skip.has(4) || !skip.has(6)) {
       for (const key of change === 'all' ? plan.nexthops.keys() : change.nexthops) {
@@ -303,6 +341,7 @@ export function createWriter(access: MapAccess, pause = delay): Writer {
     nexthops.prune(plan, change === 'all' ? undefined : change.nexthops)
     settle()
     if (paused.size > skipped.size) addDevices(plan, 'all', skipped, warnings)
+    if (leftOut.size > 0) admitAgain(plan, skipped)
   }
 
   /** Removes routes that are to change, so that their groups become free. Only while the families are paused. */
@@ -391,7 +430,12 @@ export function createWriter(access: MapAccess, pause = delay): Writer {
       broken = false
       loaded = true
       sizeWhenLeft = left.size > 0 ? Math.min(sizeWhenLeft || Number.POSITIVE_INFINITY, sizeOf(plan)) : 0
-      return { alarms: [...left].map(([family, why]) => ({ family, why })), warnings }
+      const alarms = [...left].map(([family, why]) => ({ family, why }))
+      return {
+        alarms,
+        warnings,
+        leftOut: [...leftOut].map((ifindex) => plan.devices.get(ifindex)?.name ?? `${ifindex}`)
+      }
     },
     verify: () => (loaded ? compareMaps(tables) : []),
     repair: () => (loaded ? afterRepair(repairMaps(tables)) : []),

@@ -1,4 +1,4 @@
-// Native calls that fail at start, enable and reload, and kills at random moments:
+// Native calls that fail at start, enable and reload, also with other limits, and kills at random moments:
 // a small part of what scripts/soak faults and scripts/soak kills do.
 
 import t from 'tap'
@@ -18,6 +18,19 @@ t.test('a native call fails: all or nothing, told, and right again afterwards', 
   })
   await faults(reportTo(t), { ...some, phases: ['start'], ways: ['once'], only: /^(openNetlinkReader|readRing)$/ })
 })
+
+t.test(
+  'a native call fails while maps of other sizes take over: the old or the new, and they are what is pinned',
+  async (t) => {
+    await faults(reportTo(t), {
+      code: 'ENOMEM',
+      guard: 'off',
+      phases: ['limits'],
+      ways: ['once'],
+      only: /^(openPinnedMap flows4|object\.attachTcx from_pod)$/
+    })
+  }
+)
 
 t.test('SIGKILL at random moments', async (t) => {
   await kills(reportTo(t), { count: 15 })

@@ -5,12 +5,18 @@ import t from 'tap'
 import { decodeControl } from '../../src/maps/codec.js'
 import { type BpfMap, native } from '../../src/native.js'
 import { control, plain, servedLab, status } from '../forwarding/served.js'
+import { OUTSIDE } from '../lab/addresses.js'
+import { faultsIn, type Orders } from '../lab/fault-orders.js'
 import type { LabNode } from '../lab/node.js'
+import { stalePins } from '../lab/pins.js'
 import { run, until } from '../lab/process.js'
 import { fillTables, manyFlows } from './flow-table.js'
 import { consistent, large, nothingLeft, nothingLost, reload, sizeOf, small } from './limits.js'
 
 t.setTimeout(400_000)
+
+/** The second time the old flows are read: when the programs of the new ones are attached. */
+const cannotFinish: Orders = { fail: { label: 'openPinnedMap flows4', from: 2, once: false, code: 'ENOMEM' } }
 
 t.test('a step fails: the old programs and maps stay, the reload names it', async (t) => {
   const lab = await servedLab(t, {}, { config: { limits: small } })
@@ -31,6 +37,60 @@ t.test('a step fails: the old programs and maps stay, the reload names it', asyn
   await nothingLost(t, lab, async () => {
     t.match(await reload(node, large), { ok: true, problems: [] }, 'and the next time it works')
   })
+  nothingLeft(t, node)
+})
+
+t.test('a step fails when the new maps have taken over: they stay, and the rest is tried again', async (t) => {
+  const { order, environment } = faultsIn(t.testdir({}))
+  const lab = await servedLab(t, {}, { config: { limits: small }, environment })
+  const node = lab.node(0)
+  const problem = async () => (await status(node)).problems.find(({ code }) => code === 'maps-not-finished')
+  const open = () => node.pod(0).flow({ protocol: 'tcp', address: OUTSIDE.v4, port: 7 })
+  const flows = [await open()]
+  order(cannotFinish)
+  const { ok, problems } = await reload(node, large)
+  t.ok(ok, 'no failure of the reload')
+  t.match(problems.join(), /not pinned in the place of the earlier ones yet: .*ENOMEM/)
+  await until('it is a problem', async () => typeof (await problem())?.nextTry === 'string')
+  t.match(await problem(), { affects: 'observation', text: /ENOMEM/ })
+  t.not((await stalePins(node)).length, 0, 'what is pinned is not in use yet')
+  flows.push(await open())
+  const other = await reload(node, { ...large, devices: 32 })
+  t.notOk(other.ok, 'nothing else is replaced meanwhile')
+  t.match(other.problems.join(), /ENOMEM/)
+  node.daemon.writeConfig({ ...plain, limits: large })
+  order({})
+  await until('it is over', async () => (await status(node)).problems.length === 0, 20_000)
+  t.strictSame(await stalePins(node), [])
+  t.equal(await sizeOf(node, 'flows4'), 2 * large.flows)
+  for (const flow of flows) {
+    const { received, sent, error } = await flow.finish()
+    t.match({ received, error }, { received: sent, error: null }, 'a flow goes on')
+  }
+  await consistent(t, node)
+  nothingLeft(t, node)
+})
+
+t.test('a start that finds new maps half in their place, and no memory: the next one goes on with them', async (t) => {
+  const { order, environment } = faultsIn(t.testdir({}))
+  const lab = await servedLab(t, {}, { config: { limits: small }, environment })
+  const node = lab.node(0)
+  const { daemon } = node
+  const config = { ...plain, limits: large }
+  order(cannotFinish)
+  t.ok((await reload(node, large)).ok)
+  const flow = await node.pod(0).flow({ protocol: 'tcp', address: OUTSIDE.v4, port: 7 })
+  await daemon.kill('SIGKILL')
+  order({ fail: { label: 'loadObjectLater hostroute', from: 1, once: true, code: 'ENOMEM' } })
+  await daemon.start({ config, environment, waitReady: false })
+  await until('it ends', () => !daemon.running, 20_000)
+  t.equal(daemon.exitStatus, 1, 'systemd starts it again')
+  t.ok(existsSync(`${daemon.pinDirectory}/next`))
+  await node.startDaemon({ config, environment })
+  t.strictSame(await stalePins(node), [])
+  const { received, sent, error } = await flow.finish()
+  t.match({ received, error }, { received: sent, error: null }, 'a flow that began with them goes on')
+  await consistent(t, node)
   nothingLeft(t, node)
 })
 

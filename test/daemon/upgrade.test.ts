@@ -7,7 +7,11 @@ import type { VerifyReport } from '../../src/control/api.js'
 import type { FlowList } from '../../src/control/flow-api.js'
 import type { DropRow } from '../../src/control/packet-api.js'
 import { control, counted, plain, servedLab, status } from '../forwarding/served.js'
+import { OUTSIDE } from '../lab/addresses.js'
+import { faultsIn } from '../lab/fault-orders.js'
 import { otherLayout } from '../lab/other-layout.js'
+import { stalePins } from '../lab/pins.js'
+import { until } from '../lab/process.js'
 import { nothingLost } from './limits.js'
 
 t.setTimeout(400_000)
@@ -54,3 +58,33 @@ t.test('[L2] an upgrade across a changed layout, and the way back', async (t) =>
     )
   }
 })
+
+t.test(
+  'a step of an upgrade fails when the programs have been replaced: it goes on, and the rest is tried again',
+  async (t) => {
+    const main = await otherLayout()
+    const { order, environment } = faultsIn(t.testdir({}))
+    const lab = await servedLab(t, {}, { config })
+    const node = lab.node(0)
+    const names = () => readdirSync(node.daemon.pinDirectory).sort()
+    const pinned = names()
+    const open = () => node.pod(0).flow({ protocol: 'tcp', address: OUTSIDE.v4, port: 7 })
+    const flows = [await open()]
+    await node.daemon.stop()
+    // copied, its layout compared, and once more what has changed
+    order({ fail: { label: 'openPinnedMap flows4', from: 3, once: false, code: 'ENOMEM' } })
+    await node.startDaemon({ config, main, environment, timeout: 60_000 })
+    const problem = async () => (await status(node)).problems.find(({ code }) => code === 'maps-not-finished')
+    await until('it is a problem', async () => typeof (await problem())?.nextTry === 'string')
+    t.ok(names().includes('next'))
+    flows.push(await open())
+    order({})
+    await until('it is over', async () => (await status(node)).problems.length === 0, 20_000)
+    t.strictSame(names(), pinned, 'nothing half done is pinned')
+    t.strictSame(await stalePins(node), [])
+    for (const flow of flows) {
+      const { received, sent, error } = await flow.finish()
+      t.match({ received, error }, { received: sent, error: null })
+    }
+  }
+)

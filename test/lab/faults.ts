@@ -18,12 +18,14 @@ const unfailing = new Set([
   'libbpfVersion',
   'capabilities',
   'readControl',
+  'become',
   'constructor'
 ])
 /** A rejection where others throw. */
-const promising = new Set(['dumpNetlink', 'dumpRoutes', 'readOption'])
+const promising = new Set(['loadObjectLater', 'dumpNetlink', 'dumpRoutes', 'readOption'])
 const children: Record<string, string> = {
   loadObject: 'object',
+  loadObjectLater: 'object',
   map: 'map',
   openPinnedMap: 'map',
   openNetfilter: 'netfilter',
@@ -50,7 +52,7 @@ function readOrders(): void {
 function detail(self: unknown, name: string, [first]: unknown[]): string {
   const own = names.get(self as object)
   if (own !== undefined) return ` ${own}`
-  if (name === 'loadObject') return ` ${(first as { object?: string }).object ?? 'hostroute'}`
+  if (name.startsWith('loadObject')) return ` ${(first as { object?: string }).object ?? 'hostroute'}`
   if (name === 'openPinnedMap' || name === 'detachPinned') return ` ${String(first).split('/').at(-1)}`
   return typeof first === 'string' && !first.includes('/') ? ` ${first}` : ''
 }
@@ -84,13 +86,15 @@ function wrap(kind: string, name: string, call: Call): Call {
       throw error
     }
     const result = call.apply(this, values)
-    const child = children[name]
-    if (child && typeof result === 'object' && result !== null) {
-      patch(child, result)
+    const adopt = (made: unknown) => {
+      const child = children[name]
+      if (!child || typeof made !== 'object' || made === null) return made
+      patch(child, made)
       if (child === 'map')
-        names.set(result, name === 'map' ? String(values[0]) : (String(values[0]).split('/').at(-1) ?? ''))
+        names.set(made, name === 'map' ? String(values[0]) : (String(values[0]).split('/').at(-1) ?? ''))
+      return made
     }
-    return result
+    return result instanceof Promise ? result.then(adopt) : adopt(result)
   }
 }
 

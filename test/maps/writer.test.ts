@@ -8,6 +8,7 @@ import { comparePlans, type PlanChange } from '../../src/plan/change.js'
 import { defaultPlanOptions } from '../../src/plan/options.js'
 import { createPlanner, makePlan } from '../../src/plan/planner.js'
 import type { Plan } from '../../src/plan/types.js'
+import { REASON_MAX } from '../../src/reasons.js'
 import { churn, startChurn } from '../plan/churn.js'
 import {
   addPod,
@@ -459,6 +460,40 @@ t.test('[Y10] routes that do not fit send their family to the stack, and back wh
   const maps = object.log.map((write) => write.map)
   t.ok(maps.lastIndexOf('devices') > maps.lastIndexOf('routes4'), 'the flags go last')
   t.strictSame(writer.verify(), [])
+  t.strictSame(meaning(object), meaning(start(node).object))
+})
+
+t.test('a pod’s device that finds no room is left out alone, with its addresses', async (t) => {
+  const node = plainNode()
+  const room = 4 // two of these are uplinks
+  const object = fakeObject({ counters: room * REASON_MAX })
+  const planner = createPlanner(defaultPlanOptions)
+  const writer = createWriter(object)
+  const apply = () => writer.apply(planner.plan, planner.update(node, everything))
+  const there = () => ['0a010002', '0a010003', '0a010004', '0a010005'].map((address) => podOf(object, address)?.ifindex)
+  addPod(node, 10, ['10.1.0.2'])
+  t.strictSame(apply(), { alarms: [], warnings: [], leftOut: [] })
+  addPod(node, 11, ['10.1.0.3'])
+  addPod(node, 12, ['10.1.0.4'])
+  t.strictSame(apply(), { alarms: [], warnings: [], leftOut: ['pod12'] }, 'no family is left')
+  t.strictSame(there(), [10, 11, undefined, undefined])
+  t.strictSame(
+    [2, 3, 10, 11].map((ifindex) => flags(object, ifindex)),
+    [0, 0, 0, 0]
+  )
+  t.notOk(writer.counterRows.has(12), 'no program is attached there')
+  addPod(node, 13, ['10.1.0.5'])
+  t.strictSame(apply().leftOut, ['pod12', 'pod13'])
+  t.strictSame(writer.verify(), [])
+  node.links.delete(10)
+  node.routes4.delete(key('10.1.0.2/32'))
+  t.strictSame(apply().leftOut, ['pod13'], 'the first that waits gets the room of one that goes')
+  t.strictSame(there(), [undefined, 11, 12, undefined])
+  t.ok(writer.counterRows.has(12))
+  t.strictSame(writer.verify(), [])
+  node.links.delete(13)
+  node.routes4.delete(key('10.1.0.5/32'))
+  t.strictSame(apply().leftOut, [])
   t.strictSame(meaning(object), meaning(start(node).object))
 })
 

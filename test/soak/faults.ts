@@ -1,5 +1,6 @@
-// Every native call of start, enable, reload and disable fails, once and for good:
-// each time all or nothing, told, and right again afterwards.
+// Every native call of start, enable, reload, disable, and a reload with other limits
+// fails, once and for good: each time all or nothing, told, and right again afterwards;
+// after other limits by a new start, since what is pinned must be what is in use.
 
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
@@ -7,15 +8,17 @@ import type { Status, VerifyReport } from '../../src/control/api.js'
 import { controlClient } from '../../src/control/client.js'
 import { OUTSIDE } from '../lab/addresses.js'
 import { HELPER, type Orders } from '../lab/fault-orders.js'
+import type { Flow } from '../lab/host.js'
 import { Lab } from '../lab/lab.js'
 import type { LabNode } from '../lab/node.js'
+import { stalePins } from '../lab/pins.js'
 import { sleep, until } from '../lab/process.js'
 import type { Report } from './report.js'
 
 const PRELOAD = fileURLToPath(new URL('../lab/faults.js', import.meta.url))
 const patience = 60_000
 
-export const PHASES = ['start', 'enable', 'reload', 'disable'] as const
+export const PHASES = ['start', 'enable', 'reload', 'limits', 'disable'] as const
 export type Phase = (typeof PHASES)[number]
 
 export interface FaultOptions {
@@ -47,6 +50,7 @@ export class Faulty {
   private readonly orders: string
   private readonly record: string
   private changes = 0
+  private limits: Record<string, number> = {}
 
   private constructor(
     readonly lab: Lab,
@@ -87,8 +91,22 @@ export class Faulty {
     return {
       checks: 'off',
       guard: { mode: this.options.guard },
+      limits: this.limits,
       stackPrefixes: [`198.18.${more % 250}.0/24`],
       snat: { ports: [`${20_000 + (more % 250)}-30000`] }
+    }
+  }
+
+  /** Each in turn, so that each time all maps are others. */
+  private changeLimits(): void {
+    const [factor, devices] = this.limits['devices'] === 32 ? [2, 64] : [1, 32]
+    const routes = { routes4: 2048 * factor, routes6: 2048 * factor }
+    this.limits = {
+      ...routes,
+      neighbours: 1024 * factor,
+      masquerade: 256 * factor,
+      devices,
+      flows: factor === 1 ? 16_384 : 262_144
     }
   }
 
@@ -139,8 +157,10 @@ export class Faulty {
       await until('it answers or ends', async () => !daemon.running || (await answers()), patience, 50)
       return null
     }
-    if (phase === 'reload') daemon.writeConfig(this.config())
-    return this.command(phase)
+    if (phase === 'limits') this.changeLimits()
+    if (phase === 'enable') return this.command(phase)
+    daemon.writeConfig(this.config())
+    return this.command('reload')
   }
 
   /** As the command does, which takes its exit status from this; straight to the socket, since a process takes longer. */
@@ -196,6 +216,7 @@ export class Faulty {
     const { daemon } = this.node
     await this.prepare(phase)
     rmSync(`${this.orders}.fired`, { force: true })
+    const flows = phase === 'limits' ? [await this.flow()] : []
     const logged = phase === 'start' ? 0 : daemon.log.length
     this.order({ fail: { label, from, once, code: this.options.code } })
     const broken: string[] = []
@@ -208,9 +229,27 @@ export class Faulty {
       .filter((line) => line.includes(HELPER)).length
     if (fired && told === 0) became += ', not logged'
     if (told > 4) broken.push(`${told} lines in the log`)
+    if (phase === 'limits') {
+      flows.push(await this.flow())
+      await daemon.kill('SIGKILL')
+    }
     this.order({})
     const ended = await this.rightAgain(phase, broken)
+    if (phase === 'limits' && daemon.running) await this.wentOn(flows, broken)
     return { broken, became: `${became}; ${ended}` }
+  }
+
+  private flow(): Promise<Flow> {
+    return this.node.pod(0).flow({ protocol: 'tcp', address: OUTSIDE.v4, port: 7 })
+  }
+
+  private async wentOn(flows: readonly Flow[], broken: string[]): Promise<void> {
+    for (const flow of flows) {
+      const { received, sent, error } = await flow.finish()
+      if (error !== null || received !== sent)
+        broken.push(`a flow through SNAT: ${received} of ${sent} answers, ${error ?? 'no error'}`)
+    }
+    broken.push(...(await stalePins(this.node)))
   }
 
   /** While it fails. */
@@ -238,9 +277,10 @@ export class Faulty {
       return 'hangs'
     }
     const [problem] = status.problems
+    const isReload = phase === 'reload' || phase === 'limits'
     if (status.mode === 'disabled') {
       if (command?.status === 0 && phase === 'enable') broken.push('enable: exit status 0, disabled')
-      if (phase === 'reload') broken.push('a reload has disabled it')
+      if (isReload) broken.push('a reload has disabled it')
       if (phase === 'disable') return this.lookAtDisabled(command, broken)
       if (!status.why) broken.push('disabled without a reason')
       await this.nothingLeft(broken)
@@ -250,10 +290,12 @@ export class Faulty {
     if (phase === 'enable' && command?.status !== 0) {
       broken.push(`enable: exit status ${command?.status}, but ${status.mode}: ${command?.words}`)
     }
-    if (phase === 'reload' && command?.status !== 0 && !problem)
+    if (isReload && command?.status !== 0 && !problem)
       broken.push(`the reload has failed, and is no problem: ${command?.words}`)
     if (status.mode === 'enabled') await this.served('enabled', broken)
-    const reloaded = phase === 'reload' && command?.status !== 0 ? 'reload refused, ' : ''
+    if (phase === 'limits' && !status.problems.some(({ code }) => code === 'maps-not-finished'))
+      broken.push(...(await stalePins(this.node)))
+    const reloaded = isReload && command?.status !== 0 ? 'reload refused, ' : ''
     return `${reloaded}${status.mode}${problem ? ` (${problem.code}${problem.nextTry ? ', tried again' : ''})` : ''}${fired ? '' : ', not reached'}`
   }
 
