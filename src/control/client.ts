@@ -2,6 +2,8 @@
 // what to do.
 
 import { type IncomingMessage, request } from 'node:http'
+import { dirname } from 'node:path'
+import { lockHolder } from '../lock-holder.js'
 import { type ErrorAnswer, eventsPath } from './api.js'
 import type { FailureCode, UnansweredCode } from './failure.js'
 import type { EventRow } from './packet-api.js'
@@ -109,12 +111,20 @@ function open(
 function explain(error: NodeJS.ErrnoException, socketPath: string): Error {
   if (error instanceof ControlError || error.name === 'AbortError') return error
   const cause = { cause: error }
-  const notRunning = (why: string) =>
-    new ControlError(
+  const notRunning = (why: string) => {
+    const holder = lockHolder(dirname(socketPath))
+    if (holder !== null)
+      return new ControlError(
+        `hostrouted runs (process ${holder}), but ${why} ${socketPath}: it listens there again within seconds; if it does not, look at: journalctl -u hostrouted`,
+        'no-answer',
+        cause
+      )
+    return new ControlError(
       `hostrouted is not running: ${why} ${socketPath}. Start it with: systemctl start hostrouted`,
       'not-running',
       cause
     )
+  }
   switch (error.code) {
     case 'ENOENT':
     case 'ENOTDIR':

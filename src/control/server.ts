@@ -19,7 +19,7 @@ import type { EventRow } from './packet-api.js'
 import { endpoints, eventOptions } from './requests.js'
 import { RowStream, sendRows } from './row-stream.js'
 import { sendText } from './send.js'
-import { listenOnSocket } from './socket.js'
+import { keepSocket, listenOnSocket } from './socket.js'
 
 export interface ControlServerOptions {
   path: string
@@ -28,7 +28,9 @@ export interface ControlServerOptions {
   group?: string
   /** Those that are not given are serverLimits. */
   limits?: Partial<ServerLimits>
-  /** A request failed inside the daemon. */
+  /** Milliseconds after which it is seen that the socket was removed. */
+  lookEvery?: number
+  /** A request failed inside the daemon, or somebody has removed the socket. */
   onError?(text: string, error: unknown): void
 }
 
@@ -37,6 +39,7 @@ export interface ControlServer {
   close(): Promise<void>
 }
 
+const lookEvery = 2000
 const largestBody = 64 * 1024
 const mostBuffered = 1024 * 1024
 const tooMuchUnread = 'answers that nobody takes fill all the room there is: try again'
@@ -64,10 +67,15 @@ export async function startControlServer(options: ControlServerOptions): Promise
     socket.on('error', () => socket.destroy())
     connections.add(socket)
   })
-  await listenOnSocket(server, options.path, native().groupId(options.group ?? 'hostroute'))
+  const group = native().groupId(options.group ?? 'hostroute')
+  await listenOnSocket(server, options.path, group)
   server.on('error', (error) => options.onError?.('control socket', error))
+  const leaveSocket = keepSocket(server, options.path, group, options.lookEvery ?? lookEvery, (text) =>
+    options.onError?.('control socket', new Error(text))
+  )
   return {
     close: async () => {
+      leaveSocket()
       await closeServer(server, monitors)
       connections.close()
     }

@@ -1,8 +1,9 @@
 // The control socket as a file: taken over from a dead daemon, never from a
-// live one, and at no moment open to more people than it should be.
+// live one, at no moment open to more people than it should be, and made anew when
+// somebody has removed it.
 
 import { chmodSync, chownSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs'
-import { connect, type Server } from 'node:net'
+import { connect, createServer, type Server } from 'node:net'
 import { dirname } from 'node:path'
 
 /**
@@ -30,6 +31,65 @@ export async function listenOnSocket(server: Server, path: string, group: number
   if (group !== null) {
     chownSync(path, 0, group)
     chmodSync(path, 0o660)
+  }
+}
+
+/**
+ * Looks every `interval` milliseconds whether the path still leads to the socket that listens there, and if not makes
+ * another that hands its connections to the server. What stands in its way, and that it was gone, is told. Returns how
+ * to end that.
+ */
+export function keepSocket(
+  server: Server,
+  path: string,
+  group: number | null,
+  interval: number,
+  tell: (text: string) => void
+): () => void {
+  let identity = identityOf(path)
+  let told = ''
+  let another: Server | null = null
+  let busy = false
+  const listenAgain = async () => {
+    const next = createServer((socket) => server.emit('connection', socket))
+    next.maxConnections = server.maxConnections
+    await removeStale(path)
+    // it would take the new one's name off
+    another?.close()
+    await listenOnSocket(next, path, group)
+    next.on('error', (error) => tell(error.message))
+    another = next
+    identity = identityOf(path)
+    tell(`${path} was removed or replaced: listening there again`)
+  }
+  const look = async () => {
+    if (busy || (identity !== null && identityOf(path) === identity)) return
+    busy = true
+    try {
+      await listenAgain()
+      told = ''
+    } catch (error) {
+      const { message } = error as Error
+      if (message !== told) tell(message)
+      told = message
+    } finally {
+      busy = false
+    }
+  }
+  const timer = setInterval(() => void look(), interval)
+  timer.unref()
+  return () => {
+    clearInterval(timer)
+    another?.close()
+  }
+}
+
+function identityOf(path: string): string | null {
+  try {
+    const { dev, ino } = lstatSync(path, { bigint: true })
+    return `${dev}:${ino}`
+  } catch {
+    return null
   }
 }
 

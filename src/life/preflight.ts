@@ -4,6 +4,7 @@
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { Refusal, refusalUnlessTransient } from '../datapath/refusal.js'
+import { lockName } from '../lock-holder.js'
 import { native } from '../native.js'
 
 export interface Lock {
@@ -30,7 +31,7 @@ export function lockRunDirectory(directory: string): Lock {
   } catch (error) {
     throw refusalUnlessTransient(`cannot make the run directory ${directory}: ${(error as Error).message}`, error)
   }
-  const path = join(directory, 'hostrouted.lock')
+  const path = join(directory, lockName)
   const lock = native().lockFile(path)
   if (lock) return lock
   throw new Refusal(

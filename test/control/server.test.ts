@@ -12,6 +12,7 @@ import { controlClient } from '../../src/control/client.js'
 import type { FailureCode } from '../../src/control/failure.js'
 import type { EventRow } from '../../src/control/packet-api.js'
 import { type ControlServer, startControlServer } from '../../src/control/server.js'
+import { lockRunDirectory } from '../../src/life/preflight.js'
 import { fakeDrops, fakeEvent, fakeNode, fakeRow, fakeStatus } from './fake.js'
 
 async function start(t: Test, change: Partial<NodeControl> = {}) {
@@ -270,6 +271,59 @@ t.test('[L7] the socket of a dead daemon is replaced, that of a live one is not'
   await t.rejects(startControlServer({ path: stale, control: fakeNode() }), { message: /is not a socket/ })
   t.ok(existsSync(stale))
 })
+
+t.test(
+  '[L7] a socket that somebody removes or replaces is made anew, and the command says that the daemon runs',
+  async (t) => {
+    const directory = mkdtempSync(join(tmpdir(), 'hr-removed-'))
+    const path = join(directory, 'control.sock')
+    const errors: unknown[] = []
+    const lock = lockRunDirectory(directory)
+    const server = await startControlServer({
+      path,
+      control: fakeNode(),
+      lookEvery: 300,
+      onError: (_text, error) => errors.push((error as Error).message)
+    })
+    t.teardown(() => rmSync(directory, { recursive: true, force: true }))
+    const client = controlClient(path)
+    const answers = () => client.get<Status>('/v1/status').then(({ value }) => value.pid === 4711)
+    const answersAgain = async () => {
+      while (!(await answers().catch(() => false))) await sleep(50)
+    }
+    for (let time = 1; time <= 2; time++) {
+      rmSync(path)
+      await t.rejects(answers(), {
+        code: 'no-answer',
+        message: `hostrouted runs (process ${process.pid}), but there is no`
+      })
+      await answersAgain()
+      t.same(errors, Array(time).fill(`${path} was removed or replaced: listening there again`))
+    }
+    const child = spawn(process.execPath, [
+      '-e',
+      `require('node:fs').unlinkSync(process.argv[1]); require('node:net').createServer().listen(process.argv[1])`,
+      path
+    ])
+    const { ino } = lstatSync(path)
+    while (lstatSync(path, { throwIfNoEntry: false })?.ino === ino) await sleep(5)
+    child.kill('SIGKILL')
+    await answersAgain()
+    rmSync(path)
+    writeFileSync(path, 'precious')
+    while (!String(errors.at(-1)).includes('is not a socket')) await sleep(20)
+    const told = errors.length
+    await sleep(700)
+    t.equal(errors.length, told, 'told once')
+    t.ok(existsSync(path))
+    rmSync(path)
+    await answersAgain()
+    await server.close()
+    t.notOk(existsSync(path))
+    lock.close()
+    await t.rejects(answers(), { code: 'not-running', message: /is not running: there is no socket/ })
+  }
+)
 
 t.test('closing ends streams and idle connections', async (t) => {
   const { server, client, node } = await start(t)
