@@ -16,7 +16,7 @@ const preload = fileURLToPath(new URL('../lab/faults.js', import.meta.url))
 t.test('calls of disabling that fail, once or for as long as it lasts', async (t) => {
   const orders = `/run/hr-disable-${process.pid}`
   const record = `${orders}-calls`
-  t.teardown(() => [orders, record].forEach((path) => rmSync(path, { force: true })))
+  t.teardown(() => [orders, `${orders}.fired`, record].forEach((path) => rmSync(path, { force: true })))
   const order = (next: Orders) => writeFileSync(orders, JSON.stringify(next))
   order({})
   const environment = { NODE_OPTIONS: `--import=${preload}`, HOSTROUTE_FAULTS: orders }

@@ -81,7 +81,7 @@ t.test('what is removed is made again, and the next daemon takes it over', async
 
 t.test('what cannot be made again is a problem until it can', async (t) => {
   const orders = join('/run', `hr-pins-${process.pid}`)
-  t.teardown(() => rmSync(orders, { force: true }))
+  t.teardown(() => [orders, `${orders}.fired`].forEach((path) => rmSync(path, { force: true })))
   const order = (next: Orders) => writeFileSync(orders, JSON.stringify(next))
   order({})
   const environment = { NODE_OPTIONS: `--import=${preload}`, HOSTROUTE_FAULTS: orders }
