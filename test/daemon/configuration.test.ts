@@ -19,6 +19,8 @@ function opened(directory: string, text: string, more: Partial<ConfigurationOpti
 
 t.test('what cannot be brought into force is taken back', async (t) => {
   const { path, stateDirectory, problems, configuration } = opened(t.testdir({}), 'lease: 5m\n')
+  /** Without the line that says what follows. */
+  const kept = () => readFileSync(join(stateDirectory, 'config.yaml'), 'utf8').replace(/^# .*\n/, '')
   const used: (number | null)[] = []
   const use = async ({ lease }: Config) => {
     used.push(lease)
@@ -30,12 +32,12 @@ t.test('what cannot be brought into force is taken back', async (t) => {
   t.equal(configuration.config.lease, 300_000)
   t.match(configuration.status(), { error: /no room/ })
   t.match(problems.text('configuration-not-valid'), /no room; the configuration in force stays/)
-  t.equal(readFileSync(join(stateDirectory, 'config.yaml'), 'utf8'), 'lease: 5m\n', 'nor is it kept')
+  t.equal(kept(), 'lease: 5m\n', 'nor is it kept')
   writeFileSync(path, 'lease: 8m\n')
   t.match(await configuration.reload(use), { ok: true, problems: [] })
   t.equal(configuration.status().error, null)
   t.equal(problems.text('configuration-not-valid'), null)
-  t.equal(readFileSync(join(stateDirectory, 'config.yaml'), 'utf8'), 'lease: 8m\n')
+  t.equal(kept(), 'lease: 8m\n')
 })
 
 t.test('what failed for want of something is tried again until it works, or until the file is another', async (t) => {
