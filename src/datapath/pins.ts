@@ -71,6 +71,7 @@ export class MapPins {
     this.names = readdirSync(directory, { withFileTypes: true })
       .filter((entry) => !entry.isDirectory() && entry.name !== 'control')
       .map(({ name }) => name)
+      .filter((name) => hasMap(object, name))
     this.names.push('control')
   }
 
@@ -92,6 +93,17 @@ export class MapPins {
         map.close()
       }
     })
+  }
+}
+
+/** false: what is pinned by this name is somebody else's. */
+function hasMap(object: Pick<LoadedObject, 'map'>, name: string): boolean {
+  try {
+    object.map(name).close()
+    return true
+  } catch (error) {
+    if ((error as NativeError).code === 'ENOENT') return false
+    throw error
   }
 }
 
