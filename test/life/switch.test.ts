@@ -1,7 +1,18 @@
 // The switch and the last good configuration on disk.
 
 import { execFileSync } from 'node:child_process'
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  rmSync,
+  writeFileSync
+} from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
 import { ConfigError } from '../../src/config/config.js'
@@ -104,9 +115,12 @@ t.test('what is kept is what was in force, whatever the file has become meanwhil
 })
 
 t.test('a disk that is full is told of, and what was kept stays', async (t) => {
-  const disk = t.testdir({})
+  const disk = mkdtempSync(join(tmpdir(), 'hr-full-'))
   execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', disk])
-  t.teardown(() => execFileSync('umount', ['-l', disk]))
+  t.teardown(() => {
+    execFileSync('umount', ['-l', disk])
+    rmdirSync(disk)
+  })
   const path = join(disk, 'file')
   replaceFile(path, 'before')
   writeFileSync(join(disk, 'ballast'), Buffer.alloc(40_000))
