@@ -73,6 +73,7 @@ export class MapPins {
       .map(({ name }) => name)
       .filter((name) => hasMap(object, name))
     this.names.push('control')
+    for (const name of this.names) this.pins.saw(join(directory, name))
   }
 
   /** Pins again what is not pinned any more, or is another map's pin. Returns the maps' names. Throws; then the rest is as it was. */
