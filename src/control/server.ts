@@ -48,8 +48,9 @@ const tooMuchUnread = 'answers that nobody takes fill all the room there is: try
 export async function startControlServer(options: ControlServerOptions): Promise<ControlServer> {
   const server = createServer({
     maxHeaderSize: 8 * 1024,
-    headersTimeout: 5000,
-    requestTimeout: 10_000,
+    // long enough for a request that has come while something held the event loop
+    headersTimeout: 12_000,
+    requestTimeout: 20_000,
     keepAliveTimeout: 5000,
     connectionsCheckingInterval: 1000
   })
