@@ -65,7 +65,7 @@ t.test('a reload for which there are no descriptors', async (t) => {
   const inForce = async () => (await status(node)).counts.routes4.capacity
   const before = await inForce()
 
-  order(always('loadObjectLater', 'EMFILE'))
+  order(always('loadObjectLater hostroute', 'EMFILE'))
   daemon.writeConfig(limits(3000))
   const refused = (await control(node).post<ReloadResult>('/v1/reload')).value
   t.match(refused, { ok: false, problems: [/could not be brought into force: .*EMFILE/] })
@@ -78,7 +78,7 @@ t.test('a reload for which there are no descriptors', async (t) => {
   t.equal(await inForce(), 3000, 'it is in force by itself')
   t.match(await status(node), { problems: [], configuration: { error: null } })
 
-  order(always('loadObjectLater', 'EMFILE'))
+  order(always('loadObjectLater hostroute', 'EMFILE'))
   daemon.writeConfig(limits(4000))
   await control(node).post('/v1/reload')
   await isToBeTried(t, node, 'configuration-not-in-force', 60)
