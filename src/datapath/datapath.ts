@@ -371,7 +371,6 @@ export class Datapath {
 
   /** Maps of other sizes than configured are replaced, under traffic. true: some were. Throws; then all is as before. */
   private async resize(config: Config): Promise<boolean> {
-    this.finishing.finish()
     this.mendMaps()
     this.resizing = true
     try {
