@@ -140,8 +140,8 @@ t.test('garbage, half requests, endless headers and huge bodies hurt nobody', as
 t.test('a request that never ends is cut off', async (t) => {
   const { path } = await start(t)
   const begun = performance.now()
-  t.match(await raw(path, 'GET /v1/status HTTP/1.1\r\nhost: x\r\n', 20_000), /^HTTP\/1\.1 408/)
-  t.ok(performance.now() - begun < 9000)
+  t.match(await raw(path, 'GET /v1/status HTTP/1.1\r\nhost: x\r\n', 40_000), /^HTTP\/1\.1 408/)
+  t.ok(performance.now() - begun < 30_000)
 })
 
 t.test('200 requests at once are all answered', async (t) => {
