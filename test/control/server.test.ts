@@ -141,7 +141,7 @@ t.test('a request that never ends is cut off', async (t) => {
   const { path } = await start(t)
   const begun = performance.now()
   t.match(await raw(path, 'GET /v1/status HTTP/1.1\r\nhost: x\r\n', 40_000), /^HTTP\/1\.1 408/)
-  t.ok(performance.now() - begun < 30_000)
+  t.ok(performance.now() - begun < 15_000)
 })
 
 t.test('200 requests at once are all answered', async (t) => {
