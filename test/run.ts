@@ -11,6 +11,7 @@ import { parseArgs } from 'node:util'
 import { Parser, type Result } from 'tap-parser'
 
 interface Report {
+  name: string
   passed: number
   failures: string[]
   skips: string[]
@@ -54,7 +55,7 @@ function testFiles(): TestFile[] {
 
 function runFile(file: TestFile): Promise<Report> {
   const start = Date.now()
-  const report: Report = { passed: 0, failures: [], skips: [], seconds: 0 }
+  const report: Report = { name: file.source, passed: 0, failures: [], skips: [], seconds: 0 }
   const compiled = `build/js/${file.source.replace(/\.ts$/, '.js')}`
   const child = spawn(process.execPath, ['--enable-source-maps', compiled], {
     cwd: root,
@@ -124,7 +125,7 @@ function details(result: Result): string {
 }
 
 /** One check that is a command: it fails with what it printed. */
-async function runCheck(argv: string[]): Promise<Report> {
+async function runCheck(name: string, argv: string[]): Promise<Report> {
   const start = Date.now()
   const [file = '', ...rest] = argv
   const child = spawn(file, rest, { cwd: root, stdio: ['ignore', 'pipe', 'pipe'] })
@@ -142,9 +143,9 @@ async function runCheck(argv: string[]): Promise<Report> {
   })
   running.delete(child)
   const seconds = (Date.now() - start) / 1_000
-  if (status === 0) return { passed: 1, failures: [], skips: [], seconds }
+  if (status === 0) return { name, passed: 1, failures: [], skips: [], seconds }
   const shown = output.trim().split('\n').slice(0, 80).join('\n')
-  return { passed: 0, failures: [`${argv.slice(0, 3).join(' ')} …\n${shown}`], skips: [], seconds }
+  return { name, passed: 0, failures: [`${argv.slice(0, 3).join(' ')} …\n${shown}`], skips: [], seconds }
 }
 
 function lintChecks(): [string, string[]][] {
@@ -168,8 +169,9 @@ function clangFormat(): string {
 
 const reports: Report[] = []
 
-function show(name: string, report: Report): void {
+function show(report: Report): void {
   reports.push(report)
+  const { name } = report
   const skips = report.skips.length > 0 ? `, ${report.skips.length} skipped` : ''
   const failed = report.failures.length > 0 ? `, ${report.failures.length} FAILED` : ''
   const word = report.failures.length > 0 ? 'not ok' : 'ok    '
@@ -188,7 +190,7 @@ async function runAll(checks: [string, string[]][], files: TestFile[]): Promise<
     ...checks.map(
       ([name, argv]) =>
         () =>
-          runAndShow(name, () => runCheck(argv))
+          runAndShow(name, () => runCheck(name, argv))
     ),
     ...beside.filter((file) => !file.waits).map(jobOf)
   ]
@@ -204,10 +206,10 @@ async function runAndShow(name: string, run: () => Promise<Report>): Promise<voi
   const start = Date.now()
   const note = setInterval(() => {
     console.log(`       ${name} is still running … ${Math.round((Date.now() - start) / 1_000)} s`)
-  }, 20_000)
+  }, 60_000)
   const report = await run()
   clearInterval(note)
-  show(name, report)
+  show(report)
 }
 
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
@@ -251,5 +253,7 @@ else {
 const sum = (count: (report: Report) => number) => reports.reduce((total, report) => total + count(report), 0)
 const failed = sum(({ failures }) => failures.length)
 const skipped = sum(({ skips }) => skips.length)
+if (failed > 0) console.log('\nFailed:')
+for (const { name, failures } of reports) for (const failure of failures) console.log(`${name}\n    ✗ ${failure}`)
 console.log(`\n${sum(({ passed }) => passed)} passed, ${failed} failed, ${skipped} skipped`)
 process.exitCode = failed > 0 ? 1 : 0
