@@ -8,6 +8,7 @@ import { parseConfig } from '../../src/config/config.js'
 import { measureJiffies } from '../../src/datapath/clock.js'
 import { ControlBlock } from '../../src/datapath/control-block.js'
 import { decodeCounter } from '../../src/maps/codec.js'
+import { STRUCTS } from '../../src/maps/layout.js'
 import { createWriter, type Writer } from '../../src/maps/writer.js'
 import { type BpfMap, type BpfObject, native } from '../../src/native.js'
 import { type Sync, startSync } from '../../src/netlink/sync.js'
@@ -199,7 +200,7 @@ export class Programs {
       protocol: protocol === 'icmp' && family === 6 ? 58 : PROTOCOLS[protocol]
     })
     const flow = this.object.map(`flows${family}`).lookup(key)
-    return flow ? this.writer.nexthopKey(flow.readUInt32LE(0)) : undefined
+    return flow ? this.writer.nexthopKey(flow.readUInt16LE(STRUCTS.flow.offset.nexthop)) : undefined
   }
 
   /** Packets by reason since the object was loaded, all devices together. */
