@@ -105,4 +105,26 @@ struct delete_args {
 	__u32 deleted; /* added to */
 }; /* 88 */
 
+/* Rows of flows* or reverse* of an earlier generation. */
+struct merge_rows {
+	union {
+		struct tuple4 four;
+		struct tuple6 six;
+	} key[FLOW_BATCH];
+	union {
+		struct flow flow;
+		struct reverse reverse;
+	} value[FLOW_BATCH];
+}; /* 49152 */
+
+/* Context of the `merge` program (SEC("syscall")): rows of an earlier table, in merge_rows. */
+struct merge_args {
+	__u32 family;      /* 4 or 6 */
+	__u32 reverse;     /* 1: of reverse*, 0: of flows* */
+	__u32 count;       /* rows in merge_rows */
+	__u32 knows_since; /* 0: `since` is not known */
+	__u32 since;       /* jiffies (low 32 bits): what was written before is the same in both */
+	__s32 error;       /* out: of a row that could not be inserted, negative; 0: none */
+}; /* 24 */
+
 #endif

@@ -15,7 +15,8 @@
  * icmp_error_translate.h do the same for what carries no ports of its own,
  * options.h lets those behind IP options and extension headers in. expire.h ends
  * old flows, delete_flows.h those that an operator has chosen, lease.h the hot
- * path when the daemon is gone for long.
+ * path when the daemon is gone for long; merge.h takes in what was written into
+ * tables that others replace.
  * Before the stages the hot path (hot_path.h) takes what is most plain, and what
  * opens and closes a flow (hot_path_edge.h).
  * Every write to a packet is in packet_write.h, or in packet_store.h for rare ones.
@@ -33,6 +34,7 @@
 #include "uplink_filter.h"
 #include "expire.h"
 #include "delete_flows.h"
+#include "merge.h"
 #include "lease.h"
 
 /* GPL: bpf_redirect_neigh, bpf_skc_lookup_tcp and others ask for it. */

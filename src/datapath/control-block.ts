@@ -109,7 +109,7 @@ export class ControlBlock {
 
   /** The device where programs send what they cannot finish; 0: there is none. */
   setDetour(ifindex: number): void {
-    this.write32(offset.detour, ifindex)
+    setDetourIn(this.object, ifindex)
   }
 
   setPortCount(count: number): void {
@@ -202,9 +202,7 @@ export class ControlBlock {
   }
 
   private write32(at: number, value: number): void {
-    const bytes = Buffer.alloc(4)
-    bytes.writeUInt32LE(value >>> 0)
-    this.object.writeControl(at, bytes)
+    this.object.writeControl(at, word(value))
   }
 
   private write64(at: number, value: bigint): void {
@@ -214,10 +212,21 @@ export class ControlBlock {
   }
 }
 
+type Section = Pick<BpfObject, 'readControl' | 'writeControl'>
+
 /** Before there is a control block; it has the hot path steered anew. */
-export function pauseIn(object: Pick<BpfObject, 'readControl' | 'writeControl'>, on: boolean): void {
-  const bytes = object.readControl().subarray(offset.flags, offset.flags + 4)
-  const flags = bytes.readUInt32LE()
-  bytes.writeUInt32LE((on ? flags | CODES.CONTROL_PAUSED : flags & ~CODES.CONTROL_PAUSED) >>> 0)
-  object.writeControl(offset.flags, bytes)
+export function pauseIn(object: Section, on: boolean): void {
+  const flags = object.readControl().readUInt32LE(offset.flags)
+  if (on) object.writeControl(offset.straight, word(0))
+  object.writeControl(offset.flags, word(on ? flags | CODES.CONTROL_PAUSED : flags & ~CODES.CONTROL_PAUSED))
+}
+
+export function setDetourIn(object: Section, ifindex: number): void {
+  object.writeControl(offset.detour, word(ifindex))
+}
+
+function word(value: number): Buffer {
+  const bytes = Buffer.alloc(4)
+  bytes.writeUInt32LE(value >>> 0)
+  return bytes
 }

@@ -23,18 +23,17 @@ import type { Plan, WantedDevice } from '../plan/types.js'
 import { isTransient, together } from '../transient.js'
 import { Accounts } from './accounts.js'
 import { measureJiffies, readClock } from './clock.js'
-import { ControlBlock, pauseIn } from './control-block.js'
+import { ControlBlock } from './control-block.js'
 import { Detour } from './detour.js'
 import { Finishing } from './finishing.js'
 import { Hooks } from './hooks.js'
 import { pinned, removePins } from './leftovers.js'
 import { capacities, planResizing, sizesOf } from './limits.js'
 import { LiveObject } from './live-object.js'
-import { type Migration, migrate, recover, type Unfinished } from './migration.js'
-import { type Pinned, replacePinned } from './pinned-programs.js'
+import { migrate } from './migration.js'
 import { MapPins, preparePinDirectory } from './pins.js'
 import { Refusal } from './refusal.js'
-import { conversion, upgrade } from './upgrade.js'
+import { goOn, upgrade } from './upgrade.js'
 
 export interface DatapathOptions {
   config: Config
@@ -507,20 +506,17 @@ async function loadOver(options: DatapathOptions, detour: Detour, finishing: Fin
   const sizes = sizesOf(config)
   const loadFresh = (fresh: readonly string[], freshDirectory: string) =>
     native().loadObjectLater({ sizes, pinDirectory, fresh: [...fresh], freshDirectory })
-  const place = { pinDirectory, journalPath: journalOf(runDirectory), xdp: config.uplink.xdp, log }
   if (pinned(pinDirectory) === 'nothing') return load(config, pinDirectory)
+  const replacing = {
+    ...{ pinDirectory, journalPath: journalOf(runDirectory), xdp: config.uplink.xdp, log },
+    load: loadFresh,
+    openDetour(next: BpfObject) {
+      detour.open(next)
+      return detour.ifindex
+    }
+  }
   try {
-    const goneOn = await goOn(place, loadFresh)
-    const unfinished =
-      goneOn ??
-      (await upgrade({
-        ...place,
-        load: loadFresh,
-        openDetour(next) {
-          detour.open(next)
-          return detour.ifindex
-        }
-      }))
+    const unfinished = (await goOn(replacing)) ?? (await upgrade(replacing))
     if (unfinished) {
       finishing.begin(unfinished)
       return unfinished.next
@@ -534,18 +530,4 @@ async function loadOver(options: DatapathOptions, detour: Detour, finishing: Fin
     )
   }
   return load(config, pinDirectory)
-}
-
-/** An earlier daemon ended while it replaced maps. null: none did, or nothing of it can be used. */
-function goOn(pinned: Omit<Pinned, 'object'>, loadFresh: Migration['load']): Promise<Unfinished | null> {
-  const { pinDirectory } = pinned
-  const pinnedMap = (name: string) => native().openPinnedMap(join(pinDirectory, name))
-  return recover({
-    pinDirectory,
-    old: pinnedMap,
-    convert: (name, next) => conversion(pinnedMap(name), next.map(name)),
-    load: loadFresh,
-    pause: (on, next) => pauseIn(next, on),
-    replace: (next) => replacePinned({ ...pinned, object: next })
-  })
 }

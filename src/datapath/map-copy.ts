@@ -1,7 +1,7 @@
 // Rows of a map into another one that takes its place (migration.ts).
 
-import { CODES, STRUCTS } from '../maps/layout.js'
-import type { BpfMap, NativeError } from '../native.js'
+import { CODES, FLOW_BATCH, STRUCTS } from '../maps/layout.js'
+import type { BpfMap, BpfObject } from '../native.js'
 
 export interface Rows {
   keys: Buffer
@@ -28,9 +28,8 @@ export const isCopied = (name: string): boolean => copied.has(name) || inThePaus
 export const inThePause = (name: string): boolean => flowTables.has(name) || charged.has(name)
 
 const rowsAtOnce = 8192
-const onlyIfAbsent = 1
 const hashes = new Set([1, 5, 9, 10])
-const { flow, reverse, counter } = STRUCTS
+const { flow, reverse, counter, merge_args, merge_rows } = STRUCTS
 
 /** Into an empty map. `flows`: entries that a program is about to delete are left out. Throws NativeError. */
 export function copyRows(from: BpfMap, to: BpfMap, convert: Convert | null, flows: boolean): void {
@@ -43,34 +42,35 @@ export function copyRows(from: BpfMap, to: BpfMap, convert: Convert | null, flow
 }
 
 /**
- * What programs have written into an old table after it was copied: entries that
- * are missing in the new one, and what they have seen of the others. since: jiffies
- * before which nothing was written; null: not known.
+ * What programs have written into an old table after it was copied, by a program (bpf/merge.h):
+ * entries that are missing in the new one, and what they have seen of the others. since: jiffies
+ * before which nothing was written; null: not known. Throws when an entry finds no room.
  */
-export function mergeRows(from: BpfMap, to: BpfMap, convert: Convert | null, name: string, since: number | null): void {
+export function mergeRows(from: BpfMap, next: Merging, convert: Convert | null, name: string, since: number | null) {
   const isFlow = name.startsWith('flows')
   const { seen, life } = (isFlow ? flow : reverse).offset
-  const { keySize, valueSize } = to.info
-  for (const rows of partsOf(from)) {
-    const { keys, values, count } = convert ? convert(rows) : rows
-    for (let row = 0; row < count; row++) {
-      const value = values.subarray(row * valueSize, (row + 1) * valueSize)
-      if (value.readUInt32LE(life) === CODES.FLOW_DEAD) continue
-      const older = since !== null && isBefore(value.readUInt32LE(seen), since)
-      if (older && !(isFlow && mayHaveHeard(value))) continue
-      const key = keys.subarray(row * keySize, (row + 1) * keySize)
-      const have = to.lookup(key)
-      if (have) mergeRow(to, key, value, have, { isFlow, older, since })
-      // that has ended since it was copied
-      else if (!older) insert(to, key, value)
+  const batch = new MergeBatch(next, name, since)
+  try {
+    for (const rows of partsOf(from)) {
+      const { keys, values, count } = convert ? convert(rows) : rows
+      const [keySize, valueSize] = count === 0 ? [0, 0] : [keys.length / count, values.length / count]
+      for (let row = 0; row < count; row++) {
+        const value = values.subarray(row * valueSize, (row + 1) * valueSize)
+        if (value.readUInt32LE(life) === CODES.FLOW_DEAD) continue
+        const older = since !== null && isBefore(value.readUInt32LE(seen), since)
+        if (older && !(isFlow && mayHaveHeard(value))) continue
+        batch.add(keys.subarray(row * keySize, (row + 1) * keySize), value)
+      }
     }
+    batch.run()
+  } finally {
+    batch.close()
   }
 }
 
 const isBefore = (jiffies: number, than: number): boolean => ((jiffies - than) | 0) < 0
 
 const ofRemote = CODES.SEEN_REMOTE_FIN | CODES.SEEN_REMOTE_RST
-const resets = CODES.SEEN_RST | CODES.SEEN_REMOTE_RST
 
 /** What the remote says changes a flow, and not when the pod's last packet was. */
 function mayHaveHeard(value: Buffer): boolean {
@@ -79,53 +79,50 @@ function mayHaveHeard(value: Buffer): boolean {
   return acknowledged || (tcp & ofRemote) !== 0
 }
 
-interface Merging {
-  isFlow: boolean
-  /** As it was when it was copied, but for what the remote has said. */
-  older: boolean
-  since: number | null
-}
+type Merging = Pick<BpfObject, 'map' | 'testRun'>
 
-function mergeRow(to: BpfMap, key: Buffer, value: Buffer, have: Buffer, { isFlow, older, since }: Merging): void {
-  const { seen, life } = (isFlow ? flow : reverse).offset
-  const later = isBefore(have.readUInt32LE(seen), value.readUInt32LE(seen))
-  const merged = Buffer.from(have)
-  if (isFlow) mergeFlow(merged, value, later, since)
-  else mergeReverse(merged, value, later)
-  if (older && merged.equals(have)) return
-  if (have.readUInt32LE(life) === CODES.FLOW_DYING) merged.writeUInt32LE(CODES.FLOW_LIVE, life)
-  if (merged.equals(have)) return
-  if (later) value.copy(merged, seen, seen, seen + 4)
-  to.update(key, merged)
-}
+class MergeBatch {
+  private readonly context = Buffer.alloc(merge_args.size)
+  private readonly rows = Buffer.alloc(merge_rows.size)
+  private readonly map: BpfMap
+  private count = 0
 
-/** later: it was the old table where the pod spoke last. */
-function mergeFlow(merged: Buffer, value: Buffer, later: boolean, since: number | null): void {
-  const { tcp, expected, seen } = flow.offset
-  const [have, old] = [merged.readUInt8(tcp), value.readUInt8(tcp)]
-  const wasReset = (old & resets) !== 0
-  const spoken = isBefore(value.readUInt32LE(seen), merged.readUInt32LE(seen))
-  // a RST that was copied may have turned out to be none
-  const isReset = wasReset && (!spoken || (since !== null && !isBefore(value.readUInt32LE(expected), since)))
-  merged.writeUInt8(have | (isReset ? old : old & ~resets), tcp)
-  if ((have & resets) === 0 && (wasReset ? isReset : later)) value.copy(merged, expected, expected, expected + 4)
-}
+  constructor(
+    private readonly next: Merging,
+    private readonly name: string,
+    since: number | null
+  ) {
+    this.map = next.map('merge_rows')
+    this.context.writeUInt32LE(name.endsWith('4') ? 4 : 6, merge_args.offset.family)
+    this.context.writeUInt32LE(name.startsWith('reverse') ? 1 : 0, merge_args.offset.reverse)
+    this.context.writeUInt32LE(since === null ? 0 : 1, merge_args.offset.knows_since)
+    this.context.writeUInt32LE(since ?? 0, merge_args.offset.since)
+  }
 
-function mergeReverse(merged: Buffer, value: Buffer, later: boolean): void {
-  const { tcp, replied } = reverse.offset
-  merged.writeUInt8(merged.readUInt8(tcp) | value.readUInt8(tcp), tcp)
-  if (merged.readUInt8(replied) === 0 || (later && value.readUInt8(replied) !== 0))
-    value.copy(merged, replied, replied, replied + 1)
-}
+  add(key: Buffer, value: Buffer): void {
+    key.copy(this.rows, merge_rows.offset.key + this.count * keyRoom)
+    value.copy(this.rows, merge_rows.offset.value + this.count * valueRoom)
+    this.count++
+    if (this.count === FLOW_BATCH) this.run()
+  }
 
-function insert(to: BpfMap, key: Buffer, value: Buffer): void {
-  try {
-    to.update(key, value, onlyIfAbsent)
-  } catch (error) {
-    // a program was first
-    if ((error as NativeError).code !== 'EEXIST') throw error
+  run(): void {
+    if (this.count === 0) return
+    this.map.update(firstRow, this.rows)
+    this.context.writeUInt32LE(this.count, merge_args.offset.count)
+    this.count = 0
+    const error = this.next.testRun('merge', { context: this.context }).context.readInt32LE(merge_args.offset.error)
+    if (error !== 0) throw new Error(`an entry of ${this.name} cannot be merged (error ${-error})`)
+  }
+
+  close(): void {
+    this.map.close()
   }
 }
+
+const keyRoom = STRUCTS.tuple6.size
+const valueRoom = flow.size
+const firstRow = Buffer.alloc(4)
 
 /** Sums over the CPUs, and what was carried before: written, not added, so that it may be done twice. */
 export function addCounts(

@@ -53,7 +53,7 @@ export interface Migration {
   prepare(next: BpfObject): () => void
 }
 
-type Recovery = Omit<Migration, 'fresh' | 'putBack' | 'prepare' | 'jiffies'>
+type Recovery = Omit<Migration, 'fresh' | 'putBack' | 'prepare'>
 
 const part = (pinDirectory: string) => join(pinDirectory, 'next-part')
 const whole = (pinDirectory: string) => join(pinDirectory, 'next')
@@ -155,13 +155,43 @@ export async function recover(recovery: Recovery): Promise<Unfinished | null> {
     discard(whole(pinDirectory))
     return null
   }
-  // where it fails for good the start says so for each device, when it attaches them
-  const failed = recovery.replace(next)
-  if (failed.some(isTransient)) {
-    next.close()
-    throw together(failed)
+  const migration = { ...recovery, fresh }
+  let since: number | null
+  let began: number
+  try {
+    // flows have gone on to begin in the old tables; most are brought over before the pause
+    since = mergeFlows(migration, next, null)
+    began = performance.now()
+    recovery.pause(true, next)
+    waitForPrograms()
+    // else an answer to a flow that began a moment ago would find no entry, and be the stack's
+    since = mergeFlows(migration, next, since)
+    const failed = recovery.replace(next)
+    // where it fails for good the start says so for each device, when it attaches them
+    if (failed.some(isTransient)) throw together(failed)
+  } catch (error) {
+    try {
+      recovery.pause(false, next)
+    } finally {
+      next.close()
+    }
+    throw error
   }
-  return { next, paused: 0, finish: finishing({ ...recovery, fresh }, next, null, goOn(recovery, next)) }
+  const goesOn = goOn(recovery, next)
+  const paused = performance.now() - began
+  await sleep(detourTime)
+  return { next, paused, finish: finishing(migration, next, since, goesOn) }
+}
+
+/** Returns the jiffies before which both have the same; null: it is not known, for it has failed, and finish() says why. */
+function mergeFlows(migration: Finishing & Pick<Migration, 'jiffies'>, next: BpfObject, since: number | null) {
+  const now = (migration.jiffies(next) - tolerance) >>> 0
+  try {
+    for (const name of migration.fresh) if (isFlowTable(name)) merge(migration, next, name, since)
+    return now
+  } catch {
+    return since
+  }
 }
 
 function copyAll(migration: Migration, next: BpfObject, which: (name: string) => boolean): void {
@@ -183,7 +213,7 @@ function putInPlace(migration: Migration, next: BpfObject): void {
   throw together([...failed, ...migration.putBack()])
 }
 
-type Finishing = Omit<Migration, 'load' | 'putBack' | 'prepare' | 'jiffies' | 'replace'>
+type Finishing = Pick<Migration, 'pinDirectory' | 'fresh' | 'old' | 'convert' | 'pause'>
 
 /** since: jiffies before which both have the same; null: it is not known. goesOn: the pause is over. */
 function finishing(migration: Finishing, next: BpfObject, since: number | null, goesOn: boolean): () => void {
@@ -211,9 +241,7 @@ function merge(migration: Finishing, next: BpfObject, name: string, since: numbe
   if (!from) return
   try {
     if (name === 'counters') return carryCounts(migration, from, next)
-    const to = next.map(name)
-    mergeRows(from, to, migration.convert(name, next), name, since)
-    to.close()
+    mergeRows(from, next, migration.convert(name, next), name, since)
   } finally {
     from.close()
   }

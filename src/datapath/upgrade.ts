@@ -1,6 +1,6 @@
-// The start that finds maps of another version: those whose layout differs are
-// replaced (migration.ts), so that flows, SNAT and counters survive an upgrade,
-// and the way back.
+// The start that finds maps of another version, or of a change of maps that was
+// not finished. Maps whose layout differs are replaced (migration.ts), so that
+// flows, SNAT and counters survive an upgrade, and the way back.
 
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
@@ -10,9 +10,9 @@ import { raiseGenerations } from '../maps/generations.js'
 import { CODES, DEVICE_SLOTS, LAYOUT, STRUCTS } from '../maps/layout.js'
 import { type BpfMap, type BpfObject, type HeldLink, native } from '../native.js'
 import { readClock } from './clock.js'
-import { pauseIn } from './control-block.js'
+import { pauseIn, setDetourIn } from './control-block.js'
 import type { Convert } from './map-copy.js'
-import { migrate, type Unfinished } from './migration.js'
+import { type Migration, migrate, recover, type Unfinished } from './migration.js'
 import { replacePinned } from './pinned-programs.js'
 
 export interface Upgrade {
@@ -30,50 +30,99 @@ const { control, shared_pod, translating } = STRUCTS
 
 /** null: there is nothing to convert. Throws; then what was pinned goes on. */
 export async function upgrade(options: Upgrade): Promise<Unfinished | null> {
-  const { pinDirectory, journalPath, xdp, log } = options
+  const { pinDirectory, log } = options
   const fresh = native().differingMaps(pinDirectory)
   if (fresh.length === 0) return null
   const began = performance.now()
-  const old = (name: string) => native().openPinnedMap(join(pinDirectory, name))
-  const before = fresh.includes('control') ? new OtherControl(old('control')) : null
+  const other = new Other()
   const held = holdPrograms(pinDirectory)
   try {
     const unfinished = await migrate({
-      pinDirectory,
+      ...steps(options, other),
       fresh,
-      old,
-      convert: (name, next) => conversion(old(name), next.map(name)),
-      async load(names, directory) {
-        const next = await options.load(names, directory)
-        before?.write('detour', options.openDetour(next))
-        return next
-      },
       pause(on, next) {
-        before?.pause(on)
-        if (on) before?.copyTo(next)
-        else before?.mergeInto(next)
+        other.control?.pause(on)
+        if (on) other.control?.copyTo(next)
+        else other.control?.mergeInto(next)
         pauseIn(next, on)
       },
-      jiffies: (next) => Number(readClock(next).jiffies & 0xffff_ffffn),
-      replace: (next) => replacePinned({ object: next, pinDirectory, journalPath, xdp, log }),
       putBack: () => putBack(held),
       prepare: () => () => {}
     })
     log.info(
       `maps of another version were converted within ${Math.round(performance.now() - began)} ms, new flows waited ${Math.ceil(unfinished.paused)} ms: ${fresh.join(', ')}`
     )
-    return {
-      ...unfinished,
-      finish() {
-        unfinished.finish()
-        before?.close()
-      }
-    }
+    return other.closedBy(unfinished)
   } catch (error) {
-    before?.close()
+    other.close()
     throw error
   } finally {
     for (const { program } of held) program.close()
+  }
+}
+
+/**
+ * An earlier daemon ended while it replaced maps. null: none did, or nothing of it can be used. Throws;
+ * then all is left as it is.
+ */
+export async function goOn(options: Upgrade): Promise<Unfinished | null> {
+  const other = new Other()
+  try {
+    const unfinished = await recover({
+      ...steps(options, other),
+      pause(on, next) {
+        other.control?.pause(on)
+        if (!on) other.control?.mergeInto(next)
+        pauseIn(next, on)
+      }
+    })
+    return unfinished && other.closedBy(unfinished)
+  } catch (error) {
+    other.close()
+    throw error
+  }
+}
+
+function steps(
+  options: Upgrade,
+  other: Other
+): Pick<Migration, 'pinDirectory' | 'old' | 'convert' | 'load' | 'jiffies' | 'replace'> {
+  const { pinDirectory, journalPath, xdp, log } = options
+  const old = (name: string) => native().openPinnedMap(join(pinDirectory, name))
+  return {
+    pinDirectory,
+    old,
+    convert: (name, next) => conversion(old(name), next.map(name)),
+    async load(names, directory) {
+      const next = await options.load(names, directory)
+      if (names.includes('control')) other.control = new OtherControl(old('control'))
+      const detour = options.openDetour(next)
+      other.control?.write('detour', detour)
+      setDetourIn(next, detour)
+      return next
+    },
+    jiffies: (next) => Number(readClock(next).jiffies & 0xffff_ffffn),
+    replace: (next) => replacePinned({ object: next, pinDirectory, journalPath, xdp, log })
+  }
+}
+
+/** The control section of the earlier programs, where it is not the one of the new ones. */
+class Other {
+  control: OtherControl | null = null
+
+  close(): void {
+    this.control?.close()
+    this.control = null
+  }
+
+  closedBy(unfinished: Unfinished): Unfinished {
+    return {
+      ...unfinished,
+      finish: () => {
+        unfinished.finish()
+        this.close()
+      }
+    }
   }
 }
 

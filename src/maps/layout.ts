@@ -204,7 +204,9 @@ export const STRUCTS = {
       chosen: 80,
       deleted: 84
     }
-  }
+  },
+  merge_args: { size: 24, offset: { family: 0, reverse: 4, count: 8, knows_since: 12, since: 16, error: 20 } },
+  merge_rows: { size: 49_152, offset: { key: 0, value: 20_480 } }
 } as const satisfies Record<string, Struct>
 
 /** Codes and flags by their name in the header. */

@@ -9,7 +9,7 @@ const { flow, reverse } = STRUCTS
 const copied = 100_000
 type Fields = Record<string, number>
 
-const objects = [1, 2].map(() => native().loadObject({ programs: [], sizes: { flows4: 64, reverse4: 64 } })) as [
+const objects = [1, 2].map(() => native().loadObject({ programs: ['merge'], sizes: { flows4: 64, reverse4: 64 } })) as [
   BpfObject,
   BpfObject
 ]
@@ -30,7 +30,7 @@ function merged(
   key.writeUInt32LE(++rows)
   from.update(key, encode(name, was))
   if (have) to.update(key, encode(name, have))
-  mergeRows(from, to, null, from.info.name, since)
+  mergeRows(from, objects[1], null, from.info.name, since)
   const value = to.lookup(key)
   from.delete(key)
   for (const map of [from, to]) map.close()
