@@ -136,7 +136,8 @@ export class Node {
       plan: () => this.facts.plan,
       masquerade: () => this.masquerade,
       problems: this.problems,
-      onProblem: (text) => this.problem('hooks', text)
+      onProblem: (text) => this.problem('hooks', text),
+      inTurn: (action) => this.switching.inTurn(action)
     })
     this.egress = new KernelEgress({
       config: () => this.config,
@@ -364,6 +365,7 @@ export class Node {
   private nextTry(code: ProblemCode): number | null {
     if (code === 'device-not-served') return this.keeper.nextDevices
     if (code === 'maps-not-finished') return this.keeper.nextFinish
+    if (code === 'limits-not-in-force') return this.keeper.nextLimits
     return code === 'no-detour' ? this.periodic.nextDetour : null
   }
 
@@ -397,7 +399,7 @@ export class Node {
     const { pods, devices, routes } = this.facts.plan
     const start = takenOver ? 'took over the running datapath' : 'routing by eBPF'
     await this.begin(takenOver)
-    if (takenOver && (await this.datapath?.fitLimits())) this.keeper.refit()
+    if (takenOver) await this.keeper.fitLimits()
     this.datapath?.control.monitor(this.events.wanted)
     this.log.info(`${start}: ${pods.size} pod addresses, ${devices.size} devices, ${routes.size} routes`)
     await this.guardKeeper.start()

@@ -362,8 +362,9 @@ export class Datapath {
       if (resized) this.control.limitFlows(this.flowLimit)
       return resized
     } catch (error) {
-      this.limitsProblem = `limits are not in force as configured, the maps stay as they were: ${(error as Error).message}`
-      this.options.log.error(this.limitsProblem)
+      const text = `limits are not in force as configured, the maps stay as they were: ${(error as Error).message}`
+      if (text !== this.limitsProblem) this.options.log.error(text)
+      this.limitsProblem = text
       return false
     }
   }

@@ -2,7 +2,7 @@
 // not finished. Maps whose layout differs are replaced (migration.ts), so that
 // flows, SNAT and counters survive an upgrade, and the way back.
 
-import { readdirSync } from 'node:fs'
+import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Logger } from '../log.js'
 import { converter, type Layout, layoutOf, offsetOf } from '../maps/convert.js'
@@ -31,7 +31,7 @@ const { control, shared_pod, translating } = STRUCTS
 /** null: there is nothing to convert. Throws; then what was pinned goes on. */
 export async function upgrade(options: Upgrade): Promise<Unfinished | null> {
   const { pinDirectory, log } = options
-  const fresh = native().differingMaps(pinDirectory)
+  const fresh = differing(pinDirectory)
   if (fresh.length === 0) return null
   const began = performance.now()
   const other = new Other()
@@ -59,6 +59,13 @@ export async function upgrade(options: Upgrade): Promise<Unfinished | null> {
   } finally {
     for (const { program } of held) program.close()
   }
+}
+
+/** With `counters` what was counted before them: its new rows are sums, which are the same when they are written twice. */
+function differing(pinDirectory: string): string[] {
+  const fresh = native().differingMaps(pinDirectory)
+  const goesAlong = fresh.includes('counters') && existsSync(join(pinDirectory, 'counted_before'))
+  return goesAlong ? [...new Set([...fresh, 'counted_before'])] : fresh
 }
 
 /**

@@ -1,6 +1,6 @@
 // What a running datapath could not be given is tried again until it has it: maps
-// that could not be written, or have not taken the place of others to the end,
-// programs that could not be attached to a device.
+// that could not be written, or are not of the sizes that are configured, or have not
+// taken the place of others to the end, programs that could not be attached to a device.
 
 import type { Datapath } from '../datapath/datapath.js'
 import type { Plan } from '../plan/types.js'
@@ -10,6 +10,7 @@ import { Retry } from './retry.js'
 
 const mapsTimes = { first: 1_000, most: 30_000 }
 const devicesTimes = { first: 1_000, most: 60_000 }
+const limitsTimes = { first: 5_000, most: 60_000 }
 
 export interface DatapathKeeperOptions {
   /** null: disabled. */
@@ -18,12 +19,18 @@ export interface DatapathKeeperOptions {
   masquerade(): Pick<Masquerade, 'writeAgain'>
   problems: Problems
   onProblem(text: string): void
+  /** After what goes on just now. */
+  inTurn(action: () => Promise<boolean>): Promise<boolean>
 }
 
 export class DatapathKeeper {
   private readonly maps = new Retry(mapsTimes, () => this.writeAgain())
   private readonly devices = new Retry(devicesTimes, () => this.attachAgain())
   private readonly finishing = new Retry(mapsTimes, () => this.options.datapath()?.finishing.attempt() ?? true)
+
+  private readonly limits = new Retry(limitsTimes, () =>
+    this.options.inTurn(() => this.fitLimits()).catch(() => false)
+  )
 
   constructor(private readonly options: DatapathKeeperOptions) {}
 
@@ -43,6 +50,16 @@ export class DatapathKeeper {
     else this.devices.stop()
     if (datapath && datapath.finishing.problem !== null) this.finishing.again()
     else this.finishing.stop()
+    if (datapath && datapath.limitsProblem !== null) this.limits.again()
+    else this.limits.stop()
+  }
+
+  /** Maps of an earlier daemon may have other sizes than configured. true: they have them no more. Never throws: see limitsProblem. */
+  async fitLimits(): Promise<boolean> {
+    const datapath = this.options.datapath()
+    if (!datapath) return true
+    if (await datapath.fitLimits()) this.refit()
+    return datapath.limitsProblem === null
   }
 
   /** Maps of other sizes have taken over. */
@@ -65,8 +82,14 @@ export class DatapathKeeper {
     return this.finishing.next
   }
 
+  /** When limits that could not be brought into force are tried again: milliseconds since 1970; null: there are none. */
+  get nextLimits(): number | null {
+    return this.limits.next
+  }
+
   /** The datapath is about to go, or the process. */
   stop(): void {
+    this.limits.stop()
     this.maps.stop()
     this.finishing.stop()
     this.devices.stop()

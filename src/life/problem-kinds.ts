@@ -63,7 +63,8 @@ const kinds = {
   },
   'limits-not-in-force': {
     affects: 'observation',
-    remedy: 'give limits that hold what is in use, then: hostroute reload',
+    remedy:
+      'it is tried again by itself; where it says that something does not fit, give limits that hold what is in use, then: hostroute reload',
     told: true
   },
   'maps-not-finished': {

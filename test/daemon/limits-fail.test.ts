@@ -94,6 +94,24 @@ t.test('a start that finds new maps half in their place, and no memory: the next
   nothingLeft(t, node)
 })
 
+t.test('a start that cannot bring limits into force serves all the same, and tries again', async (t) => {
+  const { order, environment } = faultsIn(t.testdir({}))
+  const lab = await servedLab(t, {}, { config: { limits: small }, environment })
+  const node = lab.node(0)
+  await node.daemon.kill('SIGKILL')
+  const problem = async () => (await status(node)).problems.find(({ code }) => code === 'limits-not-in-force')
+  order({ fail: { label: 'loadObjectLater hostroute', from: 1, once: false, code: 'ENOMEM' } })
+  await node.startDaemon({ config: { ...plain, limits: large }, environment })
+  await until('it is a problem', async () => typeof (await problem())?.nextTry === 'string')
+  t.match(await problem(), { affects: 'observation', text: /the maps stay as they were: .*ENOMEM/ })
+  t.equal(await sizeOf(node, 'flows4'), 2 * small.flows)
+  order({})
+  await until('they are in force', async () => (await sizeOf(node, 'flows4')) === 2 * large.flows, 20_000)
+  await until('it is no problem', async () => (await problem()) === undefined)
+  await consistent(t, node)
+  nothingLeft(t, node)
+})
+
 for (const [directory, what] of [
   ['next-part', 'before the new maps are whole'],
   ['next', 'when programs of both generations may be attached']
