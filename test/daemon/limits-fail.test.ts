@@ -141,6 +141,29 @@ for (const [directory, what] of [
     nothingLeft(t, node)
   })
 
+t.test('[L1] flows that began by the old programs while the daemon was dead go on', async (t) => {
+  const { order, environment } = faultsIn(t.testdir({}))
+  const lab = await servedLab(t, {}, { config: { limits: small }, environment })
+  const node = lab.node(0)
+  order({ signal: { label: 'object.attachTcx from_pod', name: 'SIGKILL' } })
+  await reload(node, large).catch(() => {})
+  await until('the daemon is dead', () => !node.daemon.running)
+  t.ok(existsSync(`${node.daemon.pinDirectory}/next`), 'when the new maps were whole and no program was replaced')
+  order({})
+  const questions = (['v4', 'v6'] as const).flatMap((family) =>
+    (['tcp', 'udp'] as const).map((protocol) => ({ protocol, address: OUTSIDE[family], port: 7, interval: 1 }))
+  )
+  const flows = await Promise.all([...questions, ...questions].map((question) => node.pod(0).flow(question)))
+  await node.startDaemon({ config: { ...plain, limits: large }, environment })
+  t.equal(await sizeOf(node, 'flows4'), 2 * large.flows)
+  for (const flow of flows) {
+    const { received, sent, error } = await flow.finish()
+    t.match({ received, error }, { received: sent, error: null }, `${sent} questions and answers`)
+  }
+  await consistent(t, node)
+  nothingLeft(t, node)
+})
+
 t.test('100,000 flows move within a moment', async (t) => {
   const lab = await servedLab(t, {}, { config: { limits: { ...small, flows: 131_072 } } })
   const node = lab.node(0)

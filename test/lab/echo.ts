@@ -162,7 +162,9 @@ function flow(question: Question): void {
     process.stdout.write(`${JSON.stringify({ ...report, error })}\n`, () => process.exit(0))
   }
   wire.onError(finish)
-  const ticker = setInterval(() => wire.send(`${report.sent++}\n`), question.interval ?? 5)
+  const ticker = setInterval(() => {
+    if (wire.send(`${report.sent}\n`)) report.sent++
+  }, question.interval ?? 5)
   process.stdin.resume().on('end', () => {
     clearInterval(ticker)
     const patience = Date.now() + 2_000
@@ -176,7 +178,8 @@ function flow(question: Question): void {
 }
 
 interface Wire {
-  send(words: string): void
+  /** false: it is not open yet, and nothing was sent. */
+  send(words: string): boolean
   onError(listener: (error: string) => void): void
 }
 
@@ -184,7 +187,10 @@ function tcpWire(question: Question, onText: (words: string) => void): Wire {
   const socket = connectTcp(question)
   socket.on('data', (chunk: Buffer) => onText(chunk.toString()))
   return {
-    send: (words) => socket.write(words),
+    send(words) {
+      if (!socket.connecting) socket.write(words)
+      return !socket.connecting
+    },
     onError: (listener) => {
       socket.on('error', (error) => listener(error.message))
       socket.on('end', () => listener('the server closed the connection'))
@@ -203,7 +209,10 @@ function udpWire(question: Question, onText: (words: string) => void): Wire {
   socket.on('message', (message) => onText(message.toString()))
   socket.on('error', () => {})
   return {
-    send: (words) => ready && socket.send(words),
+    send(words) {
+      if (ready) socket.send(words)
+      return ready
+    },
     onError: () => {}
   }
 }
