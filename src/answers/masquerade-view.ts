@@ -1,10 +1,10 @@
 // The masquerade policy as the control socket shows it.
 
-import { formatAddress, formatPrefix, parseAddress } from '../address.js'
+import { everything, formatAddress, formatPrefix, parseAddress } from '../address.js'
 import { masqueradesLinkLocal } from '../config/masquerade.js'
 import type { MasqueradeAnswer, MasqueradeStatus } from '../control/api.js'
 import { lackingSources } from '../life/lacking-sources.js'
-import type { Address } from '../state/types.js'
+import type { Address, Prefix } from '../state/types.js'
 import type { NodeView } from './node-view.js'
 import { routeAnswer } from './views.js'
 
@@ -60,12 +60,12 @@ export function masqueradeAnswer(node: NodeView, text: string): MasqueradeAnswer
   }
 }
 
-function originOf({ config, masquerade }: NodeView, from: string, prefix: string): string {
+function originOf({ config, masquerade }: NodeView, from: string, prefix: Prefix): string {
   if (from === 'snat.masqueradeIPv6') return `snat.masqueradeIPv6: ${config.snat.masqueradeIPv6}`
   if (from === 'snat.allReservedRanges') return `${from}: ${config.snat.allReservedRanges}`
   if (from !== 'default') return from
-  if (prefix.length > 12 && prefix.endsWith('/0')) return masquerade.policy.ipv6.why
-  return prefix.endsWith('/0') ? 'no list covers it more closely' : 'a default'
+  if (prefix === everything[6]) return masquerade.policy.ipv6.why
+  return prefix === everything[4] ? 'no list covers it more closely' : 'a default'
 }
 
 const multicast4 = /^[ef]/

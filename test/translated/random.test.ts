@@ -4,7 +4,6 @@
 import t from 'tap'
 import { parseAddress } from '../../src/address.js'
 import { contains } from '../../src/plan/cover.js'
-import { splitPrefix } from '../../src/plan/options.js'
 import { enterNamespace } from '../netlink/namespace.js'
 import { randomSource } from '../plan/churn.js'
 import { nft, tool, watch } from './node.js'
