@@ -1,36 +1,26 @@
 import { isIP } from 'node:net'
 import t from 'tap'
-import {
-  familyOf,
-  formatAddress,
-  formatMac,
-  formatPrefix,
-  maskAddress,
-  parseAddress,
-  parseMac,
-  parsePrefix,
-  prefixKey,
-  toMapped
-} from '../../src/address.js'
+import type { Address } from '../../src/state/types.js'
+import { familyOf, formatAddress, formatMac, formatPrefix, hexAddress, hexMac, hexPrefix, maskAddress, parseAddress, parseMac, parsePrefix, prefixKey, toMapped } from '../../src/address.js'
 
-function randomHex(digits: number, zeroBias: number): string {
+function randomHex(digits: number, zeroBias: number): Address {
   let hex = ''
   while (hex.length < digits) {
     const group = Math.random() < zeroBias ? 0 : Math.floor(Math.random() * 65536)
     hex += group.toString(16).padStart(4, '0')
   }
-  return hex
+  return hexAddress(hex)
 }
 
 t.test('IPv4 addresses become dotted text and back', async (t) => {
-  t.equal(formatAddress('0a010002'), '10.1.0.2')
-  t.equal(formatAddress('ffffffff'), '255.255.255.255')
+  t.equal(formatAddress(hexAddress('0a010002')), '10.1.0.2')
+  t.equal(formatAddress(hexAddress('ffffffff')), '255.255.255.255')
   t.equal(parseAddress('10.1.0.2'), '0a010002')
   t.equal(parseAddress('0.0.0.0'), '00000000')
 })
 
 t.test('IPv6 text follows RFC 5952', async (t) => {
-  const cases: [string, string][] = [
+  const cases: [hex: string, text: string][] = [
     ['00000000000000000000000000000000', '::'],
     ['00000000000000000000000000000001', '::1'],
     ['20010db8000000000000000000000001', '2001:db8::1'],
@@ -42,7 +32,7 @@ t.test('IPv6 text follows RFC 5952', async (t) => {
     ['00000000000000000000ffff0a010002', '::ffff:10.1.0.2']
   ]
   for (const [hex, text] of cases) {
-    t.equal(formatAddress(hex), text)
+    t.equal(formatAddress(hexAddress(hex)), text)
     t.equal(parseAddress(text), hex)
   }
   t.equal(parseAddress('2001:DB8:0:0:0:0:0:1'), '20010db8000000000000000000000001')
@@ -101,8 +91,8 @@ t.test('random addresses survive text, and agree with node:net', async (t) => {
 })
 
 t.test('prefixes keep their host bits and know their bounds', async (t) => {
-  t.equal(formatPrefix('0a000000/8'), '10.0.0.0/8')
-  t.equal(formatPrefix(prefixKey('20010db8000000000000000000000000', 32)), '2001:db8::/32')
+  t.equal(formatPrefix(hexPrefix('0a000000/8')), '10.0.0.0/8')
+  t.equal(formatPrefix(prefixKey(hexAddress('20010db8000000000000000000000000'), 32)), '2001:db8::/32')
   t.same(parsePrefix('10.1.2.3/8'), { address: '0a010203', length: 8 })
   t.same(parsePrefix('::/0'), { address: '0'.repeat(32), length: 0 })
   t.same(parsePrefix('::1/128'), { address: `${'0'.repeat(31)}1`, length: 128 })
@@ -121,11 +111,11 @@ t.test('prefixes keep their host bits and know their bounds', async (t) => {
 })
 
 t.test('masking clears the bits past the length', async (t) => {
-  t.equal(maskAddress('0a0102ff', 8), '0a000000')
-  t.equal(maskAddress('0affffff', 9), '0a800000')
-  t.equal(maskAddress('0affffff', 15), '0afe0000')
-  t.equal(maskAddress('0affffff', 32), '0affffff')
-  t.equal(maskAddress('ffffffff', 0), '00000000')
+  t.equal(maskAddress(hexAddress('0a0102ff'), 8), '0a000000')
+  t.equal(maskAddress(hexAddress('0affffff'), 9), '0a800000')
+  t.equal(maskAddress(hexAddress('0affffff'), 15), '0afe0000')
+  t.equal(maskAddress(hexAddress('0affffff'), 32), '0affffff')
+  t.equal(maskAddress(hexAddress('ffffffff'), 0), '00000000')
   for (let i = 0; i < 500; i++) {
     const hex = randomHex(32, 0.1)
     const length = Math.floor(Math.random() * 129)
@@ -136,10 +126,10 @@ t.test('masking clears the bits past the length', async (t) => {
 })
 
 t.test('MAC addresses and v4-mapped keys', async (t) => {
-  t.equal(formatMac('0a0b0c0d0e0f'), '0a:0b:0c:0d:0e:0f')
+  t.equal(formatMac(hexMac('0a0b0c0d0e0f')), '0a:0b:0c:0d:0e:0f')
   t.equal(parseMac('0A:0b:0C:0d:0e:0f'), '0a0b0c0d0e0f')
   for (const bad of ['', '0a0b0c0d0e0f', '0a:0b:0c:0d:0e', '0a:0b:0c:0d:0e:0f:00', 'g0:0b:0c:0d:0e:0f'])
     t.equal(parseMac(bad), null)
-  t.equal(toMapped('0a010002'), '00000000000000000000ffff0a010002')
-  t.equal(toMapped('20010db8000000000000000000000001'), '20010db8000000000000000000000001')
+  t.equal(toMapped(hexAddress('0a010002')), '00000000000000000000ffff0a010002')
+  t.equal(toMapped(hexAddress('20010db8000000000000000000000001')), '20010db8000000000000000000000001')
 })
