@@ -4,7 +4,7 @@
 // behind a route, is looked up in the plan and compared with their answer.
 
 import { randomInt } from 'node:crypto'
-import { familyOf, formatAddress, formatPrefix, hexMac, longestPrefix, noAddress, parseAddress } from '../address.js'
+import { familyOf, formatAddress, formatPrefix, hexMac, longestPrefix, parseAddress } from '../address.js'
 import type { RouteAnswer } from '../control/api.js'
 import type { ExplainedPacket, ExplainedStage, ExplainRequest, Explanation } from '../control/explain-api.js'
 import { Failure } from '../control/failure.js'
@@ -84,10 +84,10 @@ function policyAnswer({ config, masquerade }: NodeView, address: Address): Route
  * `hostroute routes get`: an echo request from a pod. `from` null: from any pod
  * but the destination; without one only the tables can be asked.
  */
-export function explainRoute(node: NodeView, text: string, from: string | null): RouteAnswer {
+export function explainRoute(node: NodeView, destination: Address, from: string | null): RouteAnswer {
   const { plan } = node
-  const tables = routeAnswer(plan, text, (address) => policyAnswer(node, address))
-  const source = from ?? anyPod(node, tables.address)
+  const tables = routeAnswer(plan, destination, (address) => policyAnswer(node, address))
+  const source = from ?? anyPod(node, destination)
   if (source === null && node.datapath) return tables
   const asked = explain(node, { from: source ?? '', to: tables.address, protocol: 'icmp' })
   const { verdict, reason, out, nat } = asked
@@ -107,8 +107,7 @@ export function explainRoute(node: NodeView, text: string, from: string | null):
 }
 
 /** A served pod with an address of the same IP version. */
-function anyPod(node: NodeView, destination: string): string | null {
-  const address = parseAddress(destination) ?? noAddress
+function anyPod(node: NodeView, address: Address): string | null {
   for (const pod of node.plan.pods.values()) {
     if (familyOf(pod.address) !== familyOf(address) || pod.address === address) continue
     if (node.datapath?.hooks.attached.get(pod.ifindex)?.error === null) return formatAddress(pod.address)

@@ -5,7 +5,6 @@ import {
   formatMac,
   formatPrefix,
   longestPrefix,
-  parseAddress,
   parsePrefix,
   splitAddresses,
   splitPrefix
@@ -116,13 +115,12 @@ function sourceText(first: Address, several: AddressList): string {
   return several === '' ? formatAddress(first) : splitAddresses(several).map(formatAddress).join(', ')
 }
 
-/** masquerade: what the policy says about an address that is sent out. What the tables hold for an address: pod first, then the longest prefix. `text` is a valid address. */
+/** masquerade: what the policy says about an address that is sent out. What the tables hold for an address: pod first, then the longest prefix. */
 export function routeAnswer(
   plan: Plan,
-  text: string,
+  address: Address,
   masquerade: (address: Address) => RouteAnswer['masquerade']
 ): RouteAnswer {
-  const address = parseAddress(text) as Address
   const pod = plan.pods.get(address)
   if (pod) {
     const ready = pod.l3 || pod.mac !== null
