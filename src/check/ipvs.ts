@@ -1,7 +1,7 @@
 // IPVS: its virtual services, and whether conntrack sees what it translates.
 
 import { readFileSync } from 'node:fs'
-import { addressOf, hostPrefix } from '../address.js'
+import { hexAddress, hostPrefix } from '../address.js'
 import type { Prefix } from '../state/types.js'
 import { prefixOf } from './iptables-save.js'
 import { type Finding, finding } from './report.js'
@@ -37,7 +37,7 @@ function destinationOf(text: string): Prefix | null {
   const six = /^\[([0-9a-fA-F:]+)\]/.exec(text)
   if (six) return prefixOf(six[1] ?? '')
   const four = /^([0-9A-Fa-f]{8}):/.exec(text)
-  return four?.[1] ? hostPrefix(addressOf(four[1].toLowerCase())) : null
+  return four?.[1] ? hostPrefix(hexAddress(four[1].toLowerCase())) : null
 }
 
 /** Empty where the kernel has no IPVS. */
