@@ -45,7 +45,7 @@ export function splitNexthopKey(key: NexthopKey): {
 }
 
 function addressesIn(sources: SourcesInKey | undefined): Address[] {
-  return sources === undefined || sources === '-' || sources === 'none' ? [] : splitAddresses(sources as AddressList)
+  return sources === undefined || sources === '-' || sources === 'none' || sources === '?' ? [] : splitAddresses(sources as AddressList)
 }
 
 /** For SNAT in a key. */
