@@ -8,7 +8,7 @@
 export type Family = 4 | 6
 
 declare const meaning: unique symbol
-/** A string that the compiler tells from others; the property is not there. Each kind has one place that makes it: these src/address.ts. */
+/** A string that the compiler tells from others: there is no such property. One file makes those of a meaning; these src/address.ts. */
 export type Text<Meaning extends string> = string & { readonly [meaning]: Meaning }
 /** Hexadecimal bytes of an IP address, 8 or 32 digits. */
 export type Address = Text<'address'>

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { hexAddress, neighbourKey, noAddress } from '../../src/address.js'
+import { neighbourKey, noAddress } from '../../src/address.js'
 import { makePlan } from '../../src/plan/planner.js'
 import type { Plan, WantedClassRoute, WantedDevice } from '../../src/plan/types.js'
 import type { Address, Route, RouteNexthop, Rule } from '../../src/state/types.js'
@@ -127,7 +127,7 @@ function wrong(got: string, expected: Route | null, world: ChurnWorld): string |
   const alive = expected ? usedLegs(world, expected) : []
   const wanted = got.startsWith('pod')
     ? alive.map((entry) => `pod ${entry.ifindex}`)
-    : alive.map((entry) => `${entry.ifindex}/${entry.gateway ?? hexAddress('onlink')}`)
+    : alive.map((entry) => `${entry.ifindex}/${entry.gateway ?? 'onlink'}`)
   if (expected?.type !== 1 || expected.tos !== 0 || expected.unsupported.length > 0)
     return `${got} instead of ${JSON.stringify(expected)}`
   return got === wanted.join(' ') ? null : `${got} instead of ${wanted.join(' ')}`

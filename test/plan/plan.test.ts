@@ -1,6 +1,6 @@
 import t from 'tap'
 import type { NexthopKey } from '../../src/plan/keys.js'
-import { hexAddress, neighbourKey } from '../../src/address.js'
+import { neighbourKey } from '../../src/address.js'
 import { defaultPlanOptions, type PlanOptions } from '../../src/plan/options.js'
 import { makePlan } from '../../src/plan/planner.js'
 import type { Plan, WantedRoute } from '../../src/plan/types.js'
@@ -35,7 +35,7 @@ function legs(made: Plan, prefix: string): string[] {
   if (!found) return ['absent']
   if (found.action === 'stack') return [`stack ${found.reason}: ${found.why}`]
   const keys = found.action === 'nexthop' ? [found.nexthop] : found.legs.map((entry) => entry.nexthop)
-  return keys.map((name) => `${made.nexthops.get(name)?.device} ${made.nexthops.get(name)?.gateway ?? hexAddress('onlink')}`)
+  return keys.map((name) => `${made.nexthops.get(name)?.device} ${made.nexthops.get(name)?.gateway ?? 'onlink'}`)
 }
 
 t.test('a plain node', async (t) => {

@@ -3,7 +3,7 @@
 
 import t from 'tap'
 import { classRouteKey, type ClassKey } from '../../src/plan/keys.js'
-import { hexAddress, neighbourKey, splitPrefix } from '../../src/address.js'
+import { neighbourKey, splitPrefix } from '../../src/address.js'
 import { defaultPlanOptions } from '../../src/plan/options.js'
 import { createPlanner, makePlan } from '../../src/plan/planner.js'
 import { ruleText } from '../../src/plan/rule-text.js'
@@ -69,7 +69,7 @@ function says(made: Plan, ifindex: number, prefix: string): string {
   if (found.action === 'main') return 'main'
   if (found.action === 'stack') return `stack ${found.reason}: ${found.why}`
   const keys = found.action === 'nexthop' ? [found.nexthop] : found.legs.map((entry) => entry.nexthop)
-  return keys.map((each) => `${made.nexthops.get(each)?.device} ${made.nexthops.get(each)?.gateway ?? hexAddress('onlink')}`).join()
+  return keys.map((each) => `${made.nexthops.get(each)?.device} ${made.nexthops.get(each)?.gateway ?? 'onlink'}`).join()
 }
 
 /** Devices that leave IPv4 to the kernel. */
