@@ -10,15 +10,13 @@
 // - No key makes others slow: where they are looked for depends on a random number.
 
 import { randomBytes } from 'node:crypto'
-import type { Family } from './state/types.js'
+import { familyOfPrefix, prefixOf } from './address.js'
+import type { Family, Prefix } from './state/types.js'
 
 const seed = randomBytes(4).readUInt32LE()
 const leastCapacity = 16
 /** Bits of a place that are those of the prefix. */
 const neighbours = 7
-const hexOfByte = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'))
-const ends = Array.from({ length: 129 }, (_, length) => `/${length}`)
-const scratch = Buffer.alloc(16)
 
 /** Prefixes of one family. */
 export class PrefixColumn {
@@ -137,7 +135,7 @@ export class PrefixColumn {
     if (capacity > this.lengths.length) this.rebuild(capacity)
   }
 
-  key(at: number): string {
+  key(at: number): Prefix {
     const { words, width, family } = this
     const length = (this.lengths[at] as number) - 1
     const first = at * width
@@ -243,33 +241,19 @@ function hash(length: number, a: number, b: number, c: number, d: number): numbe
   return ((mixed ^ (mixed >>> 13)) & ~neighbours) | last
 }
 
-/** Key of a prefix whose address is given in numbers, as in a column. */
-export function prefixOf(family: Family, length: number, a: number, b = 0, c = 0, d = 0): string {
-  const end = ends[length] as string
-  if (family === 4) {
-    const high = (hexOfByte[a >>> 24] as string) + (hexOfByte[(a >>> 16) & 255] as string)
-    return high + (hexOfByte[(a >>> 8) & 255] as string) + (hexOfByte[a & 255] as string) + end
-  }
-  scratch.writeUInt32BE(a, 0)
-  scratch.writeUInt32BE(b, 4)
-  scratch.writeUInt32BE(c, 8)
-  scratch.writeUInt32BE(d, 12)
-  return scratch.toString('hex') + end
-}
-
 /** Eight digits from `at`, each of 0-9 and a-f. */
-function number32(key: string, at: number): number {
+function number32(prefix: Prefix, at: number): number {
   let value = 0
   for (let i = at; i < at + 8; i++) {
-    const code = key.charCodeAt(i)
+    const code = prefix.charCodeAt(i)
     value = (value << 4) | (code < 58 ? code - 48 : code - 87)
   }
   return value >>> 0
 }
 
-function lengthOf(key: string, at: number): number {
+function lengthOf(prefix: Prefix, at: number): number {
   let value = 0
-  for (let i = at; i < key.length; i++) value = value * 10 + key.charCodeAt(i) - 48
+  for (let i = at; i < prefix.length; i++) value = value * 10 + prefix.charCodeAt(i) - 48
   return value
 }
 
@@ -286,22 +270,22 @@ export class PrefixMap {
     return this.columns[4].size + this.columns[6].size
   }
 
-  has(prefix: string): boolean {
+  has(prefix: Prefix): boolean {
     return this.find(prefix) >= 0
   }
 
-  get(prefix: string): number | undefined {
+  get(prefix: Prefix): number | undefined {
     const at = this.find(prefix)
     return at < 0 ? undefined : this.columnOf(prefix).values[at]
   }
 
-  set(prefix: string, value: number): this {
+  set(prefix: Prefix, value: number): this {
     const at = this.place(prefix)
     this.columnOf(prefix).values[at] = value
     return this
   }
 
-  delete(prefix: string): boolean {
+  delete(prefix: Prefix): boolean {
     const at = this.find(prefix)
     if (at >= 0) this.columnOf(prefix).remove(at)
     return at >= 0
@@ -317,7 +301,7 @@ export class PrefixMap {
     this.columns[family].reserve(this.columns[family].size + count)
   }
 
-  *keys(): Generator<string, undefined> {
+  *keys(): Generator<Prefix, undefined> {
     for (const column of [this.columns[4], this.columns[6]]) for (const at of column.places()) yield column.key(at)
   }
 
@@ -326,17 +310,17 @@ export class PrefixMap {
       for (const at of column.places()) yield column.values[at] as number
   }
 
-  *[Symbol.iterator](): Generator<[string, number], undefined> {
+  *[Symbol.iterator](): Generator<[Prefix, number], undefined> {
     for (const column of [this.columns[4], this.columns[6]])
       for (const at of column.places()) yield [column.key(at), column.values[at] as number]
   }
 
-  columnOf(prefix: string): PrefixColumn {
-    return this.columns[prefix[8] === '/' ? 4 : 6]
+  columnOf(prefix: Prefix): PrefixColumn {
+    return this.columns[familyOfPrefix(prefix)]
   }
 
   /** Its place in columnOf(); -1: none, or no prefix. */
-  find(prefix: string): number {
+  find(prefix: Prefix): number {
     if (prefix[8] === '/') return this.columns[4].find(lengthOf(prefix, 9), number32(prefix, 0))
     if (prefix[32] !== '/') return -1
     const [a, b, c, d] = [number32(prefix, 0), number32(prefix, 8), number32(prefix, 16), number32(prefix, 24)]
@@ -344,7 +328,7 @@ export class PrefixMap {
   }
 
   /** Its place in columnOf(), new if there was none. */
-  place(prefix: string): number {
+  place(prefix: Prefix): number {
     if (prefix[8] === '/') return this.columns[4].place(lengthOf(prefix, 9), number32(prefix, 0))
     const [a, b, c, d] = [number32(prefix, 0), number32(prefix, 8), number32(prefix, 16), number32(prefix, 24)]
     return this.columns[6].place(lengthOf(prefix, 33), a, b, c, d)
@@ -352,11 +336,11 @@ export class PrefixMap {
 }
 
 /** A Set of prefix keys. */
-export class PrefixSet extends Set<string> {
+export class PrefixSet extends Set<Prefix> {
   private readonly prefixes: PrefixMap
 
   /** columns: which it has from now on. */
-  constructor(prefixes: Iterable<string> = [], columns?: PrefixMap['columns']) {
+  constructor(prefixes: Iterable<Prefix> = [], columns?: PrefixMap['columns']) {
     super()
     this.prefixes = new PrefixMap(false, columns)
     for (const prefix of prefixes) this.add(prefix)
@@ -375,16 +359,16 @@ export class PrefixSet extends Set<string> {
     return this.prefixes.size
   }
 
-  override has(prefix: string): boolean {
+  override has(prefix: Prefix): boolean {
     return this.prefixes.has(prefix)
   }
 
-  override add(prefix: string): this {
+  override add(prefix: Prefix): this {
     this.prefixes.place(prefix)
     return this
   }
 
-  override delete(prefix: string): boolean {
+  override delete(prefix: Prefix): boolean {
     return this.prefixes.delete(prefix)
   }
 
@@ -392,23 +376,23 @@ export class PrefixSet extends Set<string> {
     this.prefixes.clear()
   }
 
-  override keys(): SetIterator<string> {
+  override keys(): SetIterator<Prefix> {
     return this.prefixes.keys()
   }
 
-  override values(): SetIterator<string> {
+  override values(): SetIterator<Prefix> {
     return this.prefixes.keys()
   }
 
-  override *entries(): SetIterator<[string, string]> {
+  override *entries(): SetIterator<[Prefix, Prefix]> {
     for (const prefix of this.keys()) yield [prefix, prefix]
   }
 
-  override forEach(callback: (value: string, key: string, set: Set<string>) => void): void {
+  override forEach(callback: (value: Prefix, key: Prefix, set: Set<Prefix>) => void): void {
     for (const prefix of this.keys()) callback(prefix, prefix, this)
   }
 
-  override [Symbol.iterator](): SetIterator<string> {
+  override [Symbol.iterator](): SetIterator<Prefix> {
     return this.prefixes.keys()
   }
 }

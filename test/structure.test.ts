@@ -81,6 +81,13 @@ t.test('files do not import each other in a circle, for types neither', async (t
   t.strictSame([...imports.keys()], [], 'what is in a circle, or needs one')
 })
 
+t.test('addresses, prefixes, MACs and keys are made in their own places, and not by a cast elsewhere', async (t) => {
+  const makers = ['src/address.ts', 'src/plan/keys.ts', 'src/maps/keys.ts']
+  const cast = /\bas (Address|Prefix|Mac|NeighbourKey|AddressList|NexthopKey|ClassKey|ClassRouteKey|ClassRow)\b/
+  for (const path of sources('src', /\.ts$/))
+    t.equal(cast.test(readFileSync(root + path, 'utf8')), makers.includes(path), path)
+})
+
 t.test('no file is longer than 600 lines', async (t) => {
   const files = ['src', 'test', 'bpf', 'native', 'scripts'].flatMap((folder) =>
     sources(folder, /\.(ts|[ch]|cc)$|^[a-z-]+$/).filter((path) => !path.includes('/fixtures/'))

@@ -1,6 +1,7 @@
 // What the control socket asks, answered from the node.
 
 import { hostname, release } from 'node:os'
+import { parseAddress } from '../address.js'
 import { flowLimit } from '../config/flow-limit.js'
 import {
   apiVersion,
@@ -202,7 +203,7 @@ export class Answers implements NodeControl {
   }
 
   masqueradeTest(address: string): MasqueradeAnswer {
-    return masqueradeAnswer(this.node, address)
+    return masqueradeAnswer(this.node, askedAddress(address))
   }
 
   pods(): PodRow[] {
@@ -214,7 +215,7 @@ export class Answers implements NodeControl {
   }
 
   routeGet(address: string, from: string | null): RouteAnswer {
-    return explainRoute(this.node, address, from)
+    return explainRoute(this.node, askedAddress(address), from)
   }
 
   explain(request: ExplainRequest): Explanation {
@@ -323,6 +324,12 @@ export class Answers implements NodeControl {
 
 function clockOf({ control }: Datapath): () => Now {
   return () => ({ jiffies: control.now(), perSecond: control.jiffiesPerSecond })
+}
+
+function askedAddress(text: string): Address {
+  const address = parseAddress(text)
+  if (address === null) throw new Failure('bad-request', `${text} is not an IPv4 or IPv6 address`)
+  return address
 }
 
 function isoTime(milliseconds: number | null): string | null {

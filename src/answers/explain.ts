@@ -4,7 +4,7 @@
 // behind a route, is looked up in the plan and compared with their answer.
 
 import { randomInt } from 'node:crypto'
-import { familyOf, formatAddress, formatPrefix, longestPrefix, parseAddress } from '../address.js'
+import { familyOf, formatAddress, formatPrefix, hexMac, longestPrefix, parseAddress } from '../address.js'
 import type { RouteAnswer } from '../control/api.js'
 import type { ExplainedPacket, ExplainedStage, ExplainRequest, Explanation } from '../control/explain-api.js'
 import { Failure } from '../control/failure.js'
@@ -13,7 +13,7 @@ import { headerSize, isTooLong, type Probe, probeFrame, runTrace } from '../data
 import type { TraceRow } from '../maps/trace.js'
 import type { WantedDevice } from '../plan/types.js'
 import { REASONS, type ReasonKind } from '../reasons.js'
-import type { Address, Family } from '../state/types.js'
+import type { Address, Family, Prefix } from '../state/types.js'
 import { Findings } from './findings.js'
 import type { NodeView } from './node-view.js'
 import { routeAnswer } from './views.js'
@@ -32,7 +32,7 @@ interface Entry {
 }
 
 const kinds = new Map(REASONS.map(({ name, kind }) => [name, kind]))
-const noMac = '020000000000'
+const someMac = hexMac('020000000000')
 /** Of rtnetlink. */
 const MAIN = 254
 const UNICAST = 1
@@ -84,10 +84,10 @@ function policyAnswer({ config, masquerade }: NodeView, address: Address): Route
  * `hostroute routes get`: an echo request from a pod. `from` null: from any pod
  * but the destination; without one only the tables can be asked.
  */
-export function explainRoute(node: NodeView, text: string, from: string | null): RouteAnswer {
+export function explainRoute(node: NodeView, destination: Address, from: string | null): RouteAnswer {
   const { plan } = node
-  const tables = routeAnswer(plan, text, (address) => policyAnswer(node, address))
-  const source = from ?? anyPod(node, tables.address)
+  const tables = routeAnswer(plan, destination, (address) => policyAnswer(node, address))
+  const source = from ?? anyPod(node, destination)
   if (source === null && node.datapath) return tables
   const asked = explain(node, { from: source ?? '', to: tables.address, protocol: 'icmp' })
   const { verdict, reason, out, nat } = asked
@@ -107,8 +107,7 @@ export function explainRoute(node: NodeView, text: string, from: string | null):
 }
 
 /** A served pod with an address of the same IP version. */
-function anyPod(node: NodeView, destination: string): string | null {
-  const address = parseAddress(destination) ?? ''
+function anyPod(node: NodeView, address: Address): string | null {
   for (const pod of node.plan.pods.values()) {
     if (familyOf(pod.address) !== familyOf(address) || pod.address === address) continue
     if (node.datapath?.hooks.attached.get(pod.ifindex)?.error === null) return formatAddress(pod.address)
@@ -117,7 +116,7 @@ function anyPod(node: NodeView, destination: string): string | null {
 }
 
 function run(datapath: Datapath, program: 'from_pod' | 'from_uplink', probe: Probe, device: WantedDevice): TraceRow {
-  const frame = probeFrame(probe, { source: noMac, destination: device.mac })
+  const frame = probeFrame(probe, { source: someMac, destination: device.mac })
   try {
     return runTrace(datapath.programs, datapath.control, program, frame, device.ifindex)
   } catch (error) {
@@ -184,7 +183,7 @@ function entryAt(node: NodeView, ifindex: number, source: Address, why: string |
 function wayBack(node: NodeView, address: Address): number | null {
   const { routes4, routes6 } = node.state
   const routes = familyOf(address) === 4 ? routes4 : routes6
-  const usable = (prefix: string) =>
+  const usable = (prefix: Prefix) =>
     routes.get(prefix)?.find(({ table, type, nexthops }) => table === MAIN && type === UNICAST && nexthops.length > 0)
   const key = longestPrefix(address, (prefix) => usable(prefix) !== undefined)
   return (key === null ? undefined : usable(key))?.nexthops[0]?.ifindex ?? null

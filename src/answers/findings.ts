@@ -1,6 +1,6 @@
 // What a program has found out about a traced packet, in words, stage by stage.
 
-import { formatAddress, formatMac, formatPrefix, longestPrefix } from '../address.js'
+import { formatAddress, formatMac, formatPrefix, longestPrefix, neighbourKey } from '../address.js'
 import type { ExplainedStage, Explanation } from '../control/explain-api.js'
 import type { Datapath } from '../datapath/datapath.js'
 import type { Probe } from '../datapath/test-packet.js'
@@ -13,12 +13,14 @@ import {
   type FlowRow,
   type NexthopRow
 } from '../maps/codec.js'
+import { classRow } from '../maps/keys.js'
 import { CODES, DEVICE_SLOTS } from '../maps/layout.js'
 import type { TraceRow } from '../maps/trace.js'
+import { classRouteKey } from '../plan/keys.js'
 import type { WantedDevice, WantedRoute } from '../plan/types.js'
 import type { ReasonKind } from '../reasons.js'
 import { explainReason } from '../reasons.js'
-import { type Address, NeighbourState } from '../state/types.js'
+import { type Address, NeighbourState, type Prefix } from '../state/types.js'
 import type { NodeView } from './node-view.js'
 
 /** The stage at which a packet ended; what is not here is its own stage. */
@@ -53,8 +55,7 @@ function translatedFlow(how: string): string {
 }
 
 interface Planned {
-  /** Prefix. */
-  key: string
+  prefix: Prefix
   wanted: WantedRoute
   /** The tables that ip rules name for this device; null: the node's own routes. */
   rules: string | null
@@ -151,7 +152,7 @@ export class Findings {
     const { conntrack } = this.trace
     if (!conntrack) return ''
     const { original, reply } = conntrack
-    const change = (before: string, port: number, after: string, to: number) =>
+    const change = (before: Address, port: number, after: Address, to: number) =>
       before === after && port === to
         ? []
         : [`${withPort(formatAddress(before), port)} → ${withPort(formatAddress(after), to)}`]
@@ -316,33 +317,34 @@ export class Findings {
     const { family, destination } = this.probe
     const routeClass = this.fromPod ? (family === 4 ? this.device.class4 : this.device.class6) : null
     if (routeClass !== null) {
-      const key = longestPrefix(destination, (prefix) => plan.classRoutes.has(`${routeClass} ${prefix}`))
-      const wanted = key === null ? undefined : plan.classRoutes.get(`${routeClass} ${key}`)
-      if (key !== null && wanted && wanted.action !== 'main')
-        return { key, wanted, rules: plan.classes.get(routeClass)?.label ?? '' }
+      const keyOf = (each: Prefix) => classRouteKey(routeClass, each)
+      const prefix = longestPrefix(destination, (each) => plan.classRoutes.has(keyOf(each)))
+      const wanted = prefix === null ? undefined : plan.classRoutes.get(keyOf(prefix))
+      if (prefix !== null && wanted && wanted.action !== 'main')
+        return { prefix, wanted, rules: plan.classes.get(routeClass)?.label ?? '' }
     }
-    const key = longestPrefix(destination, (prefix) => plan.routes.has(prefix))
-    const wanted = key === null ? undefined : plan.routes.get(key)
-    return key !== null && wanted ? { key, wanted, rules: null } : null
+    const prefix = longestPrefix(destination, (each) => plan.routes.has(each))
+    const wanted = prefix === null ? undefined : plan.routes.get(prefix)
+    return prefix !== null && wanted ? { prefix, wanted, rules: null } : null
   }
 
-  /** The planned prefix, if the map's row for it is what the program got. Key. */
-  private answeringPrefix(): string | null {
+  /** The planned prefix, if the map's row for it is what the program got. */
+  private answeringPrefix(): Prefix | null {
     const planned = this.planned()
     const bytes = planned ? this.mapRow(planned) : null
     if (!planned || !bytes) return null
-    return JSON.stringify(decodeRoute(bytes)) === JSON.stringify(this.trace.route) ? planned.key : null
+    return JSON.stringify(decodeRoute(bytes)) === JSON.stringify(this.trace.route) ? planned.prefix : null
   }
 
-  private mapRow({ key, rules }: Planned): Buffer | null {
+  private mapRow({ prefix, rules }: Planned): Buffer | null {
     const { family } = this.probe
-    if (rules === null) return this.look(`routes${family}`, encodeRouteKey(key))
+    if (rules === null) return this.look(`routes${family}`, encodeRouteKey(prefix))
     const slot = Buffer.alloc(4)
     slot.writeUInt32LE(this.device.ifindex & (DEVICE_SLOTS - 1))
     const row = this.look('devices', slot)
     if (!row) return null
     const { class4, class6 } = decodeDevice(row)
-    return this.look(`class_routes${family}`, encodeClassRouteKey(`${family === 4 ? class4 : class6} ${key}`))
+    return this.look(`class_routes${family}`, encodeClassRouteKey(classRow(family === 4 ? class4 : class6, prefix)))
   }
 
   /** Why the plan leaves the route to the kernel. */
@@ -372,7 +374,7 @@ export class Findings {
     const address: Address = this.toPod
       ? (trace.natAddress ?? probe.destination)
       : (nexthop?.gateway ?? probe.destination)
-    const neighbour = this.node.state.neighbours.get(`${trace.out}/${address}`)
+    const neighbour = this.node.state.neighbours.get(neighbourKey(trace.out, address))
     if (!neighbour) return trace.to === null ? 'not known' : ''
     const names = Object.entries(NeighbourState).filter(([, bit]) => (neighbour.state & bit) !== 0)
     const words = names.map(([name]) => name.toUpperCase())

@@ -1,7 +1,7 @@
 // `hostroute snat top`: who uses most of what SNAT has, in one walk of the flow
 // tables and in bounded memory.
 
-import { formatAddress } from '../address.js'
+import { formatAddress, noAddress } from '../address.js'
 import type { FlowTop, PodUse, RemoteUse } from '../control/flow-api.js'
 import { entriesOf } from '../datapath/flow-reader.js'
 import type { Maps } from '../datapath/live-flows.js'
@@ -59,7 +59,7 @@ export async function topFlows({ maps, now, ports, deviceOf }: TopOptions, count
         if (secondsSince(flow.created, moment) < newWithin) pod.young++
         if (flow.verdict !== CODES.FLOW_SNAT) continue
         pod.snat++
-        const source = flow.natAddress ?? ''
+        const source = flow.natAddress ?? noAddress
         const name = `${source} ${remote} ${remotePort} ${protocol}`
         remotes.add(name, () => ({ count: 0, protocol, remote, remotePort, source }))
       }

@@ -3,8 +3,9 @@
 
 import { formatPrefix } from '../address.js'
 import type { StackRow } from '../control/api.js'
+import { splitClassRouteKey, type ClassKey } from '../plan/keys.js'
 import type { Plan } from '../plan/types.js'
-import type { Family } from '../state/types.js'
+import type { Family, Prefix } from '../state/types.js'
 
 interface Left {
   family: Family
@@ -43,13 +44,12 @@ function wholeFamilies(plan: Plan): Left[] {
 
 /** Parts of classes that a rule takes out, those of several classes together where they are the same. */
 function destinationsOfRules(plan: Plan): Left[] {
-  const byClass = new Map<string, { key: string; why: string; rule: string; prefixes: string[] }>()
+  const byClass = new Map<string, { key: ClassKey; why: string; rule: string; prefixes: Prefix[] }>()
   for (const [name, route] of plan.classRoutes) {
     if (route.action !== 'stack' || route.rule === null) continue
-    const space = name.indexOf(' ')
-    const key = name.slice(0, space)
+    const { key, prefix } = splitClassRouteKey(name)
     const entry = byClass.get(`${key} ${route.why}`) ?? { key, why: route.why, rule: route.rule, prefixes: [] }
-    entry.prefixes.push(name.slice(space + 1))
+    entry.prefixes.push(prefix)
     byClass.set(`${key} ${route.why}`, entry)
   }
   const found = new Map<string, Left>()

@@ -1,10 +1,10 @@
 // The masquerade policy as the control socket shows it.
 
-import { formatAddress, formatPrefix, parseAddress } from '../address.js'
+import { everything, formatAddress, formatPrefix } from '../address.js'
 import { masqueradesLinkLocal } from '../config/masquerade.js'
 import type { MasqueradeAnswer, MasqueradeStatus } from '../control/api.js'
 import { lackingSources } from '../life/lacking-sources.js'
-import type { Address } from '../state/types.js'
+import type { Address, Prefix } from '../state/types.js'
 import type { NodeView } from './node-view.js'
 import { routeAnswer } from './views.js'
 
@@ -35,9 +35,7 @@ export function masqueradeStatus({ masquerade, config, plan }: NodeView, most: n
   }
 }
 
-/** text is a valid address. */
-export function masqueradeAnswer(node: NodeView, text: string): MasqueradeAnswer {
-  const address = parseAddress(text) as Address
+export function masqueradeAnswer(node: NodeView, address: Address): MasqueradeAnswer {
   const { policy, watch } = node.masquerade
   const { prefix, masquerade } = node.masquerade.entryFor(address)
   const from = policy.from.get(prefix) ?? []
@@ -50,7 +48,7 @@ export function masqueradeAnswer(node: NodeView, text: string): MasqueradeAnswer
       key: file.exclude?.includes(prefix) ? ('nonMasqueradeCIDRs' as const) : ('masqueradeCIDRs' as const)
     }))
   return {
-    address: text,
+    address: formatAddress(address),
     masquerade,
     prefix: formatPrefix(prefix),
     entries,
@@ -60,12 +58,12 @@ export function masqueradeAnswer(node: NodeView, text: string): MasqueradeAnswer
   }
 }
 
-function originOf({ config, masquerade }: NodeView, from: string, prefix: string): string {
+function originOf({ config, masquerade }: NodeView, from: string, prefix: Prefix): string {
   if (from === 'snat.masqueradeIPv6') return `snat.masqueradeIPv6: ${config.snat.masqueradeIPv6}`
   if (from === 'snat.allReservedRanges') return `${from}: ${config.snat.allReservedRanges}`
   if (from !== 'default') return from
-  if (prefix.length > 12 && prefix.endsWith('/0')) return masquerade.policy.ipv6.why
-  return prefix.endsWith('/0') ? 'no list covers it more closely' : 'a default'
+  if (prefix === everything[6]) return masquerade.policy.ipv6.why
+  return prefix === everything[4] ? 'no list covers it more closely' : 'a default'
 }
 
 const multicast4 = /^[ef]/
@@ -82,7 +80,7 @@ function instead(node: NodeView, address: Address): string | null {
   if (isLinkLocal) return 'link-local destinations are left to the kernel, whose own rules decide'
   if (address.length === 8 ? multicast4.test(address) : address.startsWith('ff'))
     return 'multicast and broadcast are left to the kernel'
-  const { verdict, why } = routeAnswer(node.plan, formatAddress(address), () => null)
+  const { verdict, why } = routeAnswer(node.plan, address, () => null)
   if (verdict === 'pod') return `it is ${why}: what another pod sends there keeps its source`
   return verdict === 'stack' ? `left to the kernel, whose own rules decide: ${why}` : null
 }

@@ -8,6 +8,7 @@ import type { RecentErrors } from '../life/recent-errors.js'
 import type { Switching } from '../life/switching.js'
 import type { Sync } from '../netlink/sync.js'
 import type { PlanOptions } from '../plan/options.js'
+import type { Prefix } from '../state/types.js'
 import type { Translated } from '../translated/translated.js'
 import type { EventStream } from './event-stream.js'
 
@@ -32,7 +33,7 @@ export interface NodeView extends ObservedNode {
 export interface PlanSource {
   options(): PlanOptions
   /** Prefix keys that the node translates. */
-  readonly translated: ReadonlySet<string>
+  readonly translated: ReadonlySet<Prefix>
   /** Plans everything anew from what is known. */
   replan(): void
   /** Reads all of the kernel's tables again. */

@@ -1,7 +1,9 @@
 // Translated destinations for the control socket and for the log.
 
+import { hostPrefix } from '../address.js'
 import type { TranslatedStatus } from '../control/api.js'
 import type { Logger } from '../log.js'
+import type { Address } from '../state/types.js'
 import type { TranslatedDiff, UnboundedRule } from '../translated/translated.js'
 import type { NodeView } from './node-view.js'
 
@@ -9,8 +11,8 @@ import type { NodeView } from './node-view.js'
 const quietMilliseconds = 5_000
 
 export function translatedStatus({ translated, plan }: NodeView): TranslatedStatus {
-  const isOwn = (address: string): boolean => {
-    const route = plan.routes.get(`${address}/${address.length * 4}`)
+  const isOwn = (address: Address): boolean => {
+    const route = plan.routes.get(hostPrefix(address))
     return route?.action === 'stack' && route.reason === 'local'
   }
   return { rows: translated.summary(isOwn), unbounded: translated.unbounded().map(unboundedText) }

@@ -7,6 +7,7 @@ import { formatAddress, formatPrefix } from '../address.js'
 import type { VerifyDifference, VerifyReport } from '../control/api.js'
 import { readState } from '../netlink/read-state.js'
 import { comparePlans } from '../plan/change.js'
+import { splitClassRouteKey, type ClassRouteKey } from '../plan/keys.js'
 import { makePlan } from '../plan/planner.js'
 import type { Plan } from '../plan/types.js'
 import type { NodeView, PlanSource } from './node-view.js'
@@ -89,10 +90,9 @@ function isAskedNow(found: unknown, wanted: unknown): boolean {
   return vouched === JSON.stringify(wanted)
 }
 
-/** "4-0123456789ab 0a000000/8" */
-function nameOfClassRoute(key: string): string {
-  const space = key.indexOf(' ')
-  return `${formatPrefix(key.slice(space + 1))} in class ${key.slice(0, space)}`
+function nameOfClassRoute(routeKey: ClassRouteKey): string {
+  const { key, prefix } = splitClassRouteKey(routeKey)
+  return `${formatPrefix(prefix)} in class ${key}`
 }
 
 function mapDifferences({ datapath }: Verified, repair: boolean): VerifyDifference[] {

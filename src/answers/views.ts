@@ -1,6 +1,14 @@
 // What is in the maps, as the control socket's rows. Pure: plan in, rows out.
 
-import { formatAddress, formatMac, formatPrefix, longestPrefix, parseAddress, parsePrefix } from '../address.js'
+import {
+  formatAddress,
+  formatMac,
+  formatPrefix,
+  longestPrefix,
+  parsePrefix,
+  splitAddresses,
+  splitPrefix
+} from '../address.js'
 import type {
   NeighbourRow,
   NexthopRow,
@@ -11,12 +19,12 @@ import type {
   RouteList,
   RouteRow
 } from '../control/api.js'
-import { splitPrefix } from '../plan/options.js'
+import { type ClassRouteKey, isClassRoute, type NexthopKey, prefixIn, splitClassRouteKey } from '../plan/keys.js'
 import { RouteMap } from '../plan/route-map.js'
 import { selectRoutes } from '../plan/select.js'
 import type { Plan, WantedClassRoute, WantedNexthop, WantedPod } from '../plan/types.js'
 import { inSlices } from '../slice.js'
-import type { Address, Family } from '../state/types.js'
+import type { Address, AddressList, Family, Prefix } from '../state/types.js'
 
 const mostRoutes = 1000
 const rowsAtOnce = 256
@@ -65,21 +73,15 @@ export async function* routeList(
   return { classes: classes.sort((a, b) => (a.class < b.class ? -1 : 1)), total }
 }
 
-/** Of a route's key or that of a class route. */
-function prefixOf(key: string): string {
-  return key.slice(key.indexOf(' ') + 1)
-}
-
-function routeRow(plan: Plan, key: string): RouteRow | null {
-  const route = plan.routes.get(key) ?? plan.classRoutes.get(key)
+function routeRow(plan: Plan, key: Prefix | ClassRouteKey): RouteRow | null {
+  const route = isClassRoute(key) ? plan.classRoutes.get(key) : plan.routes.get(key)
   if (!route) return null
-  const space = key.indexOf(' ')
-  const prefix = prefixOf(key)
+  const prefix = prefixIn(key)
   const { family } = splitPrefix(prefix)
   return {
     prefix: formatPrefix(prefix),
     family,
-    class: space < 0 ? null : key.slice(0, space),
+    class: isClassRoute(key) ? splitClassRouteKey(key).key : null,
     action: route.action,
     why: route.action === 'stack' ? route.why : null,
     legs: legsOf(plan, route, family)
@@ -104,22 +106,21 @@ function legOf(nexthop: WantedNexthop | undefined, weight: number, family: Famil
     device: nexthop?.device ?? '?',
     gateway: nexthop?.gateway ? formatAddress(nexthop.gateway) : null,
     weight,
-    snat: snat ? sourceText(snat, nexthop?.sources ?? '') : null
+    snat: snat && nexthop ? sourceText(snat, nexthop.sources) : null
   }
 }
 
 /** All of several: each pod has one of them. */
-function sourceText(first: Address, several: string): string {
-  return several === '' ? formatAddress(first) : several.split('+').map(formatAddress).join(', ')
+function sourceText(first: Address, several: AddressList): string {
+  return several === '' ? formatAddress(first) : splitAddresses(several).map(formatAddress).join(', ')
 }
 
-/** masquerade: what the policy says about an address that is sent out. What the tables hold for an address: pod first, then the longest prefix. `text` is a valid address. */
+/** masquerade: what the policy says about an address that is sent out. What the tables hold for an address: pod first, then the longest prefix. */
 export function routeAnswer(
   plan: Plan,
-  text: string,
+  address: Address,
   masquerade: (address: Address) => RouteAnswer['masquerade']
 ): RouteAnswer {
-  const address = parseAddress(text) as Address
   const pod = plan.pods.get(address)
   if (pod) {
     const ready = pod.l3 || pod.mac !== null
@@ -165,8 +166,8 @@ function* counted({ routes, classRoutes }: Plan): Iterable<[WantedClassRoute, nu
 }
 
 /** indexOf: row in the map, by key. */
-export function nexthopRows(plan: Plan, indexOf: (key: string) => number): NexthopRow[] {
-  const uses = new Map<string, number>()
+export function nexthopRows(plan: Plan, indexOf: (key: NexthopKey) => number): NexthopRow[] {
+  const uses = new Map<NexthopKey, number>()
   for (const [route, count] of counted(plan)) {
     const legs =
       route.action === 'nexthop'

@@ -15,6 +15,8 @@
 //   is judged by itself.
 // What is not understood counts as reached and as doing something.
 
+import { hexPrefix } from '../address.js'
+import type { Prefix } from '../state/types.js'
 import type { Policy } from './policy.js'
 import { matchesPolicyRule } from './policy.js'
 import { type PrefixSet, prefixSet } from './prefixes.js'
@@ -211,17 +213,17 @@ export function matchesDevice(pattern: string, name: string): boolean {
 
 /** Loopback, multicast, broadcast; and link-local as a destination: never taken by the fast path. */
 const kernelsOwn = prefixSet([
-  '7f000000/8',
-  'e0000000/4',
-  'ffffffff/32',
-  `${'0'.repeat(31)}1/128`,
-  `ff${'0'.repeat(30)}/8`
+  hexPrefix('7f000000/8'),
+  hexPrefix('e0000000/4'),
+  hexPrefix('ffffffff/32'),
+  hexPrefix(`${'0'.repeat(31)}1/128`),
+  hexPrefix(`ff${'0'.repeat(30)}/8`)
 ])
-const linkLocal6 = `fe80${'0'.repeat(28)}/10`
-const linkLocalPrefixes = { all: prefixSet(['a9fe0000/16', linkLocal6]), untaken: prefixSet([linkLocal6]) }
+const linkLocal6 = hexPrefix(`fe80${'0'.repeat(28)}/10`)
+const linkLocalPrefixes = { all: prefixSet([hexPrefix('a9fe0000/16'), linkLocal6]), untaken: prefixSet([linkLocal6]) }
 
 function prefixes(
-  condition: { kind: string; prefixes: string[] },
+  condition: { kind: string; prefixes: Prefix[] },
   hook: Hook,
   nat: boolean,
   context: RuleContext
@@ -248,7 +250,7 @@ function prefixes(
   return maybe
 }
 
-function meetsPods(condition: { prefixes: string[] }, { podAddresses }: RuleContext): boolean {
+function meetsPods(condition: { prefixes: Prefix[] }, { podAddresses }: RuleContext): boolean {
   return condition.prefixes.some((prefix) => podAddresses.meets(prefix))
 }
 
@@ -363,7 +365,7 @@ function whyNotHonoured(rule: Rule, context: RuleContext): string {
     : 'it translates packets to destinations that hostroute does not find by itself (it does not follow sets of ipset)'
 }
 
-function destinationsOf(rule: Rule): { prefixes: string[] }[] {
+function destinationsOf(rule: Rule): { prefixes: Prefix[] }[] {
   return rule.conditions.flatMap((each) =>
     each.kind === 'destination' && !each.invert && !each.prefixes.some((prefix) => prefix.endsWith('/0')) ? [each] : []
   )

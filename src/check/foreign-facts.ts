@@ -5,7 +5,7 @@
 import type { Config } from '../config/config.js'
 import type { MasqueradePolicy } from '../config/masquerade.js'
 import type { Plan } from '../plan/types.js'
-import type { NodeState } from '../state/types.js'
+import type { NodeState, Prefix } from '../state/types.js'
 import { type NodeRules, nodeRules } from './node-rules.js'
 import type { ServedDevice } from './programs.js'
 
@@ -17,12 +17,12 @@ export interface ForeignFacts {
   config: Pick<Config, 'uplink'>
 }
 
-/** translated: prefix keys that are left to the stack. */
+/** translated: left to the stack. */
 export async function foreignFacts(
   { state, plan }: { state: NodeState; plan: Plan },
   config: Config,
   masquerade: MasqueradePolicy,
-  translated: Iterable<string>
+  translated: Iterable<Prefix>
 ): Promise<ForeignFacts> {
   return {
     rules: { ...(await nodeRules(state, plan, config, masquerade)), translated: [...translated] },

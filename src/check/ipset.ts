@@ -1,5 +1,6 @@
 // Sets of ipset(8) that iptables rules match by name.
 
+import type { Prefix } from '../state/types.js'
 import type { Condition } from './ruleset.js'
 
 export interface IpSet {
@@ -33,7 +34,7 @@ export function setCondition(
   set: IpSet | undefined,
   directions: string,
   invert: boolean,
-  prefixOf: (text: string) => string | null
+  prefixOf: (text: string) => Prefix | null
 ): Condition {
   const other: Condition = { kind: 'other' }
   if (!set || set.exceptions || set.members.length === 0) return other

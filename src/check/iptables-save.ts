@@ -1,7 +1,8 @@
 // Reads what iptables-save, ip6tables-save, ebtables-save and arptables-save
 // print. They share the form: "*table", ":CHAIN POLICY", "-A CHAIN …", "COMMIT".
 
-import { parseAddress, parsePrefix, prefixKey } from '../address.js'
+import { hostPrefix, parseAddress, parsePrefix, prefixKey } from '../address.js'
+import type { Prefix } from '../state/types.js'
 import { type IpSet, setCondition } from './ipset.js'
 import { rangePrefixes } from './prefixes.js'
 import {
@@ -158,9 +159,9 @@ function condition(option: string, value: string, module: string, invert: boolea
         : { kind: 'other' }
     case '--dst-range':
     case '--src-range': {
-      const [first = '', last = first] = value.split('-').map((each) => parseAddress(each) ?? '')
+      const [first = null, last = first] = value.split('-').map(parseAddress)
       const prefixes = rangePrefixes(first, last)
-      return prefixes === null || first === ''
+      return prefixes === null
         ? { kind: 'other' }
         : { kind: option === '--src-range' ? 'source' : 'destination', prefixes, invert }
     }
@@ -174,12 +175,12 @@ function mark(text: string, invert: boolean): Condition {
   return Number.isInteger(value) && Number.isInteger(mask) ? { kind: 'mark', value, mask, invert } : { kind: 'other' }
 }
 
-/** "10.0.0.0/8", "10.0.0.1" -> key; null for masks that are no prefix. */
-export function prefixOf(text: string): string | null {
+/** "10.0.0.0/8", "10.0.0.1" -> prefix; null for masks that are no prefix. */
+export function prefixOf(text: string): Prefix | null {
   const prefix = parsePrefix(text)
   if (prefix) return prefixKey(prefix.address, prefix.length)
   const address = parseAddress(text)
-  return address === null ? null : prefixKey(address, address.length * 4)
+  return address === null ? null : hostPrefix(address)
 }
 
 const recording = new Set([

@@ -1,15 +1,16 @@
 // IPVS: its virtual services, and whether conntrack sees what it translates.
 
 import { readFileSync } from 'node:fs'
-import { prefixKey } from '../address.js'
+import { hexAddress, hostPrefix } from '../address.js'
+import type { Prefix } from '../state/types.js'
 import { prefixOf } from './iptables-save.js'
 import { type Finding, finding } from './report.js'
 import { type ReadSysctl, readSysctl } from './sysctls.js'
 
 export interface IpvsService {
   protocol: string
-  /** Prefix key; null: by firewall mark, so for any destination. */
-  destination: string | null
+  /** null: by firewall mark, so for any destination. */
+  destination: Prefix | null
   /** Real servers, by how packets are sent there. */
   servers: { translated: number; other: number }
 }
@@ -20,7 +21,7 @@ export function parseIpvs(text: string): IpvsService[] {
   for (const line of text.split('\n')) {
     const service = /^(TCP|UDP|SCTP|FWM) +(\S+)/.exec(line)
     if (service) {
-      const destination = service[1] === 'FWM' ? null : addressOf(service[2] ?? '')
+      const destination = service[1] === 'FWM' ? null : destinationOf(service[2] ?? '')
       services.push({ protocol: service[1] ?? '', destination, servers: { translated: 0, other: 0 } })
       continue
     }
@@ -32,11 +33,11 @@ export function parseIpvs(text: string): IpvsService[] {
 }
 
 /** "0A60000B:0050", "[fd00:0096:0000:0000:0000:0000:0000:000b]:0050" */
-function addressOf(text: string): string | null {
+function destinationOf(text: string): Prefix | null {
   const six = /^\[([0-9a-fA-F:]+)\]/.exec(text)
   if (six) return prefixOf(six[1] ?? '')
   const four = /^([0-9A-Fa-f]{8}):/.exec(text)
-  return four?.[1] ? prefixKey(four[1].toLowerCase(), 32) : null
+  return four?.[1] ? hostPrefix(hexAddress(four[1].toLowerCase())) : null
 }
 
 /** Empty where the kernel has no IPVS. */
@@ -48,8 +49,8 @@ export function readIpvs(path = '/proc/self/net/ip_vs'): IpvsService[] {
   }
 }
 
-/** Prefix keys of all virtual services. */
-export function ipvsDestinations(services: readonly IpvsService[]): Set<string> {
+/** Of all virtual services. */
+export function ipvsDestinations(services: readonly IpvsService[]): Set<Prefix> {
   return new Set(services.map(({ destination }) => destination).filter((each) => each !== null))
 }
 

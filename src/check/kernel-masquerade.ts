@@ -1,7 +1,8 @@
 // Whether rules of the kernel would masquerade the pods' packets if hostroute did
 // not.
 
-import type { Address } from '../state/types.js'
+import { maskAddress, splitPrefix } from '../address.js'
+import type { Address, Prefix } from '../state/types.js'
 import { readRules } from './read-rules.js'
 import type { Rule, RuleChain, RuleTable } from './ruleset.js'
 import { createTools } from './tool.js'
@@ -56,10 +57,7 @@ function endsForUnmarked({ conditions, effects }: Rule): boolean {
   return unmarked && effects.some(({ kind }) => kind === 'return' || kind === 'accept')
 }
 
-/** Prefix key "0a000000/8". */
-function covers(prefix: string, address: Address): boolean {
-  const [base = '', length = '0'] = prefix.split('/')
-  if (base.length !== address.length) return false
-  const bits = (text: string) => BigInt(`0x${text}`) >> BigInt(text.length * 4 - Number(length))
-  return bits(base) === bits(address)
+function covers(prefix: Prefix, address: Address): boolean {
+  const { address: base, length } = splitPrefix(prefix)
+  return base.length === address.length && maskAddress(base, length) === maskAddress(address, length)
 }

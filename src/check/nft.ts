@@ -2,6 +2,7 @@
 // `nft -a list ruleset`: both name the same handles.
 
 import { parseAddress } from '../address.js'
+import type { Prefix } from '../state/types.js'
 import { prefixOf } from './iptables-save.js'
 import { rangePrefixes } from './prefixes.js'
 import type { Condition, Effect, Hook, Rule, RuleChain, RuleFamily, RuleTable } from './ruleset.js'
@@ -146,7 +147,7 @@ function readVerdictMap(value: Json, rule: Rule, place: string, names: Names): v
 }
 
 /** Where a map's key has the destination address, all its addresses; else null. */
-function destinationsOf(key: unknown, keys: unknown[]): string[] | null {
+function destinationsOf(key: unknown, keys: unknown[]): Prefix[] | null {
   const parts = (key as Json)?.['concat'] as Json[] | undefined
   const index = (parts ?? [key as Json]).findIndex((part) => addressField(part) === 'daddr')
   if (index < 0 || keys.length === 0) return null
@@ -226,8 +227,8 @@ function valuesOf(right: unknown, place: string, names: Names): unknown[] | null
   return Array.isArray(right) ? right : [right]
 }
 
-function prefixList(values: unknown[]): string[] | null {
-  const prefixes: string[] = []
+function prefixList(values: unknown[]): Prefix[] | null {
+  const prefixes: Prefix[] = []
   for (const value of values) {
     const found = prefixesOf(value)
     if (!found) return null
@@ -236,10 +237,10 @@ function prefixList(values: unknown[]): string[] | null {
   return prefixes
 }
 
-function prefixesOf(value: unknown): string[] | null {
+function prefixesOf(value: unknown): Prefix[] | null {
   const prefix = (value as Json)?.['prefix'] as Json | undefined
   const range = (value as Json)?.['range'] as string[] | undefined
-  if (range) return rangePrefixes(parseAddress(String(range[0])) ?? '', parseAddress(String(range[1])) ?? '-')
+  if (range) return rangePrefixes(parseAddress(String(range[0])), parseAddress(String(range[1])))
   const text = prefix ? `${prefix['addr']}/${prefix['len']}` : value
   const key = typeof text === 'string' ? prefixOf(text) : null
   return key === null ? null : [key]

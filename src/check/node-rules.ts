@@ -1,28 +1,27 @@
 // What of the node decides how a rule is judged: devices and addresses as rules
 // may name them. Loaded by the running daemon, too: it imports little.
 
-import { maskAddress, prefixKey } from '../address.js'
+import { hostPrefix, maskAddress, prefixKey, splitPrefix } from '../address.js'
 import type { Config } from '../config/config.js'
 import { type MasqueradePolicy, masqueradesLinkLocal } from '../config/masquerade.js'
 import { servedKinds } from '../plan/devices.js'
-import { splitPrefix } from '../plan/options.js'
+import { prefixIn } from '../plan/keys.js'
 import { RouteMap } from '../plan/route-map.js'
 import type { Plan, WantedRoute } from '../plan/types.js'
 import { PrefixBegins } from '../prefix-begins.js'
 import { Slice } from '../slice.js'
-import type { NodeState } from '../state/types.js'
+import type { NodeState, Prefix } from '../state/types.js'
 import { inside } from './prefixes.js'
 
 export interface NodeRules {
   pods: readonly string[]
   uplinks: readonly string[]
   neverServed: readonly string[]
-  /** Prefix keys. */
-  stackPrefixes: readonly string[]
-  own: readonly string[]
-  podAddresses: readonly string[]
+  stackPrefixes: readonly Prefix[]
+  own: readonly Prefix[]
+  podAddresses: readonly Prefix[]
   /** What the daemon finds translated; absent: what these rules and IPVS say. */
-  translated?: readonly string[]
+  translated?: readonly Prefix[]
   snat: boolean
   /** IPv6, too; absent: as snat says. */
   snat6?: boolean
@@ -50,16 +49,16 @@ export async function nodeRules(
     neverServed,
     stackPrefixes: [...config.stackPrefixes, ...(await stackRoutes(plan))],
     own: ownPrefixes(state),
-    podAddresses: [...plan.pods.keys()].map((address) => `${address}/${address.length * 4}`),
+    podAddresses: [...plan.pods.keys()].map(hostPrefix),
     snat: config.snat.enabled,
     snat6: config.snat.enabled && policy.ipv6.masqueraded,
     routesLinkLocal: config.snat.enabled && masqueradesLinkLocal(policy)
   }
 }
 
-/** The node's own addresses as prefix keys. */
-function ownPrefixes(state: NodeState): string[] {
-  return [...state.addresses.values()].flat().map(({ local }) => prefixKey(local, local.length * 4))
+/** The node's own addresses. */
+function ownPrefixes(state: NodeState): Prefix[] {
+  return [...state.addresses.values()].flat().map(({ local }) => hostPrefix(local))
 }
 
 /** Of these a node has few. */
@@ -69,15 +68,15 @@ const mostStackRoutes = 256
 function entriesOf(
   routes: Plan['routes'],
   ...passes: Parameters<RouteMap['entriesOf']>
-): Iterable<[string, WantedRoute] | null> {
+): Iterable<[Prefix, WantedRoute] | null> {
   if (routes instanceof RouteMap) return routes.entriesOf(...passes)
   return [...routes].filter(([, route]) => passes[0](route))
 }
 
 /** Prefixes whose routes all lead to the stack. The node's own addresses are none: answers to masqueraded connections go there. */
-async function stackRoutes(plan: Plan): Promise<string[]> {
+async function stackRoutes(plan: Plan): Promise<Prefix[]> {
   const slice = new Slice()
-  const stack = new Set<string>()
+  const stack = new Set<Prefix>()
   const isStack = (route: WantedRoute): boolean => route.action === 'stack' && route.reason !== 'local'
   for (const entry of entriesOf(plan.routes, isStack)) {
     if (slice.due()) await slice.rest()
@@ -98,7 +97,7 @@ async function stackRoutes(plan: Plan): Promise<string[]> {
   for (const [key, { action }] of plan.classRoutes) {
     if (slice.due()) await slice.rest()
     if (action !== 'nexthop' && action !== 'group') continue
-    const other = key.slice(key.indexOf(' ') + 1)
+    const other = prefixIn(key)
     for (const prefix of stack) if (inside(other, prefix) || inside(prefix, other)) stack.delete(prefix)
   }
   return [...stack]

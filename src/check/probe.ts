@@ -3,6 +3,7 @@
 // Nothing is pinned; all is gone with the process.
 
 import { execFileSync } from 'node:child_process'
+import { hexAddress } from '../address.js'
 import { type NativeError, native } from '../native.js'
 import { openNeighbourRequests } from '../netlink/requests.js'
 import { type ProbeResult, probeSizes } from './probe-result.js'
@@ -57,10 +58,11 @@ async function tryManaged(): Promise<string | null> {
     ifindex: number
   }[]
   const requests = openNeighbourRequests()
+  const neighbour = hexAddress('c0000201')
   try {
-    await requests.setManaged(link?.ifindex ?? 0, 'c0000201', true)
+    await requests.setManaged(link?.ifindex ?? 0, neighbour, true)
     // older kernels ignore the flag: asked again, the entry must have it
-    const again = await requests.setManaged(link?.ifindex ?? 0, 'c0000201', true)
+    const again = await requests.setManaged(link?.ifindex ?? 0, neighbour, true)
     return again === 'unchanged' ? null : 'the kernel ignores the flag'
   } catch (error) {
     return (error as Error).message

@@ -9,7 +9,8 @@
 //   ones people wrote. All others of nf_tables are taken from nft.
 
 import { existsSync, readFileSync } from 'node:fs'
-import { formatPrefix } from '../address.js'
+import { familyOfPrefix, formatPrefix } from '../address.js'
+import type { Family } from '../state/types.js'
 import { parseIpsets } from './ipset.js'
 import { type IpSets, noSets, parseListing, parseSave } from './iptables-save.js'
 import { type IpvsService, ipvsDestinations } from './ipvs.js'
@@ -144,9 +145,9 @@ async function readSets(tools: Tools, services: readonly IpvsService[], result: 
   if (answer.kind === 'done') return parseIpsets(answer.stdout)
   const why = answer.kind === 'missing' ? 'no program ipset is installed' : answer.why
   result.notLookedAt.push(`sets of iptables rules (ipset): ${why}; a rule with a set counts as one for all packets`)
-  const members = (digits: number) =>
-    [...ipvsDestinations(services)].filter((each) => each.indexOf('/') === digits).map((each) => [formatPrefix(each)])
-  const [four, six] = [members(8), members(32)]
+  const members = (family: Family) =>
+    [...ipvsDestinations(services)].filter((each) => familyOfPrefix(each) === family).map((each) => [formatPrefix(each)])
+  const [four, six] = [members(4), members(6)]
   return {
     get: (name: string) =>
       serviceSets.test(name)

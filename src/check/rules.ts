@@ -3,7 +3,8 @@
 // are left to the stack is summed up in a line for each owner: kube-proxy alone
 // writes tens of thousands of rules. `everyRule` lists these, too.
 
-import { formatPrefix } from '../address.js'
+import { familyOfPrefix, formatPrefix } from '../address.js'
+import type { Prefix } from '../state/types.js'
 import { classifyTable, type JudgedRule, type RuleContext } from './classify.js'
 import { type IpvsService, ipvsDestinations, judgeIpvs, readIpvs } from './ipvs.js'
 import { shorten } from './node.js'
@@ -77,7 +78,7 @@ function isSummedUp({ table, chain, class: ruleClass }: JudgedRule): boolean {
 }
 
 interface Sum {
-  destinations: Set<string>
+  destinations: Set<Prefix>
   own: boolean
   service: boolean
 }
@@ -135,8 +136,8 @@ function destinationCount(count: number): string {
 }
 
 /** A single address without its length. */
-function prefixText(key: string): string {
-  return formatPrefix(key).replace(key.startsWith('/', 8) ? /\/32$/ : /\/128$/, '')
+function prefixText(prefix: Prefix): string {
+  return formatPrefix(prefix).replace(familyOfPrefix(prefix) === 4 ? /\/32$/ : /\/128$/, '')
 }
 
 const outcomes: Record<RuleClass, Outcome> = {
@@ -204,7 +205,7 @@ export function ruleContext(
   }
 }
 
-function destinationsIn(translations: readonly Translation[], services: readonly IpvsService[]): Set<string> {
+function destinationsIn(translations: readonly Translation[], services: readonly IpvsService[]): Set<Prefix> {
   const all = ipvsDestinations(services)
   for (const { destinations } of translations)
     if (destinations !== 'own') for (const each of destinations) all.add(each)
@@ -212,6 +213,6 @@ function destinationsIn(translations: readonly Translation[], services: readonly
 }
 
 /** Without those that have addresses of pods: the fast path delivers there. */
-function translatedSet(destinations: Iterable<string>, podAddresses: PrefixSet): PrefixSet {
+function translatedSet(destinations: Iterable<Prefix>, podAddresses: PrefixSet): PrefixSet {
   return prefixSet([...destinations].filter((each) => !podAddresses.meets(each)))
 }

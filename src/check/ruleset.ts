@@ -6,6 +6,8 @@
 // Invariant: what a parser does not know becomes the condition `other` (may
 // match) or the effect `change` (does something): never less than it is.
 
+import type { Prefix } from '../state/types.js'
+
 export type Backend =
   | 'iptables-legacy'
   | 'iptables-nft'
@@ -57,8 +59,8 @@ export type Condition =
   | { kind: 'mark'; value: number; mask: number; invert: boolean }
   /** The address is the node's own (fib, addrtype). */
   | { kind: 'local-destination' | 'local-source'; invert: boolean }
-  /** Prefix keys like "0a000000/8". ipset: as a set of ipset(8) has them now; the daemon does not follow these. */
-  | { kind: 'destination' | 'source'; prefixes: string[]; invert: boolean; ipset?: true }
+  /** ipset: as a set of ipset(8) has them now; the daemon does not follow these. */
+  | { kind: 'destination' | 'source'; prefixes: Prefix[]; invert: boolean; ipset?: true }
   /** Conntrack translates its flow. */
   | { kind: 'translated-flow'; invert: boolean }
   /** A socket of this node sends it. */

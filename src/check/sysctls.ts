@@ -2,6 +2,7 @@
 // depends on.
 
 import { readFileSync } from 'node:fs'
+import { familyOfPrefix } from '../address.js'
 import type { Config } from '../config/config.js'
 import { formatPortRanges, type KernelPorts, type PortRange, readKernelPorts, snatPorts } from '../config/ports.js'
 import type { NodeFacts } from './node.js'
@@ -120,7 +121,7 @@ function isStrict(read: ReadSysctl): (device: string) => boolean {
 function reversePathOfPods({ plan }: NodeFacts, config: Config, read: ReadSysctl): Finding[] {
   if (!config.ipv4) return []
   const strict = [...plan.devices.values()]
-    .filter(({ sources }) => sources.some(({ prefix }) => prefix[8] === '/'))
+    .filter(({ sources }) => sources.some(({ prefix }) => familyOfPrefix(prefix) === 4))
     .map(({ name }) => name)
     .filter(isStrict(read))
   if (strict.length === 0) return []

@@ -1,12 +1,12 @@
 // The destinations that the daemon finds translated, read once by its own
 // reader: what the check honours is what the daemon leaves to the stack.
 
+import type { Prefix } from '../state/types.js'
 import { startTranslated } from '../translated/translated.js'
 import type { Looked } from './report.js'
 
 export interface TranslatedRead {
-  /** Prefix keys. */
-  destinations: string[]
+  destinations: Prefix[]
   notLookedAt: Looked['notLookedAt']
 }
 

@@ -7,6 +7,7 @@
 // such limit; classify.ts refuses it. Of kube-proxy also the addresses that it
 // refuses or drops count: Services without endpoints, and source ranges.
 
+import type { Prefix } from '../state/types.js'
 import { inside, prefixSet } from './prefixes.js'
 import type { Effect, Rule, RuleChain, RuleTable } from './ruleset.js'
 import { isKubeProxys } from './service-proxy.js'
@@ -16,14 +17,14 @@ export interface Translation {
   /** Of the rule that translates. */
   chain: RuleChain
   rule: Rule
-  /** Prefix keys; 'own': the node's addresses. */
-  destinations: readonly string[] | 'own'
+  /** 'own': the node's addresses. */
+  destinations: readonly Prefix[] | 'own'
 }
 
 /** What limits the packets that arrive at a chain; null: nothing. */
-type Limit = readonly string[] | 'own' | null
+type Limit = readonly Prefix[] | 'own' | null
 
-export function findTranslations(table: RuleTable, ownAddresses: Iterable<string>): Translation[] {
+export function findTranslations(table: RuleTable, ownAddresses: Iterable<Prefix>): Translation[] {
   if (!['ip', 'ip6', 'inet'].includes(table.family)) return []
   const search = new Search(table, ownAddresses)
   for (const chain of table.chains.values()) {
@@ -40,7 +41,7 @@ class Search {
 
   constructor(
     private readonly table: RuleTable,
-    ownAddresses: Iterable<string>
+    ownAddresses: Iterable<Prefix>
   ) {
     this.own = prefixSet(ownAddresses)
   }
@@ -96,11 +97,12 @@ class Search {
   }
 }
 
-const sets = new WeakMap<readonly string[], ReturnType<typeof prefixSet>>()
+const sets = new WeakMap<readonly Prefix[], ReturnType<typeof prefixSet>>()
 
-function coversAny(list: Limit, prefix: string): boolean {
+function coversAny(list: Limit, prefix: Prefix): boolean {
   if (list === null || list === 'own') return false
-  if (list.length === 1) return inside(prefix, list[0] ?? '')
+  const [only] = list
+  if (list.length === 1 && only !== undefined) return inside(prefix, only)
   const set = sets.get(list) ?? prefixSet(list)
   sets.set(list, set)
   return set.covers(prefix)

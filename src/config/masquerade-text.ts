@@ -16,7 +16,8 @@
 // accepted, with a warning.
 
 import { type Document, isAlias, isMap, isScalar, isSeq, LineCounter, type Node, parseAllDocuments } from 'yaml'
-import { formatPrefix, maskAddress, parsePrefix, prefixKey } from '../address.js'
+import { formatPrefix, maskAddress, parsePrefix, prefixKey, prefixOf, unmappedPrefix } from '../address.js'
+import type { Prefix } from '../state/types.js'
 import { parseDuration } from './duration.js'
 import { type Condensed, condense, type Items, uncondensed } from './long-lists.js'
 import { defaultExclude, type MasqueradeFile, type Semantics } from './masquerade.js'
@@ -259,14 +260,14 @@ class FileReader {
     file.lines = () => this.countedLines(file.exclude ? excluded : [], included)
   }
 
-  private prefixes({ texts, offsets }: Items, key: List): string[] {
+  private prefixes({ texts, offsets }: Items, key: List): Prefix[] {
     return texts.map((text, index) => plainKey(text) ?? this.prefix(text, offsets[index] ?? 0, key))
   }
 
   /** Of each prefix the line of the first. */
-  private countedLines(excluded: readonly string[], included: readonly string[]): Map<string, number> {
-    const lines = new Map<string, number>()
-    const lists: [readonly string[], Items][] = [
+  private countedLines(excluded: readonly Prefix[], included: readonly Prefix[]): Map<Prefix, number> {
+    const lines = new Map<Prefix, number>()
+    const lists: [readonly Prefix[], Items][] = [
       [excluded, this.exclude],
       [included, this.include]
     ]
@@ -277,7 +278,7 @@ class FileReader {
     return lines
   }
 
-  private prefix(text: string | null, offset: number, key: List): string {
+  private prefix(text: string | null, offset: number, key: List): Prefix {
     const parsed = text === null ? null : parsePrefix(text.replace(/\/0+(?=\d)/, '/'))
     if (!parsed)
       return this.fail(
@@ -294,8 +295,7 @@ class FileReader {
         `${key}: ${text} is not aligned to its length; Cilium takes it for ${meant}, and so does hostroute`
       )
     }
-    const mapped = parsed.length >= 96 && masked.startsWith('00000000000000000000ffff')
-    return mapped ? prefixKey(masked.slice(24), parsed.length - 96) : prefixKey(masked, parsed.length)
+    return unmappedPrefix(masked, parsed.length)
   }
 
   private resolve(node: Node | null): Node | null {
@@ -345,7 +345,7 @@ class FileReader {
 }
 
 /** Of an aligned IPv4 prefix in its usual form, thousands of which may come; null: look at it more closely. */
-function plainKey(text: string | null): string | null {
+function plainKey(text: string | null): Prefix | null {
   if (text === null) return null
   let address = 0
   let part = -1
@@ -364,7 +364,7 @@ function plainKey(text: string | null): string | null {
     }
   }
   if (parts !== 4 || part < 0 || part > 32) return null
-  return address % 2 ** (32 - part) === 0 ? `${address.toString(16).padStart(8, '0')}/${part}` : null
+  return address % 2 ** (32 - part) === 0 ? prefixOf(4, part, address) : null
 }
 
 function knownKey(written: string): (typeof keys)[number] | undefined {

@@ -16,7 +16,17 @@
 //   hostroute does not, either.
 
 import { isDeepStrictEqual } from 'node:util'
-import { formatPrefix, maskAddress, parsePrefix, prefixKey } from '../address.js'
+import {
+  everything,
+  familyOfPrefix,
+  formatPrefix,
+  hexPrefix,
+  maskAddress,
+  parsePrefix,
+  prefixKey,
+  splitPrefix
+} from '../address.js'
+import type { Prefix } from '../state/types.js'
 import {
   type AgentUse,
   type FlagKeys,
@@ -35,11 +45,11 @@ export type Semantics = 'ip-masq-agent' | 'cilium'
 /** One file as it was read. */
 export interface MasqueradeFile {
   path: string
-  /** Prefix keys; null: the file does not speak of it. */
-  exclude: string[] | null
-  include: string[] | null
-  /** Where a prefix of the lists stands, by key: counted when it is asked. */
-  lines(): ReadonlyMap<string, number>
+  /** null: the file does not speak of it. */
+  exclude: Prefix[] | null
+  include: Prefix[] | null
+  /** Where a prefix of the lists stands, counted when it is asked. */
+  lines(): ReadonlyMap<Prefix, number>
   masqLinkLocal: boolean
   masqLinkLocalIPv6: boolean
   /** Milliseconds; null: not given. */
@@ -67,8 +77,7 @@ export function masqueradeOptions({ snat }: Pick<Config, 'snat'>): MasqueradeOpt
 
 /** One prefix of a policy. */
 export interface MasqueradeEntry {
-  /** "0a000000/8" */
-  prefix: string
+  prefix: Prefix
   masquerade: boolean
 }
 
@@ -76,8 +85,8 @@ export interface MasqueradeEntry {
 export interface MasqueradePolicy {
   /** Sorted; both families' "/0" are always there. */
   wanted: MasqueradeEntry[]
-  /** By prefix key: paths that asked for it, 'default', a key of the configuration, or "--FLAG of POD". */
-  from: { get(prefix: string): readonly string[] | undefined }
+  /** By prefix: paths that asked for it, 'default', a key of the configuration, or "--FLAG of POD". */
+  from: { get(prefix: Prefix): readonly string[] | undefined }
   /** The files that it was made of. */
   files: readonly MasqueradeFile[]
   /** No file says what is excluded or included. */
@@ -113,7 +122,7 @@ export const defaultExclude: Readonly<Record<Semantics, readonly string[]>> = {
 
 /** Some IPv4 link-local destination is masqueraded (masqLinkLocal, or a longer prefix on a list). */
 export function masqueradesLinkLocal({ wanted }: Pick<MasqueradePolicy, 'wanted'>): boolean {
-  const [address, length] = ['a9fe0000', 16]
+  const { address, length } = splitPrefix(linkLocal[4])
   const due = new Map(wanted.map(({ prefix, masquerade }) => [prefix, masquerade]))
   if (wanted.some(({ prefix, masquerade }) => masquerade && /^a9fe....\/(1[7-9]|2\d|3[0-2])$/.test(prefix))) return true
   for (let bits = length; bits >= 0; bits--) {
@@ -123,9 +132,8 @@ export function masqueradesLinkLocal({ wanted }: Pick<MasqueradePolicy, 'wanted'
   return false
 }
 
-const linkLocal = { 4: 'a9fe0000/16', 6: `fe80${'0'.repeat(28)}/10` } as const
-const everything = { 4: '00000000/0', 6: `${'0'.repeat(32)}/0` } as const
-const uniqueLocal = `fc${'0'.repeat(30)}/7`
+const linkLocal = { 4: hexPrefix('a9fe0000/16'), 6: hexPrefix(`fe80${'0'.repeat(28)}/10`) }
+const uniqueLocal = hexPrefix(`fc${'0'.repeat(30)}/7`)
 const slowest = 24 * 3_600_000
 
 export function mergeMasquerade(
@@ -142,7 +150,7 @@ interface Row {
 }
 
 class Merger {
-  private readonly rows = new Map<string, Row>()
+  private readonly rows = new Map<Prefix, Row>()
   private readonly warnings: string[]
   /** Those whose flags count. */
   private readonly followed: readonly RunningAgent[]
@@ -207,7 +215,7 @@ class Merger {
   }
 
   /** row: shared by all prefixes that nobody else has. */
-  private add(prefix: string, row: Row): void {
+  private add(prefix: Prefix, row: Row): void {
     const { rows, warnings } = this
     const before = rows.get(prefix)
     if (!before) rows.set(prefix, row)
@@ -218,12 +226,12 @@ class Merger {
       )
   }
 
-  private addAll(prefixes: readonly string[] | null, masquerade: boolean, from: string): void {
+  private addAll(prefixes: readonly Prefix[] | null, masquerade: boolean, from: string): void {
     const row = { masquerade, from: [from] }
     for (const prefix of prefixes ?? []) this.add(prefix, row)
   }
 
-  private fallback(prefix: string, masquerade: boolean): void {
+  private fallback(prefix: Prefix, masquerade: boolean): void {
     if (!this.rows.has(prefix)) this.rows.set(prefix, { masquerade, from: ['default'] })
   }
 
@@ -295,23 +303,23 @@ function interval(files: readonly MasqueradeFile[]): number {
   return asked.length === 0 ? 60_000 : Math.min(slowest, Math.max(1000, Math.min(...asked)))
 }
 
-function isIPv6(prefix: string): boolean {
-  return prefix.length > 12
+function isIPv6(prefix: Prefix): boolean {
+  return familyOfPrefix(prefix) === 6
 }
 
-function keyOf(text: string): string {
+function keyOf(text: string): Prefix {
   const parsed = parsePrefix(text)
   if (!parsed) throw new Error(`${text} is not a prefix`)
   return prefixKey(parsed.address, parsed.length)
 }
 
 /** IPv4 first, then by address, shorter first. */
-function comparePrefixes(a: string, b: string): number {
+function comparePrefixes(a: Prefix, b: Prefix): number {
   if (isIPv6(a) !== isIPv6(b)) return isIPv6(a) ? 1 : -1
   const digits = isIPv6(a) ? 32 : 8
   for (let i = 0; i < digits; i++) {
     const difference = a.charCodeAt(i) - b.charCodeAt(i)
     if (difference !== 0) return difference
   }
-  return Number(a.slice(digits + 1)) - Number(b.slice(digits + 1))
+  return splitPrefix(a).length - splitPrefix(b).length
 }

@@ -3,7 +3,8 @@
 // people what is allowed.
 
 import * as v from 'valibot'
-import { maskAddress, parseAddress, parsePrefix, prefixKey } from '../address.js'
+import { hostPrefix, maskAddress, parseAddress, parsePrefix, prefixKey } from '../address.js'
+import type { Prefix } from '../state/types.js'
 import { formatDuration, parseDuration } from './duration.js'
 import { type PortRange, parsePortRanges } from './ports.js'
 
@@ -108,16 +109,15 @@ export function cgroups(): Kind<string[]> {
   }
 }
 
-/** Prefix keys like "0a000000/8". */
-export function prefixes(): Kind<string[]> {
+export function prefixes(): Kind<Prefix[]> {
   return {
     schema: v.array(transformed(prefix)),
     allowed: 'a list of prefixes like [10.0.0.0/8, "fd00::/8"] without host bits'
   }
 }
 
-/** Prefix keys (one address: of a host) and device names or patterns. */
-export function snatAddresses(): Kind<'auto' | ({ prefix: string } | { device: string })[]> {
+/** Prefixes (one address: of a host) and device names or patterns. */
+export function snatAddresses(): Kind<'auto' | ({ prefix: Prefix } | { device: string })[]> {
   return {
     schema: v.union([v.literal('auto'), v.pipe(v.array(transformed(snatAddress)), v.minLength(1))]),
     allowed:
@@ -125,8 +125,8 @@ export function snatAddresses(): Kind<'auto' | ({ prefix: string } | { device: s
   }
 }
 
-/** By device and prefix; `prefix` is a key like "0a600000/12". */
-export function podSources(): Kind<{ device: string; prefix: string; masquerade: boolean }[]> {
+/** By device and prefix. */
+export function podSources(): Kind<{ device: string; prefix: Prefix; masquerade: boolean }[]> {
   const entry = v.strictObject({
     device: devicePattern,
     prefix: transformed(prefix),
@@ -193,17 +193,17 @@ function portRanges(value: unknown): PortRange[] | undefined {
   return (typeof text === 'string' || typeof text === 'number' ? parsePortRanges(String(text)) : null) ?? undefined
 }
 
-function snatAddress(value: unknown): { prefix: string } | { device: string } | undefined {
+function snatAddress(value: unknown): { prefix: Prefix } | { device: string } | undefined {
   if (typeof value !== 'string') return undefined
   const address = parseAddress(value)
-  if (address !== null) return { prefix: prefixKey(address, address.length * 4) }
+  if (address !== null) return { prefix: hostPrefix(address) }
   const found = prefix(value)
   if (found !== undefined) return { prefix: found }
   // what looks like an address and is none is a mistake
   return v.is(devicePattern, value) && !/^[\d.]+$|:/.test(value) ? { device: value } : undefined
 }
 
-function prefix(value: unknown): string | undefined {
+function prefix(value: unknown): Prefix | undefined {
   const parsed = typeof value === 'string' ? parsePrefix(value) : null
   if (!parsed || maskAddress(parsed.address, parsed.length) !== parsed.address) return undefined
   return prefixKey(parsed.address, parsed.length)

@@ -3,6 +3,7 @@
 // A tuple is one direction. For ICMP the echo identifier is the source port,
 // and the destination port is 0.
 
+import { noAddress } from '../address.js'
 import { afterAttribute, attributeEnd, attributeType, Malformed, readAddress, readU8 } from '../netlink/bytes.js'
 import type { Address, Family } from '../state/types.js'
 
@@ -100,8 +101,8 @@ export function decodeEntry(bytes: Buffer, body: number, end: number): Entry | n
 }
 
 const emptyTuple: Tuple = {
-  source: '',
-  destination: '',
+  source: noAddress,
+  destination: noAddress,
   protocol: 0,
   sourcePort: 0,
   destinationPort: 0,

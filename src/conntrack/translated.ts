@@ -28,9 +28,9 @@ export interface TranslatedFlows {
   flows: PodFlow[]
   /**
    * IPv4 addresses between which translated packets go, on either side of the
-   * translation, one of them a pod's: "0af40102 0a600001".
+   * translation, one of them a pod's: by the source.
    */
-  pairs: Set<string>
+  pairs: Map<Address, Set<Address>>
   /** Not translated, opened by others than pods of this node, and not over. */
   inbound: PodFlow[]
 }
@@ -38,7 +38,7 @@ export interface TranslatedFlows {
 export async function readTranslated(isPod: (address: Address) => boolean): Promise<TranslatedFlows> {
   const flows: PodFlow[] = []
   const inbound: PodFlow[] = []
-  const pairs = new Set<string>()
+  const pairs: TranslatedFlows['pairs'] = new Map()
   let translated = 0
   const read = await readEntries((entry) => {
     if (!isTranslated(entry)) {
@@ -51,7 +51,8 @@ export async function readTranslated(isPod: (address: Address) => boolean): Prom
     // The original direction as the client sends it, and the reply as the server does.
     for (const tuple of [entry.original, entry.reply]) {
       const { source, destination } = tuple
-      if (entry.family === 4 && (isPod(source) || isPod(destination))) pairs.add(`${source} ${destination}`)
+      if (entry.family === 4 && (isPod(source) || isPod(destination)))
+        pairs.set(source, (pairs.get(source) ?? new Set()).add(destination))
       if (isPod(tuple.source) && isKnown(tuple.protocol)) flows.push(flowOf(entry, tuple))
     }
   })

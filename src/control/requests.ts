@@ -3,7 +3,7 @@
 // is an error, because a filter that was misspelt would answer for everything.
 
 import * as v from 'valibot'
-import { formatAddress, parseAddress, parsePrefix } from '../address.js'
+import { formatAddress, parseAddress, parsePrefix, unspecified } from '../address.js'
 import type { NodeControl } from './api.js'
 import { Failure } from './failure.js'
 import { type Caller, fitsEveryFlow } from './flow-api.js'
@@ -211,7 +211,7 @@ function checked<T>(schema: v.GenericSchema<unknown, T>, parameters: unknown): T
 }
 
 function normal(text: string): string {
-  return formatAddress(parseAddress(text) ?? '00000000')
+  return formatAddress(parseAddress(text) ?? unspecified[4])
 }
 
 /** Without keys that are undefined: absent means absent. */

@@ -14,7 +14,7 @@ import type { PlanOptions } from '../plan/options.js'
 import { createPlanner, type Planner } from '../plan/planner.js'
 import type { Plan } from '../plan/types.js'
 import { noChanges } from '../state/changes.js'
-import type { Changes, NodeState } from '../state/types.js'
+import type { Changes, NodeState, Prefix } from '../state/types.js'
 import { startTranslated, type Translated } from '../translated/translated.js'
 
 export interface NodePlanOptions {
@@ -58,8 +58,8 @@ export class NodePlan {
     return this.sync.state
   }
 
-  /** Prefix keys of the destinations that are in the plan. */
-  get translatedPrefixes(): ReadonlySet<string> {
+  /** The destinations that are in the plan. */
+  get translatedPrefixes(): ReadonlySet<Prefix> {
     return this.planner.translated
   }
 

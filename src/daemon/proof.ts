@@ -105,7 +105,7 @@ export async function differsFromKernel(
   const device = node.deviceName(way)
   if (device === out.device) return null
   // of several ways to one destination the kernel may take another
-  const legs = routeAnswer(node.plan, packet.destination, () => null).route?.legs ?? []
+  const legs = routeAnswer(node.plan, to, () => null).route?.legs ?? []
   const both = legs.some((leg) => leg.device === device) && legs.some((leg) => leg.device === out.device)
   return both ? null : `leaves over ${out.device}, and the kernel would send it over ${device}`
 }

@@ -205,8 +205,7 @@ function namedNeighbours(pinDirectory: string): NamedNeighbour[] {
     if (gateway !== null) named.push({ ifindex, address: gateway })
   }
   for (const { key } of pinnedRows(pinDirectory, 'neighbours')) {
-    const [ifindex = '', address = ''] = decodeNeighbourKey(key).split('/')
-    named.push({ ifindex: Number(ifindex), address })
+    named.push(decodeNeighbourKey(key))
   }
   return named
 }

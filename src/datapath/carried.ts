@@ -2,7 +2,7 @@
 // them to the stack: by what stands in the maps, so that it can be said of the
 // pins of a dead daemon, too.
 
-import { familyOf } from '../address.js'
+import { familyOf, hostPrefix } from '../address.js'
 import {
   decodeDevice,
   decodePod,
@@ -12,6 +12,7 @@ import {
   encodeRouteKey,
   type RouteRow
 } from '../maps/codec.js'
+import { classRow } from '../maps/keys.js'
 import { CODES, DEVICE_SLOTS } from '../maps/layout.js'
 import type { BpfMap } from '../native.js'
 import type { Address } from '../state/types.js'
@@ -62,7 +63,7 @@ function judge(maps: Maps, address: Address): Judged {
   const family = familyOf(address)
   const bytes = maps.map('pods').lookup(encodeAddress(address))
   if (!bytes) {
-    const route = maps.map(`routes${family}`).lookup(encodeRouteKey(`${address}/${address.length * 4}`))
+    const route = maps.map(`routes${family}`).lookup(encodeRouteKey(hostPrefix(address)))
     return { isPod: false, stacks: !route || decodeRoute(route).action === CODES.ROUTE_STACK, routeClass: null }
   }
   const { ifindex } = decodePod(bytes)
@@ -80,6 +81,6 @@ function judge(maps: Maps, address: Address): Judged {
 function classRoute(maps: Maps, routeClass: number, to: Address): RouteRow | null {
   const bytes = maps
     .map(`class_routes${familyOf(to)}`)
-    .lookup(encodeClassRouteKey(`${routeClass} ${to}/${to.length * 4}`))
+    .lookup(encodeClassRouteKey(classRow(routeClass, hostPrefix(to))))
   return bytes && decodeRoute(bytes)
 }

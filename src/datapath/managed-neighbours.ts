@@ -8,17 +8,17 @@
 
 import type { Logger } from '../log.js'
 import { type NeighbourRequests, openNeighbourRequests } from '../netlink/requests.js'
-import { type Address, NeighbourState, type NodeState } from '../state/types.js'
+import { type Address, type NeighbourKey, NeighbourState, type NodeState } from '../state/types.js'
 
-type Wanted = ReadonlyMap<string, { ifindex: number; address: Address }>
+type Wanted = ReadonlyMap<NeighbourKey, { ifindex: number; address: Address }>
 
 const retryAfter = 2000
 const fixedStates = NeighbourState.permanent | NeighbourState.noarp
 
 export class ManagedNeighbours {
   /** Keys "ifindex/address" this daemon (or the one before it) has marked. */
-  private readonly marked = new Map<string, { ifindex: number; address: Address }>()
-  private readonly triedAt = new Map<string, number>()
+  private readonly marked = new Map<NeighbourKey, { ifindex: number; address: Address }>()
+  private readonly triedAt = new Map<NeighbourKey, number>()
   private wanted: Wanted = new Map()
   private readonly requests: NeighbourRequests = openNeighbourRequests()
   private running = false
@@ -72,7 +72,7 @@ export class ManagedNeighbours {
     for (const key of this.triedAt.keys()) if (!this.wanted.has(key)) this.triedAt.delete(key)
   }
 
-  private async mark(key: string, ifindex: number, address: Address, on: boolean): Promise<void> {
+  private async mark(key: NeighbourKey, ifindex: number, address: Address, on: boolean): Promise<void> {
     if (on) this.triedAt.set(key, performance.now())
     try {
       const outcome = await this.requests.setManaged(ifindex, address, on)

@@ -6,7 +6,7 @@
 import { protocols } from '../conntrack/entry.js'
 import { type Forgotten, forgetUntranslated } from '../conntrack/forget.js'
 import { ConntrackError, tracksNothing } from '../conntrack/table.js'
-import { type PodFlow, readTranslated } from '../conntrack/translated.js'
+import { type PodFlow, readTranslated, type TranslatedFlows } from '../conntrack/translated.js'
 import type { Logger } from '../log.js'
 import { encodeOwner, encodePlainFlow, encodeTuple } from '../maps/codec.js'
 import { CODES, ECHO_ASKED, STRUCTS } from '../maps/layout.js'
@@ -76,13 +76,13 @@ export async function claimTranslated(
   }
 }
 
-async function markPairs(map: BpfMap, pairs: ReadonlySet<string>): Promise<void> {
+async function markPairs(map: BpfMap, pairs: TranslatedFlows['pairs']): Promise<void> {
   const slice = new Slice()
-  for (const pair of pairs) {
-    const [one = '', other = ''] = pair.split(' ')
-    markStackPair(map, one, other)
-    if (slice.due()) await slice.rest()
-  }
+  for (const [one, others] of pairs)
+    for (const other of others) {
+      markStackPair(map, one, other)
+      if (slice.due()) await slice.rest()
+    }
 }
 
 async function writeOwners(object: Maps, pods: Map<Address, LocalPod>, flows: PodFlow[], now: number): Promise<void> {

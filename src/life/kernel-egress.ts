@@ -10,7 +10,7 @@
 // node itself is masqueraded, as ip-masq-agent's rules do; with the address that
 // the kernel chooses, whatever snat.addresses says.
 
-import { formatPrefix } from '../address.js'
+import { familyOfPrefix, formatPrefix, splitPrefix } from '../address.js'
 import { listNfTables } from '../check/nf-tables.js'
 import type { Config } from '../config/config.js'
 import type { MasqueradePolicy } from '../config/masquerade.js'
@@ -123,13 +123,13 @@ function countRules(ruleset: string): number {
 /** The table as nft(8) reads it, in the place of an older one. */
 export function egressRuleset(policy: Pick<MasqueradePolicy, 'wanted' | 'ipv6'>, uplinks: readonly string[]): string {
   const rules = [...policy.wanted]
-    .sort((a, b) => lengthOf(b.prefix) - lengthOf(a.prefix))
+    .sort((a, b) => splitPrefix(b.prefix).length - splitPrefix(a.prefix).length)
     .map(({ prefix, masquerade }) => {
-      const family = isIpv6(prefix) ? 'ip6' : 'ip'
+      const family = familyOfPrefix(prefix) === 6 ? 'ip6' : 'ip'
       const due = masquerade && (family === 'ip' || policy.ipv6.masqueraded)
       // "ip daddr 0.0.0.0/0" is no expression of nft's
       const condition =
-        lengthOf(prefix) === 0
+        splitPrefix(prefix).length === 0
           ? `meta nfproto ${family === 'ip' ? 'ipv4' : 'ipv6'}`
           : `${family} daddr ${formatPrefix(prefix)}`
       return `    ${condition} ${due ? 'masquerade' : 'return'}`
@@ -149,14 +149,6 @@ export function egressRuleset(policy: Pick<MasqueradePolicy, 'wanted' | 'ipv6'>,
     '}',
     ''
   ].join('\n')
-}
-
-function isIpv6(prefix: string): boolean {
-  return prefix.indexOf('/') > 8
-}
-
-function lengthOf(prefix: string): number {
-  return Number(prefix.slice(prefix.indexOf('/') + 1))
 }
 
 /** Asked of the kernel itself: nft(8) need not be installed. */

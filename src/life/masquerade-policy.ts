@@ -19,7 +19,7 @@ import type { PortRange } from '../config/ports.js'
 import { type MasqueradeWatch, notInForce, watchMasquerade } from '../config/watch.js'
 import type { Logger } from '../log.js'
 import type { Writer } from '../maps/writer.js'
-import type { Address } from '../state/types.js'
+import type { Address, Prefix } from '../state/types.js'
 
 export interface MasqueradeHooks {
   /** See MasqueradeWatchOptions. */
@@ -54,7 +54,7 @@ export class Masquerade {
   private map: PolicyMap | null = null
   /** Logged as the one in force. */
   private told: MasqueradePolicy | null = null
-  private rows: { of: MasqueradePolicy; byPrefix: Map<string, boolean> } | null = null
+  private rows: { of: MasqueradePolicy; byPrefix: Map<Prefix, boolean> } | null = null
 
   constructor(
     private config: Config,
@@ -129,8 +129,8 @@ export class Masquerade {
     this.watch.close()
   }
 
-  /** The entry that decides about an address, by key. */
-  entryFor(address: Address): { prefix: string; masquerade: boolean } {
+  /** The entry that decides about an address. */
+  entryFor(address: Address): { prefix: Prefix; masquerade: boolean } {
     if (this.rows?.of !== this.policy)
       this.rows = {
         of: this.policy,

@@ -3,6 +3,7 @@
 // its first route is written and rests, when the class is gone, until no
 // program can be on its way with it.
 
+import type { ClassKey } from '../plan/keys.js'
 import type { Plan } from '../plan/types.js'
 import type { Family } from '../state/types.js'
 import { CapacityError } from './access.js'
@@ -21,9 +22,9 @@ export interface ClassNumbers {
    */
   adopt(devices: Iterable<Buffer>, plan: Plan): void
   /** Gives the class a number if it has none. CapacityError: none is left. */
-  numberOf(key: string): number
-  known(key: string): number | undefined
-  keyOf(number: number): string | undefined
+  numberOf(key: ClassKey): number
+  known(key: ClassKey): number | undefined
+  keyOf(number: number): ClassKey | undefined
   /** Takes the numbers back of classes that the plan does not have. kept: families whose rows were not touched. */
   prune(plan: Plan, kept: { has(family: Family): boolean; size: number }): void
   settle(): void
@@ -31,11 +32,11 @@ export interface ClassNumbers {
 
 export function createClassNumbers(): ClassNumbers {
   const pool = createIndexPool(1, numbers)
-  const byKey = new Map<string, number>()
-  const byNumber = new Map<number, string>()
+  const byKey = new Map<ClassKey, number>()
+  const byNumber = new Map<number, ClassKey>()
   /** Found in the maps and not adopted: their rows are about to go. */
   const foreign = new Set<number>()
-  const give = (key: string, number: number): void => {
+  const give = (key: ClassKey, number: number): void => {
     byKey.set(key, number)
     byNumber.set(number, key)
     foreign.delete(number)
@@ -52,7 +53,7 @@ export function createClassNumbers(): ClassNumbers {
       for (const number of found) if (pool.reserve(number)) foreign.add(number)
     },
     adopt(devices, plan) {
-      const keys = new Map<number, Set<string | null>>()
+      const keys = new Map<number, Set<ClassKey | null>>()
       for (const bytes of devices) {
         const row = decodeDevice(bytes)
         const device = plan.devices.get(row.ifindex)

@@ -3,10 +3,23 @@
 // the eight digits of the IPv4 address. Decoders never fail: they say what is
 // there.
 
-import { formatAddress, formatMac, toMapped } from '../address.js'
-import { splitPrefix } from '../plan/options.js'
+import {
+  addressIn,
+  formatAddress,
+  formatMac,
+  isAddress,
+  isMac,
+  macIn,
+  prefixKey,
+  splitPrefix,
+  toMapped,
+  unmapped,
+  unmappedPrefix,
+  unspecified
+} from '../address.js'
 import { REASON_MAX, reasonCode, reasonName } from '../reasons.js'
-import type { Address, Mac } from '../state/types.js'
+import type { Address, Mac, Prefix } from '../state/types.js'
+import { classRow, splitClassRow, type ClassRow } from './keys.js'
 import { CODES, GROUP_LEGS, STRUCTS } from './layout.js'
 
 const {
@@ -25,23 +38,16 @@ const {
   control,
   event
 } = STRUCTS
-const mappedPrefix = '00000000000000000000ffff'
-const noAddress = '0'.repeat(32)
-
-function hex(bytes: Buffer, at: number, length: number): string {
-  return bytes.toString('hex', at, at + length)
-}
 
 /** 16 bytes: v4-mapped becomes 8 digits, all zero becomes null. */
 function address16(bytes: Buffer, at: number): Address | null {
-  const digits = hex(bytes, at, 16)
-  if (digits === noAddress) return null
-  return digits.startsWith(mappedPrefix) ? digits.slice(24) : digits
+  const address = addressIn(bytes, at, 16)
+  return address === unspecified[6] ? null : unmapped(address)
 }
 
 function address4(bytes: Buffer, at: number): Address | null {
-  const digits = hex(bytes, at, 4)
-  return digits === '00000000' ? null : digits
+  const address = addressIn(bytes, at, 4)
+  return address === unspecified[4] ? null : address
 }
 
 export interface DeviceRow {
@@ -94,7 +100,7 @@ export function decodeDevice(bytes: Buffer): DeviceRow {
     class4: bytes.readUInt16LE(at.class4),
     class6: bytes.readUInt16LE(at.class6),
     replyTag: bytes.readUInt8(at.reply_tag),
-    mac: hex(bytes, at.mac, 6)
+    mac: macIn(bytes, at.mac)
   }
 }
 
@@ -126,8 +132,8 @@ export function decodePod(bytes: Buffer): PodRow {
     id: bytes.readUInt32LE(at.id),
     mtu: bytes.readUInt32LE(at.mtu),
     flags: bytes.readUInt32LE(at.flags),
-    mac: hex(bytes, at.mac, 6),
-    hostMac: hex(bytes, at.host_mac, 6)
+    mac: macIn(bytes, at.mac),
+    hostMac: macIn(bytes, at.host_mac)
   }
 }
 
@@ -157,11 +163,11 @@ export function encodeAddress(address: Address): Buffer {
 }
 
 export function decodeAddress(bytes: Buffer): Address {
-  return address16(bytes, 0) ?? noAddress
+  return address16(bytes, 0) ?? unspecified[6]
 }
 
 /** Key of routes4 or routes6, by the prefix's family. */
-export function encodeRouteKey(prefix: string): Buffer {
+export function encodeRouteKey(prefix: Prefix): Buffer {
   const { address, length } = splitPrefix(prefix)
   const bytes = Buffer.alloc(4 + address.length / 2)
   bytes.writeUInt32LE(length, 0)
@@ -169,25 +175,25 @@ export function encodeRouteKey(prefix: string): Buffer {
   return bytes
 }
 
-export function decodeRouteKey(bytes: Buffer): string {
-  return `${hex(bytes, 4, bytes.length - 4)}/${bytes.readUInt32LE(0)}`
+export function decodeRouteKey(bytes: Buffer): Prefix {
+  return prefixKey(addressIn(bytes, 4, bytes.length - 4), bytes.readUInt32LE(0))
 }
 
-/** Key of class_routes4 or class_routes6, by the prefix's family: "3 0a000000/8". */
-export function encodeClassRouteKey(key: string): Buffer {
-  const space = key.indexOf(' ')
-  const { address, length } = splitPrefix(key.slice(space + 1))
+/** Key of class_routes4 or class_routes6, by the prefix's family. */
+export function encodeClassRouteKey(row: ClassRow): Buffer {
+  const { number, prefix } = splitClassRow(row)
+  const { address, length } = splitPrefix(prefix)
   const bytes = Buffer.alloc(8 + address.length / 2)
   bytes.writeUInt32LE(32 + length, class_route4_key.offset.prefix_length)
-  bytes.writeUInt32LE(Number(key.slice(0, space)), class_route4_key.offset.route_class)
+  bytes.writeUInt32LE(number, class_route4_key.offset.route_class)
   bytes.write(address, class_route4_key.offset.address, 'hex')
   return bytes
 }
 
-export function decodeClassRouteKey(bytes: Buffer): string {
+export function decodeClassRouteKey(bytes: Buffer): ClassRow {
   const at = class_route4_key.offset
-  const routeClass = bytes.readUInt32LE(at.route_class)
-  return `${routeClass} ${hex(bytes, at.address, bytes.length - 8)}/${bytes.readUInt32LE(at.prefix_length) - 32}`
+  const address = addressIn(bytes, at.address, bytes.length - 8)
+  return classRow(bytes.readUInt32LE(at.route_class), prefixKey(address, bytes.readUInt32LE(at.prefix_length) - 32))
 }
 
 export interface RouteRow {
@@ -260,12 +266,12 @@ export function decodeNexthop(bytes: Buffer): NexthopRow {
   return {
     ifindex: bytes.readUInt32LE(at.ifindex),
     gateway: flags & CODES.NEXTHOP_GATEWAY ? address16(bytes, at.gateway) : null,
-    mac: hex(bytes, at.mac, 6),
+    mac: macIn(bytes, at.mac),
     macKnown: bytes.readUInt8(at.mac_known) !== 0,
-    sourceMac: hex(bytes, at.source_mac, 6),
+    sourceMac: macIn(bytes, at.source_mac),
     mtu: bytes.readUInt32LE(at.mtu),
-    snat4: flags & CODES.NEXTHOP_SNAT4 ? hex(bytes, at.snat4, 4) : null,
-    snat6: flags & CODES.NEXTHOP_SNAT6 ? hex(bytes, at.snat6, 16) : null,
+    snat4: flags & CODES.NEXTHOP_SNAT4 ? addressIn(bytes, at.snat4, 4) : null,
+    snat6: flags & CODES.NEXTHOP_SNAT6 ? addressIn(bytes, at.snat6, 16) : null,
     sources: bytes.readUInt16LE(at.sources),
     noSource: (flags & CODES.NEXTHOP_NO_SOURCE) !== 0
   }
@@ -289,9 +295,9 @@ export function encodeNeighbourKey(ifindex: number, address: Address): Buffer {
   return bytes
 }
 
-/** "ifindex/address", the plan's key. */
-export function decodeNeighbourKey(bytes: Buffer): string {
-  return `${bytes.readUInt32LE(neighbour_key.offset.ifindex)}/${address16(bytes, neighbour_key.offset.address) ?? noAddress}`
+export function decodeNeighbourKey(bytes: Buffer): { ifindex: number; address: Address } {
+  const at = neighbour_key.offset
+  return { ifindex: bytes.readUInt32LE(at.ifindex), address: address16(bytes, at.address) ?? unspecified[6] }
 }
 
 export function encodeNeighbour(mac: Mac, known: boolean): Buffer {
@@ -302,10 +308,10 @@ export function encodeNeighbour(mac: Mac, known: boolean): Buffer {
 }
 
 export function decodeNeighbour(bytes: Buffer): { mac: Mac; known: boolean } {
-  return { mac: hex(bytes, neighbour.offset.mac, 6), known: bytes.readUInt8(neighbour.offset.known) !== 0 }
+  return { mac: macIn(bytes, neighbour.offset.mac), known: bytes.readUInt8(neighbour.offset.known) !== 0 }
 }
 
-export function encodeMasqueradeKey(epoch: number, prefix: string): Buffer {
+export function encodeMasqueradeKey(epoch: number, prefix: Prefix): Buffer {
   const { address, length, family } = splitPrefix(prefix)
   const bytes = Buffer.alloc(masquerade_key.size)
   bytes.writeUInt32LE(32 + (family === 4 ? 96 : 0) + length, masquerade_key.offset.prefix_length)
@@ -315,28 +321,26 @@ export function encodeMasqueradeKey(epoch: number, prefix: string): Buffer {
 }
 
 /** encodeMasqueradeKey as hexadecimal digits, for thousands of prefixes under one epoch. */
-export function masqueradeKeyWriter(epoch: number): (prefix: string) => string {
+export function masqueradeKeyWriter(epoch: number): (prefix: Prefix) => string {
   const heads: string[] = []
   return (prefix) => {
-    const digits = prefix[8] === '/' ? 8 : 32
-    const length = Number(prefix.slice(digits + 1)) + (digits === 8 ? 96 : 0)
+    const { address, length: own, family } = splitPrefix(prefix)
+    const length = own + (family === 4 ? 96 : 0)
     // prefix length and epoch are the same for many; the address is the rest
-    heads[length] ??= encodeMasqueradeKey(epoch, `${'0'.repeat(32)}/${length}`).toString(
+    heads[length] ??= encodeMasqueradeKey(epoch, prefixKey(unspecified[6], length)).toString(
       'hex',
       0,
       masquerade_key.offset.address
     )
-    return heads[length] + toMapped(prefix.slice(0, digits))
+    return heads[length] + toMapped(address)
   }
 }
 
-export function decodeMasqueradeKey(bytes: Buffer): { epoch: number; prefix: string } {
-  const length = bytes.readUInt32LE(masquerade_key.offset.prefix_length) - 32
-  const digits = hex(bytes, masquerade_key.offset.address, 16)
-  const four = length >= 96 && digits.startsWith(mappedPrefix)
+export function decodeMasqueradeKey(bytes: Buffer): { epoch: number; prefix: Prefix } {
+  const at = masquerade_key.offset
   return {
-    epoch: bytes.readUInt32LE(masquerade_key.offset.epoch),
-    prefix: four ? `${digits.slice(24)}/${length - 96}` : `${digits}/${length}`
+    epoch: bytes.readUInt32LE(at.epoch),
+    prefix: unmappedPrefix(addressIn(bytes, at.address, 16), bytes.readUInt32LE(at.prefix_length) - 32)
   }
 }
 
@@ -399,8 +403,8 @@ export function decodeOwner(bytes: Buffer): OwnerRow {
 export function decodeTuple(bytes: Buffer): FlowKey {
   const width = bytes.length === STRUCTS.tuple4.size ? 4 : 16
   return {
-    local: hex(bytes, 0, width),
-    remote: hex(bytes, width, width),
+    local: addressIn(bytes, 0, width),
+    remote: addressIn(bytes, width, width),
     localPort: bytes.readUInt16BE(2 * width),
     remotePort: bytes.readUInt16BE(2 * width + 2),
     protocol: bytes.readUInt8(2 * width + 4)
@@ -471,7 +475,7 @@ export function encodeReverse(row: Pick<ReverseRow, 'pod' | 'podPort' | 'podId'>
 export function decodeReverse(bytes: Buffer): ReverseRow {
   const at = reverse.offset
   return {
-    pod: address16(bytes, at.pod) ?? noAddress,
+    pod: address16(bytes, at.pod) ?? unspecified[6],
     podPort: bytes.readUInt16BE(at.pod_port),
     tcp: bytes.readUInt8(at.tcp),
     replied: bytes.readUInt8(at.replied) !== 0,
@@ -564,8 +568,8 @@ export function readable(row: object): Record<string, unknown> {
   for (const [name, value] of Object.entries(row)) {
     if (typeof value !== 'string')
       text[name] = value !== null && typeof value === 'object' && !Array.isArray(value) ? readable(value) : value
-    else if (/^[0-9a-f]{12}$/.test(value)) text[name] = formatMac(value)
-    else if (/^([0-9a-f]{8}|[0-9a-f]{32})$/.test(value)) text[name] = formatAddress(value)
+    else if (isMac(value)) text[name] = formatMac(value)
+    else if (isAddress(value)) text[name] = formatAddress(value)
     else text[name] = value
   }
   return text

@@ -1,7 +1,7 @@
 // The context of the program delete_flows: which flows it deletes, and how many
 // it has deleted.
 
-import { maskAddress, toMapped } from '../address.js'
+import { familyOf, maskAddress, netmask, toMapped } from '../address.js'
 import type { Address, Family } from '../state/types.js'
 import { CODES, STRUCTS } from './layout.js'
 
@@ -46,7 +46,7 @@ export function encodeDeletion(deletion: Deletion, family: Family): Buffer {
   filter(deletion.remote, CODES.DELETE_REMOTE, ({ address, length }) => {
     bytes.write(toMapped(maskAddress(address, length)), offset.remote, 'hex')
     // also what says that an IPv4 address is one
-    const mask = maskAddress('f'.repeat(address.length), length).padStart(32, 'f')
+    const mask = netmask(familyOf(address), length).padStart(32, 'f')
     bytes.write(mask, offset.remote_mask, 'hex')
   })
   filter(deletion.remotePort, CODES.DELETE_REMOTE_PORT, (port) => void bytes.writeUInt16BE(port, offset.remote_port))

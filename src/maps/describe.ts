@@ -18,6 +18,7 @@ import {
   decodeRouteKey,
   readable
 } from './codec.js'
+import { splitClassRow } from './keys.js'
 import { CODES } from './layout.js'
 import { decodePodSource, decodePodSourceKey } from './pod-sources.js'
 import { decodeSources } from './snat-sources.js'
@@ -30,13 +31,13 @@ export function describeKey(map: string, key: Buffer): string {
       return formatPrefix(decodeRouteKey(key))
     case 'class_routes4':
     case 'class_routes6': {
-      const [routeClass = '', prefix = ''] = decodeClassRouteKey(key).split(' ')
-      return `${formatPrefix(prefix)} in class ${routeClass}`
+      const { number, prefix } = splitClassRow(decodeClassRouteKey(key))
+      return `${formatPrefix(prefix)} in class ${number}`
     }
     case 'pods':
       return formatAddress(decodeAddress(key))
     case 'neighbours': {
-      const [ifindex = '', address = ''] = decodeNeighbourKey(key).split('/')
+      const { ifindex, address } = decodeNeighbourKey(key)
       return `device ${ifindex}, ${formatAddress(address)}`
     }
     case 'pod_sources': {

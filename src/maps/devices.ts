@@ -6,6 +6,7 @@
 // a row is zeroed before a device gets it.
 
 import { randomInt } from 'node:crypto'
+import type { ClassKey } from '../plan/keys.js'
 import type { WantedDevice } from '../plan/types.js'
 import { REASON_MAX } from '../reasons.js'
 import type { Address, Family } from '../state/types.js'
@@ -36,7 +37,7 @@ export interface DeviceRows {
    * besides those of the plan. classId: of a class whose routes are written.
    * true: its packets are routed by another class than before.
    */
-  write(device: WantedDevice, stack: ReadonlySet<Family>, classId: (key: string) => number): boolean
+  write(device: WantedDevice, stack: ReadonlySet<Family>, classId: (key: ClassKey) => number): boolean
   remove(ifindex: number): void
   /** Leaves these families to the kernel on every device, at once. */
   pause(families: Iterable<Family>): void

@@ -13,6 +13,8 @@
 //   were repaired, and an address that the node has no longer, as SNAT of flows to
 //   anywhere may have it (has_moved() in bpf/from_pod.h).
 
+import { splitPrefix } from '../address.js'
+import type { Prefix } from '../state/types.js'
 import type { MapAccess } from './access.js'
 import { ROUTE_SLOTS, STRUCTS } from './layout.js'
 
@@ -46,8 +48,8 @@ export const mostPrefixes = 4096
 export interface Generations {
   /** Reads what the section says. */
   load(): void
-  /** key: of a prefix that other rows answer for now, as "0a000000/8". */
-  note(key: string): void
+  /** Other rows answer for the prefix now. */
+  note(prefix: Prefix): void
   noteAll(): void
   /** Something was noted and is not raised yet. */
   pending(): boolean
@@ -73,10 +75,10 @@ export function createGenerations(access: Pick<MapAccess, 'readControl' | 'write
     load() {
       values = readGenerations(access)
     },
-    note(key) {
+    note(prefix) {
       if (noted.size === ROUTE_SLOTS) return
       if (++prefixes > mostPrefixes) noteAll()
-      else for (const slot of slotsOf(key)) noted.add(slot)
+      else for (const slot of slotsOf(prefix)) noted.add(slot)
     },
     noteAll,
     pending: () => noted.size > 0,
@@ -100,13 +102,12 @@ export function raiseGenerations(access: Pick<MapAccess, 'readControl' | 'writeC
   access.writeControl(offset, values)
 }
 
-/** Of a prefix, as "0a000000/8": those of its addresses, each once. */
-export function slotsOf(key: string): number[] {
-  const slash = key.indexOf('/')
-  const length = Number(key.slice(slash + 1))
+/** Those of the prefix's addresses, each once. */
+export function slotsOf(prefix: Prefix): number[] {
+  const { address, length, family } = splitPrefix(prefix)
   let slots = [0]
-  for (const { from, to, bits } of parts[slash === 8 ? 4 : 6]) {
-    const part = Number.parseInt(key.slice(from / 4, to / 4), 16)
+  for (const { from, to, bits } of parts[family]) {
+    const part = Number.parseInt(address.slice(from / 4, to / 4), 16)
     if (length >= to) {
       const value = hashOf(part, bits)
       for (let at = 0; at < slots.length; at++) slots[at] = ((slots[at] ?? 0) << bits) | value

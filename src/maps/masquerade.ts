@@ -9,6 +9,7 @@
 // - After a throw the old policy is in force; the next write reads the map first.
 
 import type { MasqueradeEntry } from '../config/masquerade.js'
+import type { Prefix } from '../state/types.js'
 import { isFull, type MapAccess } from './access.js'
 import { decodeControl, decodeMasquerade, decodeMasqueradeKey, encodeMasquerade, masqueradeKeyWriter } from './codec.js'
 import { STRUCTS } from './layout.js'
@@ -33,7 +34,7 @@ export function createMasqueradeRows(access: MapAccess): MasqueradeRows {
   const [due, notDue] = [encodeMasquerade(true), encodeMasquerade(false)]
   let epoch = 0
   let isLoaded = false
-  let current = new Map<string, boolean>()
+  let current = new Map<Prefix, boolean>()
   /** Rows of epochs that nobody asks for any more. */
   let outdated: string[] = []
 

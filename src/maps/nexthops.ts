@@ -4,7 +4,8 @@
 // groups counts as used while a route refers to it, since all zeros may be
 // anything there.
 
-import { noneConfigured, parseKey } from '../plan/nexthops.js'
+import { noMac } from '../address.js'
+import { type NexthopKey, nexthopKey, splitNexthopKey } from '../plan/keys.js'
 import type { Plan, WantedNexthop, WantedRoute } from '../plan/types.js'
 import type { Address } from '../state/types.js'
 import { CapacityError, type MapAccess } from './access.js'
@@ -14,7 +15,6 @@ import { GROUP_LEGS } from './layout.js'
 import { createMirror, indexKey, type Mirror } from './mirror.js'
 import { createSnatSourceRows } from './snat-sources.js'
 
-const noMac = '000000000000'
 
 export interface NexthopRows {
   mirror: Mirror
@@ -23,12 +23,12 @@ export interface NexthopRows {
   load(): void
   /** Writes the row, a new one if the key has none. CapacityError: no row is left. */
   write(wanted: WantedNexthop): void
-  indexOf(key: string): number
-  has(key: string): boolean
-  keys(): Iterable<string>
-  keyAt(index: number): string | undefined
+  indexOf(key: NexthopKey): number
+  has(key: NexthopKey): boolean
+  keys(): Iterable<NexthopKey>
+  keyAt(index: number): NexthopKey | undefined
   /** Zeroes the rows of these keys, all keys if absent, that the plan does not have. true: there were some. */
-  prune(plan: Plan, among?: Iterable<string>): boolean
+  prune(plan: Plan, among?: Iterable<NexthopKey>): boolean
   settle(): void
 }
 
@@ -36,16 +36,16 @@ export function createNexthopRows(access: MapAccess): NexthopRows {
   const mirror = createMirror(access.map('nexthops'))
   const sources = createSnatSourceRows(access)
   const pool = createIndexPool(1, mirror.map.info.maxEntries)
-  const indexes = new Map<string, number>()
-  const keys = new Map<number, string>()
+  const indexes = new Map<NexthopKey, number>()
+  const keys = new Map<number, NexthopKey>()
   /** Row of snat_sources, by key; of next hops with several source addresses. */
-  const lists = new Map<string, number>()
+  const lists = new Map<NexthopKey, number>()
 
   /** The plan's key of a row found in the map. */
-  const keyOfRow = (row: NexthopRow): string => {
+  const keyOfRow = (row: NexthopRow): NexthopKey => {
     const several = row.sources === 0 ? null : (sources.listAt(row.sources) ?? '?')
-    const source = (own: Address | null) => (own !== null ? (several ?? own) : row.noSource ? noneConfigured : '-')
-    return `${row.ifindex}/${row.gateway ?? 'onlink'}/${row.mtu}/${source(row.snat4)}/${source(row.snat6)}`
+    const source = (own: Address | null) => (own !== null ? (several ?? own) : row.noSource ? 'none' : '-')
+    return nexthopKey(row.ifindex, row.gateway, row.mtu, source(row.snat4), source(row.snat6))
   }
 
   return {
@@ -196,7 +196,9 @@ export function createGroupRows(access: MapAccess, nexthops: NexthopRows): Group
 }
 
 function familyOfRoute(route: WantedRoute & { action: 'group' }): (4 | 6)[] {
-  const { gateway, snat6 } = parseKey(route.legs[0]?.nexthop ?? '')
+  const [first] = route.legs
+  if (!first) return [4]
+  const { gateway, snat6 } = splitNexthopKey(first.nexthop)
   return snat6.length > 0 || gateway?.length === 32 ? [4, 6] : [4]
 }
 

@@ -1,8 +1,8 @@
 // Rows of `pod_sources`: addresses that pods may send with besides their own.
 
-import { maskAddress, toMapped } from '../address.js'
-import { splitPrefix } from '../plan/options.js'
+import { addressIn, maskAddress, splitPrefix, toMapped, unmappedPrefix } from '../address.js'
 import type { Plan, PodSource } from '../plan/types.js'
+import type { Prefix } from '../state/types.js'
 import { isFull, type MapAccess } from './access.js'
 import { CODES, STRUCTS } from './layout.js'
 import { createMirror, type Mirror } from './mirror.js'
@@ -59,7 +59,7 @@ export function createPodSourceRows(access: MapAccess): PodSourceRows {
   }
 }
 
-function keyOf(ifindex: number, prefix: string): string {
+function keyOf(ifindex: number, prefix: Prefix): string {
   const { address, length, family } = splitPrefix(prefix)
   const bytes = Buffer.alloc(STRUCTS.pod_source_key.size)
   bytes.writeUInt32LE(32 + (family === 4 ? 96 : 0) + length, keyAt.prefix_length)
@@ -68,13 +68,10 @@ function keyOf(ifindex: number, prefix: string): string {
   return bytes.toString('hex')
 }
 
-export function decodePodSourceKey(bytes: Buffer): { ifindex: number; prefix: string } {
-  const length = bytes.readUInt32LE(keyAt.prefix_length) - 32
-  const digits = bytes.toString('hex', keyAt.address, keyAt.address + 16)
-  const four = length >= 96 && digits.startsWith('00000000000000000000ffff')
+export function decodePodSourceKey(bytes: Buffer): { ifindex: number; prefix: Prefix } {
   return {
     ifindex: bytes.readUInt32LE(keyAt.ifindex),
-    prefix: four ? `${digits.slice(24)}/${length - 96}` : `${digits}/${length}`
+    prefix: unmappedPrefix(addressIn(bytes, keyAt.address, 16), bytes.readUInt32LE(keyAt.prefix_length) - 32)
   }
 }
 

@@ -5,6 +5,7 @@
 // meets an address with another pod's row, a slot changes its pod in three
 // writes: its address goes, the row changes, the new address comes.
 
+import { noMac } from '../address.js'
 import type { WantedPod } from '../plan/types.js'
 import type { Address } from '../state/types.js'
 import { CapacityError, isFull, type MapAccess } from './access.js'
@@ -12,7 +13,6 @@ import { decodeAddress, decodePod, decodePodSlot, encodeAddress, encodePod, enco
 import { CODES, POD_SLOTS, STRUCTS } from './layout.js'
 import { createMirror, indexKey, type Mirror } from './mirror.js'
 
-const noMac = '000000000000'
 const podAt = STRUCTS.pod_slot.offset.pod
 
 /** Row of pod_slots for an address. IPv4: the low bits. IPv6: the four words folded and multiplied. */

@@ -1,40 +1,40 @@
 // Rows of routes4 and routes6, and of class_routes4 and class_routes6. What was
 // written is remembered as one number a prefix, for a table may have a million; for
 // the same reason maps are read and written in batches, and a whole plan's routes
-// pass from its columns into them (route-columns.ts). Keys are prefix keys
-// ("0a000000/8"), in class routes with the class before ("3 0a000000/8").
+// pass from its columns into them (route-columns.ts).
 
 import { RouteMap } from '../plan/route-map.js'
 import type { WantedClassRoute } from '../plan/types.js'
 import { type PrefixColumn, PrefixMap, PrefixSet } from '../prefix-map.js'
 import { reasonCode } from '../reasons.js'
-import type { Family } from '../state/types.js'
+import type { Family, Prefix } from '../state/types.js'
 import { CapacityError, isFull, type MapAccess } from './access.js'
 import { decodeClassRouteKey, decodeRouteKey, encodeClassRouteKey, encodeRouteKey } from './codec.js'
 import { mostPrefixes } from './generations.js'
+import { familyOfKey, prefixOfRow, type ClassRow, type RouteRowKey } from './keys.js'
 import { CODES, STRUCTS } from './layout.js'
 import { batchesOf, type RowDifference } from './mirror.js'
 import type { GroupRows, NexthopRows } from './nexthops.js'
 import { findKey, longestFirst, type Packed, packRow, placeKey, putKey, putRow } from './route-columns.js'
 
-export interface RouteRows {
+export interface RouteRows<Key extends RouteRowKey> {
   load(): void
   /** Indexes of groups that the rows refer to, once for each route. */
   groupsInUse(): Iterable<number>
   /** true: it was written. CapacityError: the map is full. */
-  write(key: string, wanted: WantedClassRoute): boolean
+  write(key: Key, wanted: WantedClassRoute): boolean
   /** Many, in this order, each once. true: something was written. After a throw the rows remembered are those in the map. */
-  writeAll(all: Iterable<readonly [key: string, wanted: WantedClassRoute]>): boolean
+  writeAll(all: Iterable<readonly [key: Key, wanted: WantedClassRoute]>): boolean
   /** A whole family's of the node's own, longer prefixes first; otherwise as writeAll(). */
   writeFamily(family: Family, wanted: RouteMap): boolean
-  remove(key: string): boolean
-  has(key: string): boolean
-  keys(): Iterable<string>
+  remove(key: Key): boolean
+  has(key: Key): boolean
+  keys(): Iterable<Key>
   /** Of the node's own rows, those that the plan does not have. whole: they have all of the plan. */
-  keysBeyond(wanted: ReadonlyMap<string, WantedClassRoute>, whole: boolean): Iterable<string>
+  keysBeyond(wanted: ReadonlyMap<Key, WantedClassRoute>, whole: boolean): Iterable<Key>
   size(): number
   /** Leaves it to the kernel's stack for whatever reason; other rows refer to next hops or groups, or are none of ours. */
-  isStack(key: string): boolean
+  isStack(key: Key): boolean
   count(family: Family): number
   capacity(family: Family): number
   /** Compares with the kernel's contents, in steps of about a millisecond. What is written between them counts as right. One at a time. */
@@ -49,54 +49,74 @@ const rowsInStep = 1024
 const rowsAtOnce = 1024
 
 /**
- * After a row was written or removed: the prefix key, in class routes without the class; lost: of an address that
+ * After a row was written or removed: its prefix; lost: of an address that
  * the node has no longer. Of a whole family no more than one beyond mostPrefixes (generations.ts).
  */
-export type OnChange = (prefix: string, lost: boolean) => void
+export type OnChange = (prefix: Prefix, lost: boolean) => void
 
 /** A row that is to be another. */
 interface Pending {
-  key: string
+  key: RouteRowKey
   before: Packed | undefined
   after: Packed
 }
 
-interface Kind {
+interface Kind<Key extends RouteRowKey> {
   /** Keys are prefixes and nothing else. */
   plain: boolean
   maps: Record<Family, string>
-  encode(key: string): Buffer
-  decode(bytes: Buffer): string
+  encode(key: Key): Buffer
+  decode(bytes: Buffer): Key
 }
 
-export const nodeRoutes: Kind = {
+export const nodeRoutes: Kind<Prefix> = {
   plain: true,
   maps: { 4: 'routes4', 6: 'routes6' },
   encode: encodeRouteKey,
   decode: decodeRouteKey
 }
-export const classRoutes: Kind = {
+export const classRoutes: Kind<ClassRow> = {
   plain: false,
   maps: { 4: 'class_routes4', 6: 'class_routes6' },
   encode: encodeClassRouteKey,
   decode: decodeClassRouteKey
 }
 
+/** What is remembered: of prefixes in columns. */
+interface Remembered {
+  readonly size: number
+  has(key: RouteRowKey): boolean
+  get(key: RouteRowKey): Marked | undefined
+  set(key: RouteRowKey, marked: Marked): unknown
+  delete(key: RouteRowKey): boolean
+  clear(): void
+  keys(): Iterable<RouteRowKey>
+  values(): Iterable<Marked>
+  [Symbol.iterator](): Iterator<[RouteRowKey, Marked], undefined>
+}
+
+export function createRouteRows<Key extends RouteRowKey>(
+  access: MapAccess,
+  nexthops: NexthopRows,
+  groups: GroupRows,
+  kind: Kind<Key>,
+  onChange: OnChange
+): RouteRows<Key>
 export function createRouteRows(
   access: MapAccess,
   nexthops: NexthopRows,
   groups: GroupRows,
-  kind: Kind,
+  kind: Kind<RouteRowKey>,
   onChange: OnChange
-): RouteRows {
+): RouteRows<RouteRowKey> {
   const maps = { 4: access.map(kind.maps[4]), 6: access.map(kind.maps[6]) }
   const prefixes = kind.plain ? new PrefixMap() : null
-  const rows: PrefixMap | Map<string, Marked> = prefixes ?? new Map<string, Marked>()
+  const rows: Remembered = prefixes ?? new Map<ClassRow, Marked>()
   const marks: Record<Family, 0 | 1> = { 4: 0, 6: 0 }
   const counts = { 4: 0, 6: 0 }
   /** For each comparison that goes on, what was written since its begin. */
-  const watching = new Set<Set<string>>()
-  const mapOf = (key: string) => maps[familyOfKey(key)]
+  const watching = new Set<Set<RouteRowKey>>()
+  const mapOf = (key: RouteRowKey) => maps[familyOfKey(key)]
 
   const pack = (wanted: WantedClassRoute): Packed => {
     switch (wanted.action) {
@@ -114,20 +134,20 @@ export function createRouteRows(
     if (packed !== undefined && packed >= 0 && packed % 4 === CODES.ROUTE_GROUP) groups.release(packed >> 2)
   }
 
-  const get = (key: string): Packed | undefined => {
+  const get = (key: RouteRowKey): Packed | undefined => {
     const marked = rows.get(key)
     return marked === undefined ? undefined : marked >> 1
   }
 
-  const set = (key: string, packed: Packed): void => {
+  const set = (key: RouteRowKey, packed: Packed): void => {
     const family = familyOfKey(key)
     if (!rows.has(key)) counts[family]++
     rows.set(key, packed * 2 + marks[family])
     for (const since of watching) since.add(key)
   }
 
-  const changed = (key: string, before: Packed | undefined, after: Packed | undefined): void => {
-    onChange(key.slice(key.indexOf(' ') + 1), before === local && after !== local)
+  const changed = (key: RouteRowKey, before: Packed | undefined, after: Packed | undefined): void => {
+    onChange(prefixOfRow(key), before === local && after !== local)
   }
 
   const refused = (family: Family, cause: unknown): unknown => {
@@ -164,9 +184,9 @@ export function createRouteRows(
   /** Which rows a comparison has met. Marks in the rows cost nothing; only one comparison at a time has them. */
   const meet = (
     family: Family
-  ): { met(key: string, marked: Marked): void; isMet(key: string, marked: Marked): boolean } => {
+  ): { met(key: RouteRowKey, marked: Marked): void; isMet(key: RouteRowKey, marked: Marked): boolean } => {
     if (watching.size > 1) {
-      const keys = prefixes ? new PrefixSet() : new Set<string>()
+      const keys: Set<RouteRowKey> = prefixes ? new PrefixSet() : new Set()
       return { met: (key) => keys.add(key), isMet: (key) => keys.has(key) }
     }
     const mark = marks[family] === 0 ? 1 : 0
@@ -226,7 +246,7 @@ export function createRouteRows(
   }
 
   /** Rows that the comparison may not have met. */
-  function* unmet(family: Family): Generator<[string, Marked] | null> {
+  function* unmet(family: Family): Generator<[RouteRowKey, Marked] | null> {
     if (!prefixes) yield* rows
     else {
       const column = prefixes.columns[family]
@@ -246,7 +266,7 @@ export function createRouteRows(
     for (const [key, marked] of rows) if (familyOfKey(key) === family) rows.set(key, (marked >> 1) * 2 + marks[family])
   }
 
-  function* compare(family: Family, changed: ReadonlySet<string>): Generator<void, RowDifference[]> {
+  function* compare(family: Family, changed: ReadonlySet<RouteRowKey>): Generator<void, RowDifference[]> {
     const found: RowDifference[] = []
     const { met, isMet } = meet(family)
     const { keySize, valueSize } = maps[family].info
@@ -421,7 +441,7 @@ export function createRouteRows(
       return true
     },
     *differences(family) {
-      const changed = prefixes ? new PrefixSet() : new Set<string>()
+      const changed: Set<RouteRowKey> = prefixes ? new PrefixSet() : new Set()
       watching.add(changed)
       let whole = false
       try {
@@ -435,11 +455,6 @@ export function createRouteRows(
       }
     }
   }
-}
-
-/** Of a prefix key, with or without a class before it. */
-export function familyOfKey(key: string): Family {
-  return key.indexOf('/') - key.indexOf(' ') === 9 ? 4 : 6
 }
 
 function unpack(packed: Packed): Buffer {

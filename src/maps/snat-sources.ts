@@ -3,8 +3,8 @@
 //
 // Row 0 is never used: to a next hop it means that it has one address at most.
 
-import { toMapped } from '../address.js'
-import type { Address } from '../state/types.js'
+import { joinAddresses, splitAddresses, toMapped } from '../address.js'
+import type { Address, AddressList } from '../state/types.js'
 import { CapacityError, type MapAccess } from './access.js'
 import { decodeAddress } from './codec.js'
 import { createIndexPool } from './index-pool.js'
@@ -15,11 +15,11 @@ export interface SnatSourceRows {
   mirror: Mirror
   load(): void
   /** Of a row found by load(); null: there is nothing in it. */
-  listAt(index: number): string | null
+  listAt(index: number): AddressList | null
   /** After load: a next hop in the maps refers to the row. */
   adopt(index: number): void
   /** Row of the list, one more user. CapacityError: no row is left. */
-  acquire(list: string): number
+  acquire(list: AddressList): number
   release(index: number): void
   /** Zeroes the rows that lost their last user, and those that load() found and nobody adopted; they may be taken again. */
   settle(): void
@@ -28,8 +28,8 @@ export interface SnatSourceRows {
 export function createSnatSourceRows(access: MapAccess): SnatSourceRows {
   const mirror = createMirror(access.map('snat_sources'))
   const pool = createIndexPool(1, mirror.map.info.maxEntries)
-  const indexes = new Map<string, number>()
-  const lists = new Map<number, string>()
+  const indexes = new Map<AddressList, number>()
+  const lists = new Map<number, AddressList>()
   const users = new Map<number, number>()
   const addUser = (index: number): void => {
     users.set(index, (users.get(index) ?? 0) + 1)
@@ -60,7 +60,7 @@ export function createSnatSourceRows(access: MapAccess): SnatSourceRows {
         index = free
         indexes.set(list, index)
         lists.set(index, list)
-        mirror.put(indexKey(index), encodeSources(list.split('+')))
+        mirror.put(indexKey(index), encodeSources(splitAddresses(list)))
       }
       addUser(index)
       return index
@@ -95,8 +95,8 @@ export function decodeSources(bytes: Buffer): Address[] {
   )
 }
 
-function listOf(bytes: Buffer): string {
-  return [...new Set(decodeSources(bytes))].sort().join('+')
+function listOf(bytes: Buffer): AddressList {
+  return joinAddresses([...new Set(decodeSources(bytes))].sort())
 }
 
 /**

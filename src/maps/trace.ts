@@ -1,6 +1,7 @@
 // The one row of `traces`: what a program found out about a traced packet
 // (bpf/trace.h), and the blank that is put there before a run.
 
+import { addressIn, macIn } from '../address.js'
 import { REASON_MAX, reasonName } from '../reasons.js'
 import type { Address, Mac } from '../state/types.js'
 import { decodeAddress, decodeFlow, decodeRoute, type FlowRow, type RouteRow } from './codec.js'
@@ -53,7 +54,7 @@ export function decodeTrace(bytes: Buffer): TraceRow {
   const reason = bytes.readUInt32LE(offset.reason)
   const has = (stage: TraceStage) => (stages & CODES[stage]) !== 0
   const part = (at: number, length: number) => bytes.subarray(at, at + length)
-  const mac = (at: number) => (part(at, 6).every((byte) => byte === 0) ? null : part(at, 6).toString('hex'))
+  const mac = (at: number) => (part(at, 6).every((byte) => byte === 0) ? null : macIn(bytes, at))
   const nat = part(offset.nat_address, 16)
   const flow = has('TRACE_FLOW') || has('TRACE_FLOW_NEW') ? decodeFlow(part(offset.flow, STRUCTS.flow.size)) : null
   return {
@@ -81,7 +82,7 @@ export function decodeTrace(bytes: Buffer): TraceRow {
 function decodeConntrack(bytes: Buffer, at: number): ConntrackTuple {
   const { offset } = STRUCTS.conntrack_tuple
   const width = bytes.readUInt16LE(at + offset.family) === AF_INET ? 4 : 16
-  const address = (from: number) => bytes.toString('hex', at + from, at + from + width)
+  const address = (from: number) => addressIn(bytes, at + from, width)
   return {
     source: address(offset.source),
     sourcePort: bytes.readUInt16BE(at + offset.source_port),

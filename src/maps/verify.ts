@@ -1,11 +1,12 @@
 // Compares the kernel's maps with what the writer put there, and writes them
 // right.
 
-import type { Family } from '../state/types.js'
+import type { Family, Prefix } from '../state/types.js'
 import type { MapAccess } from './access.js'
 import { decodeControl } from './codec.js'
 import { describeKey, describeValue } from './describe.js'
 import type { DeviceRows } from './devices.js'
+import type { ClassRow } from './keys.js'
 import { STRUCTS } from './layout.js'
 import type { MasqueradeRows } from './masquerade.js'
 import { type Mirror, type RowDifference, restore } from './mirror.js'
@@ -31,8 +32,8 @@ export interface Tables {
   podSources: PodSourceRows
   nexthops: NexthopRows
   groups: GroupRows
-  routes: RouteRows
-  classRoutes: RouteRows
+  routes: RouteRows<Prefix>
+  classRoutes: RouteRows<ClassRow>
   neighbours: Mirror
   masquerade: MasqueradeRows
 }

@@ -22,22 +22,25 @@
 // - After a throw the maps hold something between the old plan and the new; the
 //   next apply reads them and goes on from there.
 
+import { familyOf, neighbourKey, splitNeighbourKey } from '../address.js'
 import type { PlanChange } from '../plan/change.js'
+import { classRouteKey, splitClassRouteKey, type ClassRouteKey, type NexthopKey } from '../plan/keys.js'
 import { RouteMap } from '../plan/route-map.js'
 import type { Plan, WantedRoute } from '../plan/types.js'
 import { Slice } from '../slice.js'
-import type { Family } from '../state/types.js'
+import type { Family, NeighbourKey, Prefix } from '../state/types.js'
 import { CapacityError, isFull, type MapAccess } from './access.js'
 import { createClassNumbers } from './classes.js'
 import { decodeNeighbourKey, encodeNeighbour, encodeNeighbourKey } from './codec.js'
 import { createDeviceRows } from './devices.js'
 import { createGenerations } from './generations.js'
+import { classRow, familyOfKey, lengthOfKey, splitClassRow, type ClassRow, type RouteRowKey } from './keys.js'
 import { createMasqueradeRows, type MasqueradeRows } from './masquerade.js'
 import { createMirror } from './mirror.js'
 import { createGroupRows, createNexthopRows } from './nexthops.js'
 import { createPodSourceRows } from './pod-sources.js'
 import { createPodRows } from './pods.js'
-import { classRoutes, createRouteRows, familyOfKey, nodeRoutes, type RouteRows } from './routes.js'
+import { classRoutes, createRouteRows, nodeRoutes, type RouteRows } from './routes.js'
 import { compareMaps, type MapDifference, repairInSteps, repairMaps } from './verify.js'
 
 export interface ApplyResult {
@@ -66,8 +69,8 @@ export interface Writer {
   /** Device's first row in `counters`, divided by REASON_MAX; by ifindex. */
   readonly counterRows: ReadonlyMap<number, number>
   /** Row of a next hop in `nexthops`, and back; undefined: none. */
-  nexthopIndex(key: string): number | undefined
-  nexthopKey(index: number): string | undefined
+  nexthopIndex(key: NexthopKey): number | undefined
+  nexthopKey(index: number): NexthopKey | undefined
   fill(): Record<
     | 'devices'
     | 'pods'
@@ -104,7 +107,7 @@ export function createWriter(access: MapAccess, pause = delay): Writer {
   const nexthops = createNexthopRows(access)
   const groups = createGroupRows(access, nexthops)
   const generations = createGenerations(access)
-  const noteRoute = (prefix: string, lost: boolean): void => {
+  const noteRoute = (prefix: Prefix, lost: boolean): void => {
     if (lost) generations.noteAll()
     else generations.note(prefix)
   }
@@ -165,8 +168,8 @@ export function createWriter(access: MapAccess, pause = delay): Writer {
     const ofClass = change === 'all' ? plan.classRoutes.keys() : change.classRoutes
     for (const key of byLength(ofClass, (each) => plan.classRoutes.has(each) && !skip.has(familyOfKey(each)), -1)) {
       const route = plan.classRoutes.get(key)
-      const [name, prefix] = splitKey(key)
-      if (route) ofClasses.write(`${classes.numberOf(name)} ${prefix}`, route)
+      const { key: name, prefix } = splitClassRouteKey(key)
+      if (route) ofClasses.write(classRow(classes.numberOf(name), prefix), route)
     }
   }
 
@@ -184,20 +187,20 @@ export function createWriter(access: MapAccess, pause = delay): Writer {
   }
 
   /** Rows of the plan's keys, of classes that have a number. */
-  const rowsOf = (keys: Iterable<string>): string[] => {
-    const rows: string[] = []
+  const rowsOf = (keys: Iterable<ClassRouteKey>): ClassRow[] => {
+    const rows: ClassRow[] = []
     for (const key of keys) {
-      const [name, prefix] = splitKey(key)
+      const { key: name, prefix } = splitClassRouteKey(key)
       const number = classes.known(name)
-      if (number !== undefined) rows.push(`${number} ${prefix}`)
+      if (number !== undefined) rows.push(classRow(number, prefix))
     }
     return rows
   }
 
-  const isWanted = (plan: Plan, row: string): boolean => {
-    const [number, prefix] = splitKey(row)
-    const name = classes.keyOf(Number(number))
-    return name !== undefined && plan.classRoutes.has(`${name} ${prefix}`)
+  const isWanted = (plan: Plan, row: ClassRow): boolean => {
+    const { number, prefix } = splitClassRow(row)
+    const name = classes.keyOf(number)
+    return name !== undefined && plan.classRoutes.has(classRouteKey(name, prefix))
   }
 
   /** Rows for devices that have none: an uplink's first, by which answers come back. */
@@ -274,7 +277,7 @@ export function createWriter(access: MapAccess, pause = delay): Writer {
   /** Neighbours missing from the map cost speed only: the programs ask the kernel. */
   const writeNeighbours = (plan: Plan, { change }: Attempt, warnings: string[]): void => {
     const keys = change === 'all' ? new Set([...plan.neighbours.keys(), ...neighbourKeys()]) : change.neighbours
-    const added: string[] = []
+    const added: NeighbourKey[] = []
     for (const key of keys) {
       if (plan.neighbours.has(key)) added.push(key)
       else neighbours.remove(neighbourRow(key))
@@ -291,7 +294,7 @@ export function createWriter(access: MapAccess, pause = delay): Writer {
     }
     if (refused > 0) warnings.push(`${refused} neighbours do not fit: their packets ask the kernel`)
   }
-  const neighbourKeys = (): string[] => {
+  const neighbourKeys = (): NeighbourKey[] => {
     return [...neighbours.rows.keys()].map(planKeyOfNeighbour)
   }
 
@@ -345,7 +348,11 @@ export function createWriter(access: MapAccess, pause = delay): Writer {
   }
 
   /** Removes routes that are to change, so that their groups become free. Only while the families are paused. */
-  const releaseChanged = (rows: RouteRows, skip: Attempt['skip'], stays: (key: string) => boolean): void => {
+  const releaseChanged = <Key extends RouteRowKey>(
+    rows: RouteRows<Key>,
+    skip: Attempt['skip'],
+    stays: (key: Key) => boolean
+  ): void => {
     for (const key of [...rows.keys()])
       if (!skip.has(familyOfKey(key)) && !(rows.isStack(key) && stays(key))) rows.remove(key)
   }
@@ -477,20 +484,10 @@ function delay(milliseconds: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, milliseconds))
 }
 
-function familyOf(address: string): Family {
-  return address.length === 8 ? 4 : 6
-}
-
-/** "4-0123456789ab 0a000000/8" -> class and prefix; a row of a class route likewise. */
-function splitKey(key: string): [string, string] {
-  const space = key.indexOf(' ')
-  return [key.slice(0, space), key.slice(space + 1)]
-}
-
 function* withRoutes(
-  keys: Iterable<string>,
-  routes: ReadonlyMap<string, WantedRoute>
-): Iterable<[key: string, wanted: WantedRoute]> {
+  keys: Iterable<Prefix>,
+  routes: ReadonlyMap<Prefix, WantedRoute>
+): Iterable<[key: Prefix, wanted: WantedRoute]> {
   for (const key of keys) {
     const wanted = routes.get(key)
     if (wanted) yield [key, wanted]
@@ -498,11 +495,15 @@ function* withRoutes(
 }
 
 /** The keys that pass, ordered by prefix length. */
-function* byLength(keys: Iterable<string>, passes: (key: string) => boolean, order: 1 | -1): Iterable<string> {
-  const buckets: string[][] = []
+function* byLength<Key extends RouteRowKey | ClassRouteKey>(
+  keys: Iterable<Key>,
+  passes: (key: Key) => boolean,
+  order: 1 | -1
+): Iterable<Key> {
+  const buckets: Key[][] = []
   for (const key of keys) {
     if (!passes(key)) continue
-    const length = Number(key.slice(key.indexOf('/') + 1))
+    const length = lengthOfKey(key)
     const bucket = buckets[length]
     if (bucket) bucket.push(key)
     else buckets[length] = [key]
@@ -511,11 +512,12 @@ function* byLength(keys: Iterable<string>, passes: (key: string) => boolean, ord
   for (const bucket of buckets) if (bucket) yield* bucket
 }
 
-function neighbourRow(key: string): string {
-  const slash = key.indexOf('/')
-  return encodeNeighbourKey(Number(key.slice(0, slash)), key.slice(slash + 1)).toString('hex')
+function neighbourRow(key: NeighbourKey): string {
+  const { ifindex, address } = splitNeighbourKey(key)
+  return encodeNeighbourKey(ifindex, address).toString('hex')
 }
 
-function planKeyOfNeighbour(row: string): string {
-  return decodeNeighbourKey(Buffer.from(row, 'hex'))
+function planKeyOfNeighbour(row: string): NeighbourKey {
+  const { ifindex, address } = decodeNeighbourKey(Buffer.from(row, 'hex'))
+  return neighbourKey(ifindex, address)
 }

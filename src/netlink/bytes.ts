@@ -6,6 +6,7 @@
 // come without the NLA_F_NESTED and NLA_F_NET_BYTEORDER flags.
 
 import { endianness } from 'node:os'
+import { addressIn, macIn } from '../address.js'
 import type { Address, Mac } from '../state/types.js'
 
 const little = endianness() === 'LE'
@@ -102,12 +103,12 @@ export function readText(bytes: Buffer, at: number, end: number): string {
 /** The whole payload as an address: 4 or 16 bytes, nothing else. */
 export function readAddress(bytes: Buffer, at: number, end: number): Address {
   if (end - at !== 4 && end - at !== 16) throw new Malformed('address length')
-  return bytes.toString('hex', at, end)
+  return addressIn(bytes, at, end - at)
 }
 
 /** Payload as a MAC; null when the device has hardware addresses of another length. */
 export function readMac(bytes: Buffer, at: number, end: number): Mac | null {
-  return end - at === 6 ? bytes.toString('hex', at, end) : null
+  return end - at === 6 ? macIn(bytes, at) : null
 }
 
 export function writeU16(bytes: Buffer, value: number, at: number): void {

@@ -1,6 +1,6 @@
 // RTM_NEWADDR, RTM_DELADDR: struct ifaddrmsg and IFA_*.
 
-import type { InterfaceAddress } from '../state/types.js'
+import type { Address, InterfaceAddress } from '../state/types.js'
 import { afterAttribute, attributeEnd, attributeType, readAddress, readI32, readU8, readU32 } from './bytes.js'
 import { AF_INET, AF_INET6 } from './constants.js'
 
@@ -19,8 +19,8 @@ export function decodeInterfaceAddress(bytes: Buffer, body: number, end: number)
   const family = readU8(bytes, body, end)
   if (family !== AF_INET && family !== AF_INET6) return null
   let flags = readU8(bytes, body + 2, end)
-  let address: string | null = null
-  let local: string | null = null
+  let address: Address | null = null
+  let local: Address | null = null
   for (let at = body + 8; at < end; at = afterAttribute(bytes, at)) {
     const stop = attributeEnd(bytes, at, end)
     const type = attributeType(bytes, at)

@@ -1,5 +1,6 @@
 // RTM_NEWNEIGH, RTM_DELNEIGH: struct ndmsg and NDA_*.
 
+import { noAddress } from '../address.js'
 import type { Address, Neighbour } from '../state/types.js'
 import {
   afterAttribute,
@@ -32,7 +33,7 @@ export function decodeNeighbour(bytes: Buffer, body: number, end: number): Neigh
   const neighbour: Neighbour = {
     ifindex,
     family: family === AF_INET ? 4 : 6,
-    address: '',
+    address: noAddress,
     mac: null,
     state: readU16(bytes, body + 8, end),
     flags,
@@ -45,7 +46,7 @@ export function decodeNeighbour(bytes: Buffer, body: number, end: number): Neigh
     else if (type === NDA_LLADDR) neighbour.mac = readMac(bytes, at + 4, stop)
     else if (type === NDA_FLAGS_EXT) neighbour.managed = (readU32(bytes, at + 4, stop) & NTF_EXT_MANAGED) !== 0
   }
-  return neighbour.address === '' || isMulticast(neighbour.address) ? null : neighbour
+  return neighbour.address === noAddress || isMulticast(neighbour.address) ? null : neighbour
 }
 
 function isMulticast(address: Address): boolean {

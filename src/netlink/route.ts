@@ -4,7 +4,7 @@
 // for is named in `unsupported`. Lists that are equal are shared between
 // routes; nobody changes them.
 
-import { prefixKey } from '../address.js'
+import { noAddress, prefixKey, unspecified } from '../address.js'
 import type { Address, Route, RouteNexthop } from '../state/types.js'
 import {
   afterAttribute,
@@ -53,7 +53,7 @@ export function decodeRoute(bytes: Buffer, body: number, end: number): Route | n
   const flags = readU32(bytes, body + 8, end)
   if ((familyNumber !== AF_INET && familyNumber !== AF_INET6) || (flags & RTM_F_CLONED) !== 0) return null
   const family = familyNumber === AF_INET ? 4 : 6
-  let destination = family === 4 ? '00000000' : '00000000000000000000000000000000'
+  let destination = unspecified[family]
   let source: Address | null = null
   let table = readU8(bytes, body + 4, end)
   let metric = 0
@@ -123,7 +123,7 @@ export function decodeRoute(bytes: Buffer, body: number, end: number): Route | n
   if (prefixLength > destination.length * 4 || destination.length !== (family === 4 ? 8 : 32))
     throw new Malformed('prefix')
   const sourceLength = readU8(bytes, body + 2, end)
-  if (sourceLength > 0) refuse(`${sourceMark}${prefixKey(source ?? '', sourceLength)}`)
+  if (sourceLength > 0) refuse(`${sourceMark}${prefixKey(source ?? noAddress, sourceLength)}`)
   const type = readU8(bytes, body + 7, end)
   let nexthops = noNexthops
   if (type < RTN_BLACKHOLE && multipath) nexthops = shareNexthops(multipath)

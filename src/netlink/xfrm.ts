@@ -5,7 +5,8 @@
 // load the module. Policies made by PF_KEY are in the same list.
 
 import { readFileSync } from 'node:fs'
-import { prefixKey } from '../address.js'
+import { addressIn, prefixKey } from '../address.js'
+import type { Prefix } from '../state/types.js'
 import {
   afterAttribute,
   attributeEnd,
@@ -35,8 +36,8 @@ const block = 1
 export interface IpsecPolicy {
   direction: (typeof directions)[number]
   /** Prefix keys. */
-  source: string
-  destination: string
+  source: Prefix
+  destination: Prefix
   /** none: packets pass as they are. */
   action: 'transform' | 'block' | 'none'
   /** Only for packets of this XFRM interface; 0: for all. */
@@ -80,7 +81,7 @@ export function policiesOf(chunk: Buffer): IpsecPolicy[] {
     }
     const six = readU16(bytes, body + 40, end) === AF_INET6
     const prefix = (address: number, length: number) =>
-      prefixKey(bytes.toString('hex', address, address + (six ? 16 : 4)), length)
+      prefixKey(addressIn(bytes, address, six ? 16 : 4), length)
     policies.push({
       direction,
       destination: prefix(body, readU8(bytes, body + 42, end)),

@@ -8,21 +8,22 @@
 // Holds while the state stands still, thus within one plan. Who has got nothing
 // from another goes by its key, as in an update; the rest are never strings.
 
+import { splitPrefix } from '../address.js'
 import { PrefixBegins } from '../prefix-begins.js'
 import type { PrefixColumn } from '../prefix-map.js'
 import { RouteTable } from '../state/route-table.js'
-import type { Route } from '../state/types.js'
+import type { Prefix, Route } from '../state/types.js'
 import type { PlanChange } from './change.js'
 import { isKernelsOwn, kernelsOwn } from './cover.js'
 import { coveredBy } from './covering.js'
-import { familyEnabled, splitPrefix } from './options.js'
+import { familyEnabled } from './options.js'
 import { RouteMap } from './route-map.js'
 import type { WantedRoute } from './types.js'
 import { planPrefix } from './world.js'
 import type { World } from './world-types.js'
 
 type Table = World['state']['routes4']
-type KindOf = (prefix: string) => Route | null
+type KindOf = (prefix: Prefix) => Route | null
 /** true: the prefix at this place got what others of its kind have. */
 type Give = (kind: Route, column: PrefixColumn, at: number) => boolean
 
@@ -75,7 +76,7 @@ export function planPrefixes(world: World, table: Table, kindOf: KindOf, change:
     if (wanted?.action === 'nexthop' && given > 0) nexthops.acquire(wanted.nexthop, change, given)
 }
 
-function keysBut(table: Table, give: Give): Iterable<string> {
+function keysBut(table: Table, give: Give): Iterable<Prefix> {
   return table instanceof RouteTable ? table.keysBut(give) : table.keys()
 }
 
@@ -85,7 +86,7 @@ function isOrdinary(special: PrefixBegins, column: PrefixColumn, at: number): bo
   return length > 0 && length < (column.family === 4 ? 32 : 128) && !special.has(column, at)
 }
 
-function isPlain(world: World, prefix: string): boolean {
+function isPlain(world: World, prefix: Prefix): boolean {
   const { address, length, family } = splitPrefix(prefix)
   if (length === 0 || length === address.length * 4) return false
   return (

@@ -1,7 +1,8 @@
 // What a new plan changed against the one before, so that the writer works
 // only on that. A key that is no longer in the plan was removed.
 
-import type { Address } from '../state/types.js'
+import type { Address, NeighbourKey, Prefix } from '../state/types.js'
+import type { ClassKey, ClassRouteKey, NexthopKey } from './keys.js'
 import { RouteMap } from './route-map.js'
 import type {
   Plan,
@@ -17,12 +18,12 @@ export interface PlanChange {
   devices: Set<number>
   unserved: boolean
   pods: Set<Address>
-  nexthops: Set<string>
-  routes: Set<string>
-  classes: Set<string>
-  classRoutes: Set<string>
-  neighbours: Set<string>
-  managed: Set<string>
+  nexthops: Set<NexthopKey>
+  routes: Set<Prefix>
+  classes: Set<ClassKey>
+  classRoutes: Set<ClassRouteKey>
+  neighbours: Set<NeighbourKey>
+  managed: Set<NeighbourKey>
 }
 
 export function emptyPlan(): Plan {
@@ -74,12 +75,12 @@ export function comparePlans(before: Plan, after: Plan): PlanChange {
   }
 }
 
-function compareRoutes(before: Plan['routes'], after: Plan['routes']): Set<string> {
+function compareRoutes(before: Plan['routes'], after: Plan['routes']): Set<Prefix> {
   if (!(after instanceof RouteMap)) return compareTables(before, after, sameRoute)
   if (before.size === 0) return after.copyOfKeys()
   return before instanceof RouteMap
     ? after.keysUnlike(before, sameRoute)
-    : compareTables<string, WantedRoute>(before, after, sameRoute)
+    : compareTables<Prefix, WantedRoute>(before, after, sameRoute)
 }
 
 function compareTables<K, V>(before: Map<K, V>, after: Map<K, V>, same: (a: V, b: V) => boolean): Set<K> {

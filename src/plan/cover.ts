@@ -4,8 +4,8 @@
 // (While no ip rule was ever added the kernel merges local and main into one
 // trie, and a longer route of main wins there. "Stack" is right in both cases.)
 
-import type { Address } from '../state/types.js'
-import { splitPrefix } from './options.js'
+import { hexPrefix, splitPrefix } from '../address.js'
+import type { Address, Prefix } from '../state/types.js'
 import type { StackReason } from './types.js'
 
 export interface Covered {
@@ -14,15 +14,15 @@ export interface Covered {
 }
 
 export interface Cover {
-  add(prefix: string, covered: Covered): void
-  remove(prefix: string): void
+  add(prefix: Prefix, covered: Covered): void
+  remove(prefix: Prefix): void
   /** What covers the prefix, itself or a shorter one; null: nothing does. */
   find(address: Address, length: number): Covered | null
-  readonly prefixes: ReadonlyMap<string, Covered>
+  readonly prefixes: ReadonlyMap<Prefix, Covered>
 }
 
 export function createCover(): Cover {
-  const prefixes = new Map<string, Covered>()
+  const prefixes = new Map<Prefix, Covered>()
   const byLength = { 4: new Map<number, Map<string, Covered>>(), 6: new Map<number, Map<string, Covered>>() }
   return {
     prefixes,
@@ -78,11 +78,11 @@ export function contains(prefix: Address, length: number, address: Address): boo
 }
 
 /** What isKernelsOwn() says of prefixes inside. */
-export const kernelsOwn: readonly string[] = [
-  'e0000000/4',
-  'a9fe0000/16',
-  `ff${'0'.repeat(30)}/8`,
-  `fe80${'0'.repeat(28)}/10`
+export const kernelsOwn: readonly Prefix[] = [
+  hexPrefix('e0000000/4'),
+  hexPrefix('a9fe0000/16'),
+  hexPrefix(`ff${'0'.repeat(30)}/8`),
+  hexPrefix(`fe80${'0'.repeat(28)}/10`)
 ]
 
 /** Multicast and link-local: the programs hand these to the stack by themselves. */

@@ -1,16 +1,17 @@
 // What the node's prefixes are covered by, and what has to be planned anew when
 // that changes. See cover.ts.
 
-import type { Address, NodeState } from '../state/types.js'
+import { familyOfPrefix, splitPrefix } from '../address.js'
+import type { Address, NodeState, Prefix } from '../state/types.js'
 import { type Cover, type Covered, contains, createCover, isKernelsOwn } from './cover.js'
-import { type PlanOptions, splitPrefix } from './options.js'
+import type { PlanOptions } from './options.js'
 import { TABLE_LOCAL } from './routes.js'
 import type { World } from './world-types.js'
 
 export interface Covers {
   cover: Cover
   /** Prefixes of the cover that come from table local. */
-  localCover: Set<string>
+  localCover: Set<Prefix>
   /** Destinations that the node translates: cover what is inside them, too. */
   translated: Cover
 }
@@ -22,9 +23,9 @@ const translatedDestination: Covered = {
   why: "translated by the node's own rules"
 }
 
-export function readCovers(state: NodeState, options: PlanOptions, destinations: Iterable<string>): Covers {
+export function readCovers(state: NodeState, options: PlanOptions, destinations: Iterable<Prefix>): Covers {
   const cover = createCover()
-  const localCover = new Set<string>()
+  const localCover = new Set<Prefix>()
   const translated = createCover()
   for (const prefix of options.stackPrefixes) cover.add(prefix, configured)
   for (const prefix of destinations) translated.add(prefix, translatedDestination)
@@ -41,16 +42,16 @@ export function coveredBy({ cover, translated }: Covers, address: Address, lengt
 }
 
 /** A route of table local for such a prefix answers for what is inside it. */
-function coversOthers(prefix: string): boolean {
+function coversOthers(prefix: Prefix): boolean {
   const { address, length } = splitPrefix(prefix)
   return length < address.length * 4 && !isKernelsOwn(address, length)
 }
 
 /** Takes in whether a prefix has a route of table local; `prefixes` as in moveTranslated. */
-export function moveLocal(world: World, prefix: string, prefixes: Set<string>): void {
+export function moveLocal(world: World, prefix: Prefix, prefixes: Set<Prefix>): void {
   if (!coversOthers(prefix)) return
   const { state, cover, localCover, options } = world
-  const routes = (prefix[8] === '/' ? state.routes4 : state.routes6).get(prefix)
+  const routes = (familyOfPrefix(prefix) === 4 ? state.routes4 : state.routes6).get(prefix)
   const local = routes?.some(({ table }) => table === TABLE_LOCAL) ?? false
   if (local === localCover.has(prefix)) return
   if (local) {
@@ -68,7 +69,7 @@ export function moveLocal(world: World, prefix: string, prefixes: Set<string>): 
  * `prefixes` and the world's dirty sets. A single address costs the same however
  * many others there are; for a shorter prefix all routes are looked through.
  */
-export function moveTranslated(world: World, prefix: string, translated: boolean, prefixes: Set<string>): void {
+export function moveTranslated(world: World, prefix: Prefix, translated: boolean, prefixes: Set<Prefix>): void {
   if (translated === world.translated.prefixes.has(prefix)) return
   if (translated) world.translated.add(prefix, translatedDestination)
   else world.translated.remove(prefix)
@@ -82,7 +83,7 @@ export function moveTranslated(world: World, prefix: string, translated: boolean
   if (place) world.dirtyDevices.add(place.ifindex)
 }
 
-function addInside(world: World, prefix: string, prefixes: Set<string>): void {
+function addInside(world: World, prefix: Prefix, prefixes: Set<Prefix>): void {
   const { state, places, cover, translated, dirtyDevices, dirtyPods } = world
   const { address, length, family } = splitPrefix(prefix)
   // cheap, for there may be a million

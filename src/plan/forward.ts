@@ -1,8 +1,9 @@
 // From a table's answer to a row of the maps: its next hops acquired, or the
 // stack where the maps cannot hold a leg.
 
-import type { Link, RouteNexthop } from '../state/types.js'
+import type { Link, Prefix, RouteNexthop } from '../state/types.js'
 import type { PlanChange } from './change.js'
+import type { ClassKey } from './keys.js'
 import type { Choice } from './routes.js'
 import type { StackReason, WantedClassRoute, WantedRoute } from './types.js'
 import type { World } from './world-types.js'
@@ -12,7 +13,7 @@ export function forwardRoute(
   world: World,
   choice: Choice & { kind: 'forward' },
   six: boolean,
-  user: string,
+  user: Prefix | ClassKey,
   change: PlanChange
 ): WantedRoute {
   const links: Link[] = []

@@ -9,27 +9,29 @@
 // Invariant: `watched` holds, for each gateway that a user's legs depend on, what
 // isThere() said when they were last chosen or told to be; forget() ends it.
 
-import type { NodeState, RouteNexthop } from '../state/types.js'
-import { isInvalid, neighbourKey } from './neighbours.js'
+import { neighbourKey } from '../address.js'
+import type { NeighbourKey, NodeState, Prefix, RouteNexthop } from '../state/types.js'
+import type { ClassKey } from './keys.js'
+import { isInvalid } from './neighbours.js'
 import type { PlanOptions } from './options.js'
 import type { Choice } from './routes.js'
 
 export interface Gateways {
   /** The legs that the kernel would use; at least one. `user` (a prefix or a class) is told by turned() when that may change. */
-  usable(choice: Choice & { kind: 'forward' }, user: string): readonly RouteNexthop[]
-  forget(user: string): void
+  usable(choice: Choice & { kind: 'forward' }, user: Prefix | ClassKey): readonly RouteNexthop[]
+  forget(user: Prefix | ClassKey): void
   /** The neighbour entry changed: whose legs are to be chosen anew. */
-  turned(neighbour: string): Iterable<string>
+  turned(neighbour: NeighbourKey): Iterable<Prefix | ClassKey>
 }
 
-const nobody: ReadonlySet<string> = new Set()
+const nobody: ReadonlySet<Prefix | ClassKey> = new Set()
 
 export function createGateways(state: NodeState, options: PlanOptions): Gateways {
-  const watched = new Map<string, { there: boolean; users: Set<string> }>()
-  const gatewaysOf = new Map<string, string[]>()
-  const isThere = (key: string): boolean => !isInvalid(state.neighbours.get(key))
+  const watched = new Map<NeighbourKey, { there: boolean; users: Set<Prefix | ClassKey> }>()
+  const gatewaysOf = new Map<Prefix | ClassKey, NeighbourKey[]>()
+  const isThere = (key: NeighbourKey): boolean => !isInvalid(state.neighbours.get(key))
 
-  const watch = (key: string, user: string): void => {
+  const watch = (key: NeighbourKey, user: Prefix | ClassKey): void => {
     const entry = watched.get(key) ?? { there: isThere(key), users: new Set() }
     entry.users.add(user)
     watched.set(key, entry)
@@ -43,7 +45,10 @@ export function createGateways(state: NodeState, options: PlanOptions): Gateways
       const own = keys.filter((key) => key !== null)
       for (const key of own) watch(key, user)
       gatewaysOf.set(user, [...(gatewaysOf.get(user) ?? []), ...own])
-      const usable = legs.filter((_, index) => keys[index] === null || isThere(keys[index] as string))
+      const usable = legs.filter((_, index) => {
+        const key = keys[index]
+        return !key || isThere(key)
+      })
       return usable.length > 0 ? usable : legs.slice(0, 1)
     },
     forget(user) {

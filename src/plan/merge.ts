@@ -10,10 +10,9 @@
 // class is as large as its own tables. Only where something is asked after main
 // (suppress_prefixlength, a rule behind it) do main's prefixes count, too.
 
-import { maskAddress } from '../address.js'
-import type { Address, Family, NodeState, Route } from '../state/types.js'
+import { everything, maskAddress, prefixKey, splitPrefix } from '../address.js'
+import type { Address, Family, NodeState, Prefix, Route } from '../state/types.js'
 import { contains, isKernelsOwn } from './cover.js'
-import { splitPrefix } from './options.js'
 import { type Choice, chooseFrom, TABLE_MAIN } from './routes.js'
 import type { Step } from './rules.js'
 import type { StackReason } from './types.js'
@@ -21,23 +20,23 @@ import type { StackReason } from './types.js'
 export type Answer =
   | { kind: 'main' }
   | { kind: 'stack'; reason: StackReason; why: string /** null: not because of a rule. */; rule: string | null }
-  | { kind: 'forward'; table: number; prefix: string; choice: Choice & { kind: 'forward' } }
+  | { kind: 'forward'; table: number; prefix: Prefix; choice: Choice & { kind: 'forward' } }
 
 /** What a table says about an address: its longest prefix. */
 export interface TableAnswer {
-  prefix: string
+  prefix: Prefix
   length: number
   choice: Choice
 }
 
 export interface View {
   answerOf(table: number): TableAnswer | null
-  inside(prefix: string): boolean
+  inside(prefix: Prefix): boolean
 }
 
 const main: Answer = { kind: 'main' }
 const noAnswers: ReadonlyMap<number, TableAnswer> = new Map()
-const noDomains: ReadonlySet<string> = new Set()
+const noDomains: ReadonlySet<Prefix> = new Set()
 const nothing: Answer = { kind: 'stack', reason: 'no-route', why: 'no ip rule leads to a route', rule: null }
 
 /** What comes after main matters: main's prefixes have to be known. */
@@ -95,9 +94,9 @@ export interface MergeInput {
   state: NodeState
   steps: readonly Step[]
   /** Prefixes of a table besides main. */
-  prefixesOf(table: number): Iterable<string>
+  prefixesOf(table: number): Iterable<Prefix>
   /** Prefixes that the node's own routes answer for, with all that is inside: addresses of the node, configuration. */
-  own: Iterable<string>
+  own: Iterable<Prefix>
 }
 
 interface Level {
@@ -106,12 +105,12 @@ interface Level {
   own: boolean
   answers: ReadonlyMap<number, TableAnswer>
   /** Domains of the steps that it lies in. */
-  domains: ReadonlySet<string>
+  domains: ReadonlySet<Prefix>
   kept: Answer | null
 }
 
 /** By prefix. null: more than `most` prefixes have to be looked at. */
-export function mergeSteps(input: MergeInput, most: number): Map<string, Answer> | null {
+export function mergeSteps(input: MergeInput, most: number): Map<Prefix, Answer> | null {
   const { family, state, steps } = input
   const beyondMain = asksBeyondMain(steps)
   const own = new Set(input.own)
@@ -121,7 +120,7 @@ export function mergeSteps(input: MergeInput, most: number): Map<string, Answer>
   const tables = new Set(steps.flatMap(({ table }) => (table === null ? [] : [table])))
   if (!beyondMain) tables.delete(TABLE_MAIN)
   const domains = new Set(steps.flatMap(({ domain }) => (domain ? [domain.prefix] : [])))
-  const merged = new Map<string, Answer>()
+  const merged = new Map<Prefix, Answer>()
   const above: Level[] = []
   for (const prefix of prefixes) {
     const { address, length } = splitPrefix(prefix)
@@ -150,11 +149,11 @@ export function mergeSteps(input: MergeInput, most: number): Map<string, Answer>
 
 function collectPrefixes(
   { family, state, steps, prefixesOf }: MergeInput,
-  own: ReadonlySet<string>,
+  own: ReadonlySet<Prefix>,
   beyondMain: boolean,
   most: number
-): string[] | null {
-  const found = new Set<string>([family === 4 ? '00000000/0' : `${'0'.repeat(32)}/0`, ...own])
+): Prefix[] | null {
+  const found = new Set<Prefix>([everything[family], ...own])
   for (const { table, domain } of steps) {
     if (domain) found.add(domain.prefix)
     if (table !== null && table !== TABLE_MAIN) for (const prefix of prefixesOf(table)) found.add(prefix)
@@ -167,13 +166,15 @@ function collectPrefixes(
     }
   }
   return [...found]
-    .filter((prefix) => !isKernelsOwn(addressOf(prefix), lengthOf(prefix)))
-    .sort((a, b) => (addressOf(a) < addressOf(b) ? -1 : addressOf(a) > addressOf(b) ? 1 : lengthOf(a) - lengthOf(b)))
+    .map((prefix) => ({ prefix, ...splitPrefix(prefix) }))
+    .filter(({ address, length }) => !isKernelsOwn(address, length))
+    .sort((a, b) => (a.address < b.address ? -1 : a.address > b.address ? 1 : a.length - b.length))
+    .map(({ prefix }) => prefix)
 }
 
 /** The tables' answers at a prefix: their own routes there, else what holds for the next shorter one. */
 function answersAt(
-  prefix: string,
+  prefix: Prefix,
   length: number,
   routes: readonly Route[] | undefined,
   tables: ReadonlySet<number>,
@@ -195,7 +196,7 @@ function answersAt(
 export function lookUp(state: NodeState, table: number, address: Address): TableAnswer | null {
   const routes = address.length === 8 ? state.routes4 : state.routes6
   for (let length = address.length * 4; length >= 0; length--) {
-    const prefix = `${maskAddress(address, length)}/${length}`
+    const prefix = prefixKey(maskAddress(address, length), length)
     const here = routes.get(prefix)
     const choice = here ? chooseFrom(table, here, state.nexthopObjects) : null
     if (choice) return { prefix, length, choice }
@@ -205,12 +206,4 @@ export function lookUp(state: NodeState, table: number, address: Address): Table
 
 function covers(outer: Level, address: Address, length: number): boolean {
   return outer.length <= length && contains(outer.address, outer.length, address)
-}
-
-function addressOf(prefix: string): Address {
-  return prefix.slice(0, prefix.indexOf('/'))
-}
-
-function lengthOf(prefix: string): number {
-  return Number(prefix.slice(prefix.indexOf('/') + 1))
 }

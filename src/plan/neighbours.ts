@@ -1,6 +1,6 @@
 // What a neighbour entry is good for, and the entries for on-link destinations.
 
-import { type Address, type Mac, type Neighbour, NeighbourState } from '../state/types.js'
+import { type Mac, type Neighbour, NeighbourState } from '../state/types.js'
 import type { WantedNeighbour } from './types.js'
 
 const PROXY = 0x08
@@ -41,10 +41,6 @@ export function wantedNeighbour(neighbour: Neighbour | undefined): WantedNeighbo
   const { mac, known } = resolve(neighbour)
   if (!neighbour || mac === null || isGroupMac(mac)) return null
   return { ifindex: neighbour.ifindex, address: neighbour.address, mac, known }
-}
-
-export function neighbourKey(ifindex: number, address: Address): string {
-  return `${ifindex}/${address}`
 }
 
 /** The kernel keeps entries for multicast and broadcast addresses too. */

@@ -5,9 +5,11 @@
 // Invariant: plan.nexthops, byNeighbour and byDevice hold exactly the next
 // hops with at least one user.
 
-import type { Address, Family, Link, NodeState, Route, RouteNexthop } from '../state/types.js'
+import { joinAddresses, neighbourKey, noMac } from '../address.js'
+import type { Address, Family, Link, NeighbourKey, NodeState, Route, RouteNexthop } from '../state/types.js'
 import { type PlanChange, sameFlat } from './change.js'
-import { neighbourKey, resolve } from './neighbours.js'
+import { type NexthopKey, nexthopKey, type SourcesInKey, sourcesInKey, splitNexthopKey } from './keys.js'
+import { resolve } from './neighbours.js'
 import type { PlanOptions } from './options.js'
 import type { SourceChooser } from './sources.js'
 import type { Plan, WantedNexthop, WantedRoute } from './types.js'
@@ -26,25 +28,25 @@ export interface NexthopContext {
 
 export interface NexthopTable {
   /** The key of a leg; creates nothing. The leg's device is an uplink. */
-  keyOf(route: Route, leg: RouteNexthop, link: Link): string
+  keyOf(route: Route, leg: RouteNexthop, link: Link): NexthopKey
   /** One more user, or several. Creates the next hop with its first. */
-  acquire(key: string, change: PlanChange, users?: number): Row
-  release(key: string, change: PlanChange): void
+  acquire(key: NexthopKey, change: PlanChange, users?: number): Row
+  release(key: NexthopKey, change: PlanChange): void
   /** A neighbour entry changed: its next hops are built anew. */
-  refresh(neighbour: string, change: PlanChange): void
+  refresh(neighbour: NeighbourKey, change: PlanChange): void
   /** Likewise for a device's name or MAC. */
   refreshDevice(ifindex: number, change: PlanChange): void
   /** The neighbour is the gateway of a next hop in use. */
-  usesNeighbour(neighbour: string): boolean
+  usesNeighbour(neighbour: NeighbourKey): boolean
 }
 
 export function createNexthopTable(plan: Plan, context: NexthopContext): NexthopTable {
   const { state, options, sources } = context
-  const rows = new Map<string, Row>()
-  const byNeighbour = new Map<string, Set<string>>()
-  const byDevice = new Map<number, Set<string>>()
+  const rows = new Map<NexthopKey, Row>()
+  const byNeighbour = new Map<NeighbourKey, Set<NexthopKey>>()
+  const byDevice = new Map<number, Set<NexthopKey>>()
 
-  const put = (key: string, change: PlanChange): void => {
+  const put = (key: NexthopKey, change: PlanChange): void => {
     const wanted = build(key, state)
     const before = plan.nexthops.get(key)
     if (before && sameFlat(before, wanted)) return
@@ -52,8 +54,8 @@ export function createNexthopTable(plan: Plan, context: NexthopContext): Nexthop
     change.nexthops.add(key)
   }
 
-  const watch = (key: string, change: PlanChange): void => {
-    const { ifindex, gateway } = parseKey(key)
+  const watch = (key: NexthopKey, change: PlanChange): void => {
+    const { ifindex, gateway } = splitNexthopKey(key)
     byDevice.set(ifindex, (byDevice.get(ifindex) ?? new Set()).add(key))
     if (gateway === null) return
     const neighbour = neighbourKey(ifindex, gateway)
@@ -64,8 +66,8 @@ export function createNexthopTable(plan: Plan, context: NexthopContext): Nexthop
     change.managed.add(neighbour)
   }
 
-  const unwatch = (key: string, change: PlanChange): void => {
-    const { ifindex, gateway } = parseKey(key)
+  const unwatch = (key: NexthopKey, change: PlanChange): void => {
+    const { ifindex, gateway } = splitNexthopKey(key)
     const others = byDevice.get(ifindex)
     if (others?.delete(key) && others.size === 0) byDevice.delete(ifindex)
     if (gateway === null) return
@@ -83,8 +85,8 @@ export function createNexthopTable(plan: Plan, context: NexthopContext): Nexthop
     keyOf(route, leg, link) {
       const mtu = route.mtu === 0 ? link.mtu : Math.min(route.mtu, link.mtu)
       const source = options.snat ? sourcesOf(route, leg, sources) : '-'
-      const [snat4, snat6] = route.family === 4 ? [source, '-'] : ['-', source]
-      return `${leg.ifindex}/${leg.gateway ?? 'onlink'}/${mtu}/${snat4}/${snat6}`
+      const [snat4, snat6]: [SourcesInKey, SourcesInKey] = route.family === 4 ? [source, '-'] : ['-', source]
+      return nexthopKey(leg.ifindex, leg.gateway, mtu, snat4, snat6)
     },
     acquire(key, change, users = 1) {
       let row = rows.get(key)
@@ -114,22 +116,19 @@ export function createNexthopTable(plan: Plan, context: NexthopContext): Nexthop
   }
 }
 
-/** In a key: addresses are configured, and the node has none of them. */
-export const noneConfigured = 'none'
-
-/** Joined with '+', sorted; '-': the device has none. The kernel's MASQUERADE asks with the gateway, or on-link with the destination. */
-function sourcesOf(route: Route, leg: RouteNexthop, sources: SourceChooser): string {
+/** The kernel's MASQUERADE asks with the gateway, or on-link with the destination. */
+function sourcesOf(route: Route, leg: RouteNexthop, sources: SourceChooser): SourcesInKey {
   const family: Family = route.family
   const configured = sources.configured(family, leg.ifindex)
-  if (configured !== null) return configured.join('+') || noneConfigured
+  if (configured !== null) return sourcesInKey(configured)
   let target: Address | null = null
   if (leg.gateway !== null && leg.gateway.length === (family === 4 ? 8 : 32)) target = leg.gateway
   else if (route.prefixLength > 0) target = route.destination
   return sources.source(family, leg.ifindex, target, route.preferredSource) ?? '-'
 }
 
-function build(key: string, state: NodeState): WantedNexthop {
-  const { ifindex, gateway, mtu, snat4, snat6, noSource } = parseKey(key)
+function build(key: NexthopKey, state: NodeState): WantedNexthop {
+  const { ifindex, gateway, mtu, snat4, snat6, noSource } = splitNexthopKey(key)
   const link = state.links.get(ifindex)
   const { mac, known } = resolve(gateway === null ? undefined : state.neighbours.get(neighbourKey(ifindex, gateway)))
   return {
@@ -139,35 +138,11 @@ function build(key: string, state: NodeState): WantedNexthop {
     gateway,
     mac,
     macKnown: known,
-    sourceMac: link?.mac ?? '000000000000',
+    sourceMac: link?.mac ?? noMac,
     mtu,
     snat4: snat4[0] ?? null,
     snat6: snat6[0] ?? null,
-    sources: [snat4, snat6].find((addresses) => addresses.length > 1)?.join('+') ?? '',
+    sources: joinAddresses([snat4, snat6].find((addresses) => addresses.length > 1) ?? []),
     noSource
   }
-}
-
-/** "3/0a000001/1500/0a000005+0a000006/-" -> its parts. */
-export function parseKey(key: string): {
-  ifindex: number
-  gateway: Address | null
-  mtu: number
-  snat4: Address[]
-  snat6: Address[]
-  noSource: boolean
-} {
-  const [ifindex, gateway, mtu, snat4, snat6] = key.split('/')
-  return {
-    ifindex: Number(ifindex),
-    gateway: gateway === undefined || gateway === 'onlink' ? null : gateway,
-    mtu: Number(mtu),
-    snat4: addressesIn(snat4),
-    snat6: addressesIn(snat6),
-    noSource: snat4 === noneConfigured || snat6 === noneConfigured
-  }
-}
-
-function addressesIn(part: string | undefined): Address[] {
-  return part === undefined || part === '-' || part === noneConfigured ? [] : part.split('+')
 }

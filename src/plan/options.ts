@@ -1,10 +1,10 @@
 // What the configuration says to the planner. src/config maps its file to this.
 
-import type { Address, Family } from '../state/types.js'
+import type { Family, Prefix } from '../state/types.js'
 import type { PodSource } from './types.js'
 
-/** Prefix key (one address: of a host), or a name or pattern of devices. */
-export type SnatAddress = { prefix: string } | { device: string }
+/** A prefix (one address: of a host), or a name or pattern of devices. */
+export type SnatAddress = { prefix: Prefix } | { device: string }
 
 export interface PlanOptions {
   /** 'auto': every device that is a pod's by its facts; patterns narrow that to the names they match. */
@@ -20,12 +20,12 @@ export interface PlanOptions {
   /** 'auto': as the kernel's MASQUERADE chooses; else these, as far as the node has them. */
   snatAddresses: 'auto' | SnatAddress[]
   /**
-   * Prefix keys ("0a000000/16") always left to the kernel, e.g. a Service range.
+   * Always left to the kernel, e.g. a Service range.
    * Such a prefix and every more specific route inside it stay on the stack,
    * also the way to pods inside it; routes that are shorter answer as before
    * for the addresses outside.
    */
-  stackPrefixes: string[]
+  stackPrefixes: Prefix[]
   /** The sysctls hand all bridges' frames to iptables. */
   bridgeNetfilter: boolean
   /** The sysctl by which IPv4 multipath routes pass over a leg whose gateway is not there. */
@@ -50,10 +50,4 @@ export const defaultPlanOptions: PlanOptions = {
 
 export function familyEnabled(options: PlanOptions, family: Family): boolean {
   return family === 4 ? options.ipv4 : options.ipv6
-}
-
-/** "0a000000/8" -> its parts. The key is well formed: it comes from the state or was validated. */
-export function splitPrefix(key: string): { address: Address; length: number; family: Family } {
-  const digits = key[8] === '/' ? 8 : 32
-  return { address: key.slice(0, digits), length: Number(key.slice(digits + 1)), family: digits === 8 ? 4 : 6 }
 }

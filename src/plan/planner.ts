@@ -4,7 +4,7 @@
 // and `updateWorld` (update.ts) brings a plan to the same contents with work in
 // proportion to what changed.
 
-import type { Changes, NodeState } from '../state/types.js'
+import type { Changes, NodeState, Prefix } from '../state/types.js'
 import { countUses, planPrefixes } from './alike.js'
 import { comparePlans, emptyChange, emptyPlan, type PlanChange } from './change.js'
 import type { PlanOptions } from './options.js'
@@ -20,16 +20,16 @@ export interface Planner {
   update(state: NodeState, changes: Changes): PlanChange
   setOptions(options: PlanOptions): void
   /** What translate() has said so far. */
-  readonly translated: ReadonlySet<string>
-  /** Destinations (prefix keys) that the node translates, or no longer; the next update takes them in. */
-  translate(diff: { added: Iterable<string>; removed: Iterable<string> }): void
+  readonly translated: ReadonlySet<Prefix>
+  /** Destinations that the node translates, or no longer; the next update takes them in. */
+  translate(diff: { added: Iterable<Prefix>; removed: Iterable<Prefix> }): void
 }
 
 export function createPlanner(initial: PlanOptions): Planner {
   let options = initial
   let world: World | null = null
-  const translated = new Set<string>()
-  const moved = new Set<string>()
+  const translated = new Set<Prefix>()
+  const moved = new Set<Prefix>()
   const plan = emptyPlan()
   return {
     plan,
@@ -54,15 +54,15 @@ export function createPlanner(initial: PlanOptions): Planner {
   }
 }
 
-/** The whole plan, from nothing. translated: prefix keys. */
-export function makePlan(state: NodeState, options: PlanOptions, translated: Iterable<string> = []): Plan {
+/** The whole plan, from nothing. */
+export function makePlan(state: NodeState, options: PlanOptions, translated: Iterable<Prefix> = []): Plan {
   return planWorld(state, options, translated).plan
 }
 
-function planWorld(state: NodeState, options: PlanOptions, translated: Iterable<string>): World {
+function planWorld(state: NodeState, options: PlanOptions, translated: Iterable<Prefix>): World {
   const world = createWorld(state, options, translated)
   const change = emptyChange()
-  const kindOf = (prefix: string) => state.routeUsers.kindOf(prefix)
+  const kindOf = (prefix: Prefix) => state.routeUsers.kindOf(prefix)
   for (const table of [state.routes4, state.routes6]) countUses(world, table, kindOf)
   for (const ifindex of state.links.keys()) refreshRole(world, ifindex)
   for (const table of [state.routes4, state.routes6]) planPrefixes(world, table, kindOf, change)

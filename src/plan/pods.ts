@@ -1,9 +1,10 @@
 // Pods: the addresses host routes of table main place on pods' devices. Of
 // several routes to one address the lowest metric wins, as for any prefix.
 
+import { neighbourKey, noMac } from '../address.js'
 import { matchesGlob } from '../config/glob.js'
-import type { Link, NodeState, Route } from '../state/types.js'
-import { neighbourKey, resolve } from './neighbours.js'
+import type { Address, Link, NodeState, Prefix, Route } from '../state/types.js'
+import { resolve } from './neighbours.js'
 import type { PlanOptions } from './options.js'
 import { legsOf, TABLE_MAIN, UNICAST } from './routes.js'
 import type { PodSource, WantedPod } from './types.js'
@@ -39,7 +40,7 @@ export function podPlace(
 }
 
 /** `open`: pods may be reached without the stack, as far as rules and configuration go. */
-export function buildPod(address: string, place: PodPlace, link: Link, state: NodeState, open: boolean): WantedPod {
+export function buildPod(address: Address, place: PodPlace, link: Link, state: NodeState, open: boolean): WantedPod {
   const usable = place.ready && open
   const { mac } = resolve(state.neighbours.get(neighbourKey(place.ifindex, address)))
   return {
@@ -48,14 +49,14 @@ export function buildPod(address: string, place: PodPlace, link: Link, state: No
     device: link.name,
     mtu: link.mtu,
     mac: usable ? mac : null,
-    hostMac: link.mac ?? '000000000000',
+    hostMac: link.mac ?? noMac,
     l3: usable && link.netkitMode === 'l3'
   }
 }
 
 /** What the pod on the device may send with, by configuration; each prefix once. */
 export function podSources({ podSources }: PlanOptions, device: string): PodSource[] {
-  const found = new Map<string, PodSource>()
+  const found = new Map<Prefix, PodSource>()
   for (const { device: pattern, prefix, masquerade } of podSources)
     if (!found.has(prefix) && matchesGlob(pattern, device)) found.set(prefix, { prefix, masquerade })
   return [...found.values()]

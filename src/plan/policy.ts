@@ -11,13 +11,13 @@
 // Invariant between updates: `classes` holds the classes of plan.devices and no
 // others; their routes are in plan.classRoutes, their next hops acquired.
 
-import { formatAddress, maskAddress } from '../address.js'
-import type { Address, Family, NodeState } from '../state/types.js'
+import { familyOfPrefix, formatAddress, maskAddress, noAddress, prefixKey, splitPrefix } from '../address.js'
+import type { Address, Family, NodeState, Prefix } from '../state/types.js'
 import { type PlanChange, sameRoute } from './change.js'
 import { contains, isKernelsOwn } from './cover.js'
 import { forwardRoute, releaseRoute, stackRoute } from './forward.js'
+import { type ClassKey, classRouteKey, isClassKey } from './keys.js'
 import { type Answer, asksBeyondMain, follow, lookUp, mergeSteps } from './merge.js'
-import { splitPrefix } from './options.js'
 import { TABLE_LOCAL } from './routes.js'
 import {
   describeSteps,
@@ -48,8 +48,8 @@ export function createPolicy(state: NodeState): Policy {
   }
 }
 
-function tablesOf({ routeUsers }: NodeState, rules: FamilyRules): Map<number, Set<string>> {
-  const tables = new Map<number, Set<string>>()
+function tablesOf({ routeUsers }: NodeState, rules: FamilyRules): Map<number, Set<Prefix>> {
+  const tables = new Map<number, Set<Prefix>>()
   if (rules.plain) return tables
   for (const table of [TABLE_LOCAL, ...rules.tables]) {
     const own = [...routeUsers.inTable(table)].filter((prefix) => ofFamily(prefix, rules.family))
@@ -63,11 +63,11 @@ function tablesOf({ routeUsers }: NodeState, rules: FamilyRules): Map<number, Se
  * its way through the tables, so one that is still asked for stays as it is.
  * Returns prefixes of tables that count now, or no longer.
  */
-export function refreshRules({ policy, state, plan }: World): Set<string> {
+export function refreshRules({ policy, state, plan }: World): Set<Prefix> {
   const before = policy.rules
   Object.assign(policy, createPolicy(state), { classes: policy.classes })
   plan.marks = policy.rules[4].marks || policy.rules[6].marks
-  const prefixes = new Set<string>()
+  const prefixes = new Set<Prefix>()
   for (const family of families) {
     for (const table of differing(before[family].tables, policy.rules[family].tables))
       for (const prefix of state.routeUsers.inTable(table)) if (ofFamily(prefix, family)) prefixes.add(prefix)
@@ -84,11 +84,11 @@ export function isPlainNode({ rules }: Policy): boolean {
 }
 
 /** Takes in prefixes that changed; true: routes that rules lead to are among them, and the devices have to be looked at. */
-export function refreshTables({ policy, state }: World, prefixes: ReadonlySet<string>): boolean {
+export function refreshTables({ policy, state }: World, prefixes: ReadonlySet<Prefix>): boolean {
   if (isPlainNode(policy)) return false
   let touched = false
   for (const prefix of prefixes) {
-    const { family } = splitPrefix(prefix)
+    const family = familyOfPrefix(prefix)
     const routes = (family === 4 ? state.routes4 : state.routes6).get(prefix) ?? []
     const changed = new Set<number>()
     for (const [table, known] of policy.tables[family]) {
@@ -120,8 +120,8 @@ export function staleClasses({ policy }: World): void {
 }
 
 /** A gateway of the class came or went; false: it is no class. */
-export function staleClass({ policy }: World, key: string): boolean {
-  const routeClass = policy.classes.get(key)
+export function staleClass({ policy }: World, key: Prefix | ClassKey): key is ClassKey {
+  const routeClass = isClassKey(key) ? policy.classes.get(key) : undefined
   if (routeClass) routeClass.stale = true
   return routeClass !== undefined
 }
@@ -133,7 +133,7 @@ export function policyOf(
   family: Family,
   addresses: readonly Address[],
   change: PlanChange
-): { class: string | null; left: LeftToKernel | null } {
+): { class: ClassKey | null; left: LeftToKernel | null } {
   const { policy } = world
   const none = { class: null, left: null }
   if (policy.rules[family].plain || addresses.length === 0) return none
@@ -143,7 +143,7 @@ export function policyOf(
   const [first = null] = found
   const other = found.findIndex((entry) => entry?.key !== first?.key)
   if (other >= 0) {
-    const words = [0, other].map((at) => `${formatAddress(addresses[at] ?? '')}: ${labelOf(found[at]?.steps)}`)
+    const words = [0, other].map((at) => `${formatAddress(addresses[at] ?? noAddress)}: ${labelOf(found[at]?.steps)}`)
     return {
       class: null,
       left: left(family, `its addresses fall under different ip rules (${words.join('; ')})`, null)
@@ -179,7 +179,7 @@ function stepsOf(
   { policy, sources, places }: World,
   device: string,
   address: Address
-): { key: string; steps: Step[] } | null {
+): { key: ClassKey; steps: Step[] } | null {
   const name = `${device}/${address}`
   const known = policy.steps.get(name)
   if (known !== undefined) return known
@@ -226,7 +226,7 @@ function ruleFor(answer: Answer, steps: readonly Step[]): string | null {
   return answer.kind === 'forward' ? (steps.find(({ table }) => table === answer.table)?.rule ?? null) : null
 }
 
-function containsAddress(prefix: string, address: Address): boolean {
+function containsAddress(prefix: Prefix, address: Address): boolean {
   const { address: network, length } = splitPrefix(prefix)
   return contains(network, length, address)
 }
@@ -254,7 +254,7 @@ function inboundSteps(
   return found
 }
 
-function buildClass(world: World, key: string, family: Family, steps: readonly Step[], change: PlanChange): RouteClass {
+function buildClass(world: World, key: ClassKey, family: Family, steps: readonly Step[], change: PlanChange): RouteClass {
   const { policy, state, options } = world
   const known = policy.classes.get(key)
   if (known && !known.stale) return known
@@ -272,14 +272,14 @@ function buildClass(world: World, key: string, family: Family, steps: readonly S
   const tables = policy.tables[family]
   const own = [
     ...(tables.get(TABLE_LOCAL) ?? []),
-    ...options.stackPrefixes.filter((prefix) => splitPrefix(prefix).family === family),
+    ...options.stackPrefixes.filter((prefix) => ofFamily(prefix, family)),
     ...[...world.translated.prefixes.keys()].filter((prefix) => ofFamily(prefix, family) && !isSingle(prefix))
   ]
   const merged = mergeSteps({ family, state, steps, own, prefixesOf: (table) => tables.get(table) ?? [] }, mostPrefixes)
-  const routes = new Map<string, WantedClassRoute>()
+  const routes = new Map<Prefix, WantedClassRoute>()
   world.gateways.forget(key)
   for (const [prefix, answer] of merged ?? []) routes.set(prefix, wantedRoute(world, family, answer, key, change))
-  const translated = new Set<string>()
+  const translated = new Set<Prefix>()
   const lengths = lengthsOf(routes)
   for (const prefix of world.translated.prefixes.keys())
     if (ofFamily(prefix, family) && isSingle(prefix) && leavesMain(routes, lengths, prefix)) translated.add(prefix)
@@ -291,7 +291,7 @@ function buildClass(world: World, key: string, family: Family, steps: readonly S
 
 const askMain: WantedClassRoute = { action: 'main' }
 
-function wantedRoute(world: World, family: Family, answer: Answer, key: string, change: PlanChange): WantedClassRoute {
+function wantedRoute(world: World, family: Family, answer: Answer, key: ClassKey, change: PlanChange): WantedClassRoute {
   switch (answer.kind) {
     case 'main':
       return askMain
@@ -305,8 +305,8 @@ function wantedRoute(world: World, family: Family, answer: Answer, key: string, 
 function replaceRoutes(
   world: World,
   routeClass: RouteClass,
-  next: Map<string, WantedClassRoute>,
-  translated: Set<string>,
+  next: Map<Prefix, WantedClassRoute>,
+  translated: Set<Prefix>,
   change: PlanChange
 ): void {
   const { key, routes: before, translated: wasTranslated } = routeClass
@@ -320,12 +320,12 @@ function replaceRoutes(
 
 function writeRow(
   { plan }: World,
-  key: string,
-  prefix: string,
+  key: ClassKey,
+  prefix: Prefix,
   after: WantedClassRoute | undefined,
   change: PlanChange
 ): void {
-  const name = `${key} ${prefix}`
+  const name = classRouteKey(key, prefix)
   const before = plan.classRoutes.get(name)
   if (after ? before && sameRoute(before, after) : !before) return
   if (after) plan.classRoutes.set(name, after)
@@ -334,7 +334,7 @@ function writeRow(
 }
 
 /** It changed whether the prefix is translated. true: devices have to be looked at, for their classes are stale. */
-export function translateInClasses(world: World, prefix: string, change: PlanChange): boolean {
+export function translateInClasses(world: World, prefix: Prefix, change: PlanChange): boolean {
   const single = isSingle(prefix)
   let stale = false
   for (const routeClass of world.policy.classes.values()) {
@@ -354,29 +354,29 @@ export function translateInClasses(world: World, prefix: string, change: PlanCha
 
 /** The class has an answer of its own for the single address. */
 function leavesMain(
-  routes: ReadonlyMap<string, WantedClassRoute>,
+  routes: ReadonlyMap<Prefix, WantedClassRoute>,
   lengths: readonly number[],
-  prefix: string
+  prefix: Prefix
 ): boolean {
   const { address, length: full } = splitPrefix(prefix)
   if (isKernelsOwn(address, full)) return false
   for (const length of lengths) {
-    const found = routes.get(`${maskAddress(address, length)}/${length}`)
+    const found = routes.get(prefixKey(maskAddress(address, length), length))
     if (found) return found.action !== 'main'
   }
   return false
 }
 
 /** Longest first. */
-function lengthsOf(routes: ReadonlyMap<string, WantedClassRoute>): number[] {
+function lengthsOf(routes: ReadonlyMap<Prefix, WantedClassRoute>): number[] {
   return [...new Set([...routes.keys()].map((prefix) => splitPrefix(prefix).length))].sort((a, b) => b - a)
 }
 
-function ofFamily(prefix: string, family: Family): boolean {
-  return splitPrefix(prefix).family === family
+function ofFamily(prefix: Prefix, family: Family): boolean {
+  return familyOfPrefix(prefix) === family
 }
 
-function isSingle(prefix: string): boolean {
+function isSingle(prefix: Prefix): boolean {
   const { address, length } = splitPrefix(prefix)
   return length === address.length * 4
 }
@@ -384,7 +384,7 @@ function isSingle(prefix: string): boolean {
 /** After the devices: classes that none of them has any more are gone. */
 export function settleClasses(world: World, change: PlanChange): void {
   const { policy, plan } = world
-  const used = new Map<string, string[]>()
+  const used = new Map<ClassKey, string[]>()
   for (const { class4, class6, name } of plan.devices.values()) {
     for (const key of [class4, class6]) if (key !== null) used.set(key, [...(used.get(key) ?? []), name])
   }

@@ -3,10 +3,10 @@
 // that are equal but not the same object count as different ones.
 
 import { type PrefixColumn, PrefixMap, PrefixSet } from '../prefix-map.js'
-import type { Family } from '../state/types.js'
+import type { Family, Prefix } from '../state/types.js'
 import type { WantedRoute } from './types.js'
 
-export class RouteMap extends Map<string, WantedRoute> {
+export class RouteMap extends Map<Prefix, WantedRoute> {
   /** Numbers of routes. */
   private readonly rows = new PrefixMap()
   private readonly routes: (WantedRoute | null)[] = []
@@ -24,7 +24,7 @@ export class RouteMap extends Map<string, WantedRoute> {
     this.rows.reserve(count, family)
   }
 
-  copyOfKeys(): Set<string> {
+  copyOfKeys(): Set<Prefix> {
     return PrefixSet.of(this.rows)
   }
 
@@ -37,16 +37,16 @@ export class RouteMap extends Map<string, WantedRoute> {
     return this.rows.size
   }
 
-  override has(prefix: string): boolean {
+  override has(prefix: Prefix): boolean {
     return this.rows.has(prefix)
   }
 
-  override get(prefix: string): WantedRoute | undefined {
+  override get(prefix: Prefix): WantedRoute | undefined {
     const number = this.rows.get(prefix)
     return number === undefined ? undefined : this.routeAt(number)
   }
 
-  override set(prefix: string, route: WantedRoute): this {
+  override set(prefix: Prefix, route: WantedRoute): this {
     const before = this.rows.get(prefix)
     this.rows.set(prefix, this.acquire(route))
     if (before !== undefined) this.release(before)
@@ -60,7 +60,7 @@ export class RouteMap extends Map<string, WantedRoute> {
     own.values[place] = this.acquire(route)
   }
 
-  override delete(prefix: string): boolean {
+  override delete(prefix: Prefix): boolean {
     const before = this.rows.get(prefix)
     if (before !== undefined) this.release(before)
     return this.rows.delete(prefix)
@@ -70,7 +70,7 @@ export class RouteMap extends Map<string, WantedRoute> {
     for (const prefix of this.keys()) this.delete(prefix)
   }
 
-  override keys(): MapIterator<string> {
+  override keys(): MapIterator<Prefix> {
     return this.rows.keys()
   }
 
@@ -78,11 +78,11 @@ export class RouteMap extends Map<string, WantedRoute> {
     for (const number of this.rows.values()) yield this.routeAt(number) as WantedRoute
   }
 
-  override *entries(): MapIterator<[string, WantedRoute]> {
+  override *entries(): MapIterator<[Prefix, WantedRoute]> {
     for (const [prefix, number] of this.rows) yield [prefix, this.routeAt(number) as WantedRoute]
   }
 
-  override [Symbol.iterator](): MapIterator<[string, WantedRoute]> {
+  override [Symbol.iterator](): MapIterator<[Prefix, WantedRoute]> {
     return this.entries()
   }
 
@@ -92,7 +92,7 @@ export class RouteMap extends Map<string, WantedRoute> {
   }
 
   /** Prefixes that are in one of both, or have routes that are not the same; two of many users are compared once. */
-  keysUnlike(before: RouteMap, isSame: (a: WantedRoute, b: WantedRoute) => boolean): Set<string> {
+  keysUnlike(before: RouteMap, isSame: (a: WantedRoute, b: WantedRoute) => boolean): Set<Prefix> {
     const found = new PrefixSet()
     const answers: Map<number, boolean>[] = []
     const same = (number: number, old: number): boolean => {
@@ -121,7 +121,7 @@ export class RouteMap extends Map<string, WantedRoute> {
   *entriesOf(
     passes: (route: WantedRoute) => boolean,
     isNear: (column: PrefixColumn, at: number) => boolean = () => true
-  ): Generator<[string, WantedRoute] | null> {
+  ): Generator<[Prefix, WantedRoute] | null> {
     const passing = this.routes.map((route) => route !== null && passes(route))
     for (const column of Object.values(this.rows.columns)) {
       for (const at of column.places()) {
@@ -132,7 +132,7 @@ export class RouteMap extends Map<string, WantedRoute> {
     }
   }
 
-  override forEach(callback: (route: WantedRoute, prefix: string, map: Map<string, WantedRoute>) => void): void {
+  override forEach(callback: (route: WantedRoute, prefix: Prefix, map: Map<Prefix, WantedRoute>) => void): void {
     for (const [prefix, route] of this) callback(route, prefix, this)
   }
 

@@ -16,9 +16,10 @@
 // not know goes to the stack.
 
 import { createHash } from 'node:crypto'
-import { formatPrefix } from '../address.js'
-import type { Address, Family, Rule } from '../state/types.js'
+import { formatPrefix, prefixKey, unspecified } from '../address.js'
+import type { Address, Family, Prefix, Rule } from '../state/types.js'
 import { contains } from './cover.js'
+import { classKey, type ClassKey } from './keys.js'
 import { TABLE_LOCAL, TABLE_MAIN } from './routes.js'
 import { RuleAction, ruleText, tableName } from './rule-text.js'
 
@@ -28,7 +29,7 @@ export interface Step {
   /** As `ip rule` prints it. */
   rule: string
   /** Destinations it is asked for: those inside the prefix, or those outside; null: all. */
-  domain: { prefix: string; inside: boolean } | null
+  domain: { prefix: Prefix; inside: boolean } | null
   /** null: the way ends here, in the kernel. */
   table: number | null
   /** Answers with at most this prefix length do not count; -1: all count. */
@@ -130,12 +131,12 @@ export function isPlain(steps: readonly Step[]): boolean {
 }
 
 /** The same for senders whose packets are routed alike. */
-export function keyOfSteps(family: Family, steps: readonly Step[]): string {
+export function keyOfSteps(family: Family, steps: readonly Step[]): ClassKey {
   const words = steps.map(({ rule, domain, table, suppress, unsure }) => {
     const to = domain === null ? '' : `${domain.inside ? '' : '!'}${domain.prefix}`
     return `${to}>${table ?? ''}/${suppress}${table === null || unsure !== null ? ` ${rule}` : ''}`
   })
-  return `${family}-${createHash('sha1').update(words.join('\n')).digest('hex').slice(0, 12)}`
+  return classKey(family, createHash('sha1').update(words.join('\n')).digest('hex').slice(0, 12))
 }
 
 /** For people: "main for 10.1.0.3, 100, main". */
@@ -170,7 +171,7 @@ function matchRule(rule: Rule, sender: Sender): Pick<Step, 'domain' | 'unsure'> 
     rule.destinationLength === 0
       ? null
       : {
-          prefix: `${rule.destination ?? '0'.repeat(rule.family === 4 ? 8 : 32)}/${rule.destinationLength}`,
+          prefix: prefixKey(rule.destination ?? unspecified[rule.family], rule.destinationLength),
           inside: !rule.invert
         }
   if (!rule.invert) return matched === false ? null : { domain, unsure: matched === true ? null : matched }
@@ -184,7 +185,7 @@ function matchSelectors(rule: Rule, { iif, source, isOurs }: Sender): boolean | 
   if (cannotMatch(rule) || (rule.iif !== null && rule.iif !== iif)) return false
   let unsure: string | null = null
   if (rule.sourceLength > 0) {
-    const prefix = rule.source ?? '0'.repeat(rule.family === 4 ? 8 : 32)
+    const prefix = rule.source ?? unspecified[rule.family]
     if (source === null) {
       if (rule.sourceLength === prefix.length * 4 && isOurs(prefix)) return false
       unsure = 'it depends on the source'

@@ -1,13 +1,17 @@
 // The first of the plan's routes that match, in order, without sorting all.
 
+import { splitPrefix } from '../address.js'
+import type { Address, Prefix } from '../state/types.js'
 import { contains } from './cover.js'
-import { splitPrefix } from './options.js'
+import { prefixIn, type ClassRouteKey } from './keys.js'
 import type { Plan, WantedClassRoute } from './types.js'
+
+type RouteKey = Prefix | ClassRouteKey
 
 export interface RouteSelection {
   family?: 4 | 6
   /** Only prefixes inside this one. */
-  within?: { address: string; length: number }
+  within?: { address: Address; length: number }
   /** Only routes over the device of this name. */
   device?: string
 }
@@ -23,11 +27,12 @@ export function* selectRoutes(
   plan: Plan,
   selection: RouteSelection,
   most: number
-): Generator<void, { keys: string[]; total: number }> {
+): Generator<void, { keys: RouteKey[]; total: number }> {
   const first = firstOf(most)
   let total = 0
   let done = 0
-  for (const table of [plan.routes, plan.classRoutes]) {
+  const tables: Iterable<[RouteKey, WantedClassRoute]>[] = [plan.routes, plan.classRoutes]
+  for (const table of tables) {
     for (const [key, route] of table) {
       if (++done % keysInStep === 0) yield
       if (!matches(plan, selection, key, route)) continue
@@ -41,11 +46,11 @@ export function* selectRoutes(
 function matches(
   plan: Plan,
   { family, within, device }: RouteSelection,
-  key: string,
+  key: RouteKey,
   route: WantedClassRoute
 ): boolean {
   if (family !== undefined || within !== undefined) {
-    const { address, length, family: own } = splitPrefix(key.slice(key.indexOf(' ') + 1))
+    const { address, length, family: own } = splitPrefix(prefixIn(key))
     if (family !== undefined && own !== family) return false
     if (within && (length < within.length || !contains(within.address, within.length, address))) return false
   }
@@ -58,15 +63,15 @@ function isOver({ nexthops }: Plan, route: WantedClassRoute, device: string): bo
 }
 
 /** Keys of classes are longer, and those of IPv6. */
-function order(a: string, b: string): number {
+function order(a: RouteKey, b: RouteKey): number {
   return a.length - b.length || (a < b ? -1 : a > b ? 1 : 0)
 }
 
 /** Keeps the `most` first of what is added. */
-function firstOf(most: number): { add(key: string): void; sorted(): string[] } {
-  let kept: string[] = []
+function firstOf(most: number): { add(key: RouteKey): void; sorted(): RouteKey[] } {
+  let kept: RouteKey[] = []
   /** The last of the first `most`, once there are so many. */
-  let last: string | null = null
+  let last: RouteKey | null = null
   const cut = (): void => {
     kept = kept.sort(order).slice(0, most)
     last = kept.length === most ? (kept[most - 1] ?? null) : null

@@ -14,11 +14,11 @@
 // that way, else all. A device counts for both families.
 
 import { isDeepStrictEqual } from 'node:util'
-import { formatAddress, formatPrefix } from '../address.js'
+import { familyOfPrefix, formatAddress, formatPrefix, splitPrefix } from '../address.js'
 import { matchesGlob } from '../config/glob.js'
 import type { Address, Family, InterfaceAddress, NodeState } from '../state/types.js'
 import { contains } from './cover.js'
-import { type SnatAddress, splitPrefix } from './options.js'
+import type { SnatAddress } from './options.js'
 import type { LackingSources } from './types.js'
 
 export interface SourceChooser {
@@ -153,7 +153,7 @@ function findConfigured(
   for (const entry of entries) {
     const found = [...state.addresses.values()].flat().filter((address) => isMeant(entry, address, state))
     for (const { family, local, ifindex } of found) lists[family].set(local, ifindex)
-    for (const family of [4, 6] as const) if ('device' in entry || familyOf(entry.prefix) === family) asked.add(family)
+    for (const family of [4, 6] as const) if ('device' in entry || familyOfPrefix(entry.prefix) === family) asked.add(family)
     if (found.length === 0) lacking.entries.push(entryText(entry))
   }
   for (const family of asked) if (lists[family].size === 0) lacking.families.push(family)
@@ -189,10 +189,6 @@ function isMeant(entry: SnatAddress, address: InterfaceAddress, state: NodeState
     if (!contains(outer, length, local)) return false
   } else if (!matchesGlob(entry.device, state.links.get(ifindex)?.name ?? '')) return false
   return scope === 0 && !(family === 6 && secondary)
-}
-
-function familyOf(prefix: string): Family {
-  return splitPrefix(prefix).family
 }
 
 function entryText(entry: SnatAddress): string {

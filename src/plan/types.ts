@@ -1,7 +1,8 @@
 // What the maps shall hold, in logical terms: no indexes, no bytes. src/plan
 // computes it, src/maps gives indexes, encodes, compares and writes.
 
-import type { Address, Family, Mac } from '../state/types.js'
+import type { Address, AddressList, Family, Mac, NeighbourKey, Prefix } from '../state/types.js'
+import type { ClassKey, ClassRouteKey, NexthopKey } from './keys.js'
 
 /** Reason codes are enum reason of bpf/types.h, by name without REASON_, lowercase, '-' for '_'. */
 export type StackReason = 'local' | 'route' | 'policy' | 'no-route' | 'link-local' | 'translated-destination'
@@ -20,8 +21,7 @@ export interface WantedPod {
 
 /** Addresses that a pod may send with besides its own. */
 export interface PodSource {
-  /** Prefix key. */
-  prefix: string
+  prefix: Prefix
   /** false: they stay, whatever the masquerade policy says. */
   masquerade: boolean
 }
@@ -40,8 +40,8 @@ export interface WantedDevice {
   /** Families whose traffic from and to here is left to the kernel, and why. */
   stack: LeftToKernel[]
   /** Key of the class that routes the pod's packets; null: the node's own routes. */
-  class4: string | null
-  class6: string | null
+  class4: ClassKey | null
+  class6: ClassKey | null
   /** role uplink: IPv4 comes in only where its answers would go out (rp_filter). */
   strictReversePath: boolean
 }
@@ -55,8 +55,7 @@ export interface LeftToKernel {
 
 /** Devices whose packets the ip rules treat alike. */
 export interface WantedClass {
-  /** The same key is the same way through the tables, whatever is in them. */
-  key: string
+  key: ClassKey
   family: Family
   /** The tables asked, in order, for people. */
   label: string
@@ -72,8 +71,7 @@ export interface UnservedDevice {
 }
 
 export interface WantedNexthop {
-  /** Identity: the same key is the same row whatever its MAC. "ifindex/gateway|onlink/mtu/snat4/snat6"; see parseKey(). */
-  key: string
+  key: NexthopKey
   ifindex: number
   device: string
   gateway: Address | null
@@ -86,7 +84,7 @@ export interface WantedNexthop {
   snat4: Address | null
   snat6: Address | null
   /** Several addresses that share the pods, joined with '+'; '': one at most. */
-  sources: string
+  sources: AddressList
   /** The node has none of the addresses configured for SNAT: what is due is dropped. */
   noSource: boolean
 }
@@ -108,8 +106,8 @@ export type WantedRoute =
       /** As in LeftToKernel. */
       rule: string | null
     }
-  | { action: 'nexthop'; nexthop: string }
-  | { action: 'group'; legs: { nexthop: string; weight: number }[] }
+  | { action: 'nexthop'; nexthop: NexthopKey }
+  | { action: 'group'; legs: { nexthop: NexthopKey; weight: number }[] }
 
 /** In a class. main: the node's own pods and routes answer. */
 export type WantedClassRoute = WantedRoute | { action: 'main' }
@@ -129,18 +127,17 @@ export interface Plan {
   /** by address */
   pods: Map<Address, WantedPod>
   /** by key */
-  nexthops: Map<string, WantedNexthop>
-  /** by prefix key; of the planner's own plans a RouteMap */
-  routes: Map<string, WantedRoute>
+  nexthops: Map<NexthopKey, WantedNexthop>
+  /** of the planner's own plans a RouteMap */
+  routes: Map<Prefix, WantedRoute>
   /** by key */
-  classes: Map<string, WantedClass>
-  /** By class and prefix key: "4-0123456789ab 0a000000/8". Each class has its /0. */
-  classRoutes: Map<string, WantedClassRoute>
-  /** by "ifindex/address" */
-  neighbours: Map<string, WantedNeighbour>
+  classes: Map<ClassKey, WantedClass>
+  /** Each class has its /0. */
+  classRoutes: Map<ClassRouteKey, WantedClassRoute>
+  neighbours: Map<NeighbourKey, WantedNeighbour>
   /** Some ip rule asks for a mark: packets that have one are the kernel's. */
   marks: boolean
   /** (device, address) pairs the kernel shall keep fresh: gateways in use and pods. */
-  managed: Map<string, { ifindex: number; address: Address }>
+  managed: Map<NeighbourKey, { ifindex: number; address: Address }>
   lackingSources: LackingSources
 }

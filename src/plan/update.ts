@@ -14,7 +14,8 @@
 //   prefix       itself; in table local also what is inside it
 //   neighbour    next hops through it, routes that pass over it when it is not there
 
-import type { Changes, Family, Link, NodeState } from '../state/types.js'
+import { familyOfPrefix, splitNeighbourKey } from '../address.js'
+import type { Changes, Link, NeighbourKey, NodeState, Prefix } from '../state/types.js'
 import { emptyChange, type PlanChange } from './change.js'
 import { moveLocal, moveTranslated } from './covering.js'
 import { isPlainNode, refreshRules, refreshTables, staleClass, staleClasses, translateInClasses } from './policy.js'
@@ -24,7 +25,7 @@ import type { World } from './world-types.js'
 
 /** What is to be looked at. */
 interface Work {
-  prefixes: Set<string>
+  prefixes: Set<Prefix>
   /** Devices whose counts of routes changed, or which are others themselves. */
   touched: Set<number>
   /** Classes hold something that may be another: all devices are looked at. */
@@ -32,7 +33,7 @@ interface Work {
 }
 
 /** destinations: those of which it changed whether they are translated. */
-export function updateWorld(world: World, changes: Changes, destinations: ReadonlyMap<string, boolean>): PlanChange {
+export function updateWorld(world: World, changes: Changes, destinations: ReadonlyMap<Prefix, boolean>): PlanChange {
   const change = emptyChange()
   const work: Work = { prefixes: new Set(changes.prefixes), touched: new Set(changes.links), diverted: false }
   if (changes.rules) takeRules(world, work)
@@ -54,7 +55,7 @@ export function updateWorld(world: World, changes: Changes, destinations: Readon
   for (const ifindex of changes.links) world.nexthops.refreshDevice(ifindex, change)
   for (const key of changes.neighbours) {
     world.nexthops.refresh(key, change)
-    const address = key.slice(key.indexOf('/') + 1)
+    const { address } = splitNeighbourKey(key)
     if (world.places.has(address)) world.dirtyPods.add(address)
     planNeighbour(world, key, change)
   }
@@ -109,12 +110,12 @@ function takeObjects(world: World, objects: ReadonlySet<number>, work: Work): vo
 }
 
 /** Routes through the device, by next hops of their own and by objects. */
-function addThrough(state: NodeState, ifindex: number, prefixes: Set<string>): void {
+function addThrough(state: NodeState, ifindex: number, prefixes: Set<Prefix>): void {
   for (const prefix of state.routeUsers.throughDevice(ifindex)) prefixes.add(prefix)
   addByObjects(state, ifindex, prefixes)
 }
 
-function addByObjects({ routeUsers, nexthopObjects }: NodeState, ifindex: number, prefixes: Set<string>): void {
+function addByObjects({ routeUsers, nexthopObjects }: NodeState, ifindex: number, prefixes: Set<Prefix>): void {
   const isOn = (id: number): boolean => nexthopObjects.get(id)?.nexthop?.ifindex === ifindex
   for (const { id, group } of nexthopObjects.values()) {
     if (!isOn(id) && !group.some((member) => isOn(member.id))) continue
@@ -151,7 +152,7 @@ function takeSources(world: World, changes: Changes, newUplinks: Iterable<number
   const { moves, turned } = world.sources.refresh(gateways)
   world.plan.lackingSources = world.sources.lacking()
   for (const { family, ifindex, through } of moves) {
-    const found = new Set<string>()
+    const found = new Set<Prefix>()
     if (through === 'all') addThrough(world.state, ifindex, found)
     else {
       for (const gateway of through) for (const prefix of routeUsers.throughGateway(ifindex, gateway)) found.add(prefix)
@@ -160,7 +161,7 @@ function takeSources(world: World, changes: Changes, newUplinks: Iterable<number
           for (const prefix of routeUsers.throughGateway(ifindex, gateway)) found.add(prefix)
       if (nexthopObjects.size > 0) addByObjects(world.state, ifindex, found)
     }
-    for (const prefix of found) if (familyOf(prefix) === family) work.prefixes.add(prefix)
+    for (const prefix of found) if (familyOfPrefix(prefix) === family) work.prefixes.add(prefix)
   }
   let preferred = false
   for (const address of turned) {
@@ -174,13 +175,9 @@ function takeSources(world: World, changes: Changes, newUplinks: Iterable<number
   if (moves.length > 0 || preferred) loosenClasses(world, work)
 }
 
-function familyOf(prefix: string): Family {
-  return prefix[8] === '/' ? 4 : 6
-}
-
 function takeTranslated(
   world: World,
-  destinations: ReadonlyMap<string, boolean>,
+  destinations: ReadonlyMap<Prefix, boolean>,
   work: Work,
   change: PlanChange
 ): void {
@@ -190,7 +187,7 @@ function takeTranslated(
   }
 }
 
-function takeGateways(world: World, neighbours: ReadonlySet<string>, work: Work): void {
+function takeGateways(world: World, neighbours: ReadonlySet<NeighbourKey>, work: Work): void {
   for (const key of neighbours) {
     for (const user of world.gateways.turned(key)) {
       if (staleClass(world, user)) work.diverted = true

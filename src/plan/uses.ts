@@ -3,11 +3,11 @@
 // routes count: they make a device a pod's). From the counts the roles of
 // devices follow.
 
+import { splitPrefix } from '../address.js'
 import { type PrefixColumn, PrefixMap } from '../prefix-map.js'
-import type { Family, NodeState } from '../state/types.js'
+import type { Family, NodeState, Prefix } from '../state/types.js'
 import { isKernelsOwn } from './cover.js'
 import { type DeviceUse, unused } from './devices.js'
-import { splitPrefix } from './options.js'
 import { legsOf, TABLE_LOCAL, TABLE_MAIN, UNICAST } from './routes.js'
 
 type UseKind = keyof DeviceUse
@@ -16,11 +16,11 @@ const kinds: readonly UseKind[] = ['hosts', 'gateways', 'onlinks']
 export interface UseIndex {
   useOf(ifindex: number): DeviceUse
   /** Reads the prefix again from the state; devices whose counts changed are added to `touched`. */
-  refresh(prefix: string, state: NodeState, touched?: Set<number>): void
+  refresh(prefix: Prefix, state: NodeState, touched?: Set<number>): void
   /** Room for so many more prefixes. */
   reserve(count: number, family: Family): void
   /** What the prefix adds. */
-  usesOf(prefix: string): number | number[] | undefined
+  usesOf(prefix: Prefix): number | number[] | undefined
   /** The prefix at this place of a column, which is new, adds the same as another. */
   addAs(column: PrefixColumn, at: number, uses: number | number[] | undefined): void
 }
@@ -34,13 +34,13 @@ export function createUseIndex(tables: (family: Family) => ReadonlySet<number>):
   /** By prefix, what it adds: ifindex * 4 + index of the kind. */
   const added = new PrefixMap()
   /** The same where it is not one number of 31 bits. */
-  const several = new Map<string, number | number[]>()
+  const several = new Map<Prefix, number | number[]>()
 
-  const get = (prefix: string): number | number[] | undefined => {
+  const get = (prefix: Prefix): number | number[] | undefined => {
     const uses = added.get(prefix)
     return uses === severalUses ? several.get(prefix) : uses
   }
-  const set = (prefix: string, uses: number | number[] | undefined): void => {
+  const set = (prefix: Prefix, uses: number | number[] | undefined): void => {
     several.delete(prefix)
     if (uses === undefined) added.delete(prefix)
     else added.set(prefix, isSmall(uses) ? uses : severalUses)
@@ -95,7 +95,7 @@ function listOf(uses: number | number[] | undefined): readonly number[] {
 }
 
 function usesOf(
-  prefix: string,
+  prefix: Prefix,
   state: NodeState,
   tables: (family: Family) => ReadonlySet<number>
 ): number | number[] | undefined {

@@ -4,17 +4,17 @@
 // Invariant between updates: plan.routes, places and the next hops' user counts
 // agree with the state for every prefix; dirtyDevices and dirtyPods are empty.
 
-import { formatAddress } from '../address.js'
-import type { Address, Family, NodeState } from '../state/types.js'
+import { formatAddress, neighbourKey, noMac, splitPrefix } from '../address.js'
+import type { Address, Family, NeighbourKey, NodeState, Prefix } from '../state/types.js'
 import { emptyPlan, type PlanChange, sameDevice, sameFlat, sameNeighbour, sameRoute } from './change.js'
 import { isKernelsOwn } from './cover.js'
 import { coveredBy, readCovers } from './covering.js'
 import { createClassifier, sameRole } from './devices.js'
 import { forwardRoute, releaseRoute, stackRoute } from './forward.js'
 import { createGateways } from './gateways.js'
-import { neighbourKey, wantedNeighbour } from './neighbours.js'
+import { wantedNeighbour } from './neighbours.js'
 import { createNexthopTable } from './nexthops.js'
-import { familyEnabled, type PlanOptions, splitPrefix } from './options.js'
+import { familyEnabled, type PlanOptions } from './options.js'
 import { buildPod, type PodPlace, podPlace, podSources } from './pods.js'
 import { createPolicy, isPlainNode, policyOf, settleClasses } from './policy.js'
 import { type Choice, chooseFrom, chooseLocal, TABLE_MAIN } from './routes.js'
@@ -26,7 +26,7 @@ import type { World } from './world-types.js'
 const families: readonly Family[] = [4, 6]
 const noAddresses: ReadonlySet<Address> = new Set()
 
-export function createWorld(state: NodeState, options: PlanOptions, destinations: Iterable<string>): World {
+export function createWorld(state: NodeState, options: PlanOptions, destinations: Iterable<Prefix>): World {
   const plan = emptyPlan()
   const policy = createPolicy(state)
   plan.marks = policy.rules[4].marks || policy.rules[6].marks
@@ -65,7 +65,7 @@ export function refreshRole(world: World, ifindex: number): boolean {
 }
 
 /** Plans one prefix: its route, and where its pod is if it is a host's. */
-export function planPrefix(world: World, prefix: string, change: PlanChange): void {
+export function planPrefix(world: World, prefix: Prefix, change: PlanChange): void {
   const { address, length, family } = splitPrefix(prefix)
   const enabled = familyEnabled(world.options, family) && !isKernelsOwn(address, length)
   const routes = (family === 4 ? world.state.routes4 : world.state.routes6).get(prefix) ?? []
@@ -103,7 +103,7 @@ export function planPrefix(world: World, prefix: string, change: PlanChange): vo
 /** The route, its next hops acquired; null: nothing to say about the prefix. */
 function wantedRoute(
   world: World,
-  prefix: string,
+  prefix: Prefix,
   choice: Choice | null,
   local: boolean,
   change: PlanChange
@@ -173,7 +173,7 @@ function wantedDevice(world: World, ifindex: number, change: PlanChange): Wanted
     role,
     kind: link.kind,
     mtu: link.mtu,
-    mac: link.mac ?? '000000000000',
+    mac: link.mac ?? noMac,
     addresses,
     sources: role === 'pod' ? podSources(world.options, link.name) : [],
     stack: [],
@@ -243,13 +243,13 @@ function manage(world: World, ifindex: number, address: Address, change: PlanCha
   change.managed.add(key)
 }
 
-function unmanage(world: World, key: string, change: PlanChange): void {
+function unmanage(world: World, key: NeighbourKey, change: PlanChange): void {
   // The device may have become an uplink, and the address its gateway.
   if (!world.nexthops.usesNeighbour(key) && world.plan.managed.delete(key)) change.managed.add(key)
 }
 
 /** Plans the entry of an on-link destination; only uplinks have any. */
-export function planNeighbour(world: World, key: string, change: PlanChange): void {
+export function planNeighbour(world: World, key: NeighbourKey, change: PlanChange): void {
   const neighbour = world.state.neighbours.get(key)
   const before = world.plan.neighbours.get(key)
   const served =

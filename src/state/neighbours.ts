@@ -1,14 +1,10 @@
-// Neighbours by "ifindex/address". Entries of a device vanish with it.
+// Neighbours. Entries of a device vanish with it.
 
+import { neighbourKey } from '../address.js'
 import { sameFact } from './equal.js'
-import type { Address, Changes, Neighbour } from './types.js'
+import type { Changes, Neighbour, NeighbourKey } from './types.js'
 
-export type NeighbourTable = Map<string, Neighbour>
-
-/** Key of NodeState.neighbours and Changes.neighbours. */
-export function neighbourKey(ifindex: number, address: Address): string {
-  return `${ifindex}/${address}`
-}
+export type NeighbourTable = Map<NeighbourKey, Neighbour>
 
 export function applyNeighbour(table: NeighbourTable, removed: boolean, neighbour: Neighbour, changes: Changes): void {
   const key = neighbourKey(neighbour.ifindex, neighbour.address)
@@ -33,7 +29,7 @@ export function removeNeighboursOf(table: NeighbourTable, ifindex: number, chang
 
 /** Applies a whole dump. */
 export function replaceNeighbours(table: NeighbourTable, dumped: Neighbour[], changes: Changes): void {
-  const present = new Set<string>()
+  const present = new Set<NeighbourKey>()
   for (const neighbour of dumped) {
     present.add(neighbourKey(neighbour.ifindex, neighbour.address))
     applyNeighbour(table, false, neighbour, changes)

@@ -15,24 +15,24 @@
 // - A dump of what is known already takes no memory: the mark of a prefix is the
 //   number of the last attempt that showed its one route.
 
-import { prefixKey } from '../address.js'
-import { type PrefixColumn, prefixOf } from '../prefix-map.js'
+import { prefixKey, prefixOf } from '../address.js'
+import type { PrefixColumn } from '../prefix-map.js'
 import { noChanges } from './changes.js'
 import { type RoutePart, wholeKind } from './messages.js'
 import type { RouteIndex } from './route-index.js'
 import { isAlike, type RouteTable, withDestination } from './route-table.js'
 import { addDumped, applyRoute, insertDumped, type RouteEvent, sameRoute, withoutCopies } from './routes.js'
-import type { Route } from './types.js'
+import type { Prefix, Route } from './types.js'
 
 /** What an attempt shows and the table does not have, or of prefixes with several routes. */
-type Fresh = Map<string, Route[]>
+type Fresh = Map<Prefix, Route[]>
 
 export interface RouteReplacementOptions {
   table: RouteTable
   /** Nobody has looked at the table yet and no events are applied: routes go into it as they come. */
   first: boolean
   /** The prefix has these routes from now on. */
-  set(key: string, routes: Route[]): void
+  set(key: Prefix, routes: Route[]): void
   /** The prefix at a new place of the table gets this one route; its destination may be another. */
   setNew(column: PrefixColumn, at: number, route: Route): void
   /** Only another dump can tell. */
@@ -49,9 +49,9 @@ export class RouteReplacement {
   private last: Fresh = new Map()
   private readonly earlier: Fresh[] = []
   /** Events by prefix, since the dump began. */
-  private readonly log = new Map<string, RouteEvent[]>()
+  private readonly log = new Map<Prefix, RouteEvent[]>()
   /** Prefixes that State changed by itself. */
-  private readonly shaken = new Set<string>()
+  private readonly shaken = new Set<Prefix>()
   private disturbed = false
   /** Routes go into the table as they come. */
   private direct: boolean
@@ -163,7 +163,7 @@ export class RouteReplacement {
   }
 
   /** Before State changes the prefix by itself. */
-  shake(key: string): void {
+  shake(key: Prefix): void {
     this.keep(key)
     this.shaken.add(key)
   }
@@ -180,8 +180,8 @@ export class RouteReplacement {
         const mark = table.markAt(column, at)
         if (mark > 0) table.setMark(column, at, 0)
         const shown = united ? mark > 0 : mark === this.attempt
-        const key = shown ? '' : column.key(at)
-        if (!shown && !fresh.has(key)) this.settle(key, [])
+        const key = shown ? null : column.key(at)
+        if (key !== null && !fresh.has(key)) this.settle(key, [])
         if (++done % keysInStep === 0) yield
       }
     }
@@ -191,7 +191,7 @@ export class RouteReplacement {
     }
   }
 
-  private settle(key: string, dumped: Route[]): void {
+  private settle(key: Prefix, dumped: Route[]): void {
     const { table, set, onDoubt, isStale } = this.options
     const routes = this.replay(key, dumped)
     const known = table.get(key) ?? []
@@ -201,7 +201,7 @@ export class RouteReplacement {
   }
 
   /** What the dump shows of a prefix, after the events. */
-  private replay(key: string, dumped: Route[]): Route[] {
+  private replay(key: Prefix, dumped: Route[]): Route[] {
     const events = this.log.get(key)
     if (!events) return dumped
     const one: Fresh = new Map(dumped.length > 0 ? [[key, [...dumped]]] : [])
@@ -211,12 +211,12 @@ export class RouteReplacement {
   }
 
   /** The table's route is about to be another: what the dumps have shown of it is kept apart. */
-  private keep(key: string): void {
+  private keep(key: Prefix): void {
     const mark = this.options.table.markOf(key)
     if (mark > 0) this.unfold(key, this.earlier[mark - 1])
   }
 
-  private unfold(key: string, fresh = this.last): void {
+  private unfold(key: Prefix, fresh = this.last): void {
     const { table } = this.options
     fresh.set(key, table.get(key) ?? [])
     table.mark(key, 0)

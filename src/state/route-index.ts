@@ -3,7 +3,7 @@
 // no others.
 
 import { type PrefixColumn, PrefixSet } from '../prefix-map.js'
-import type { Address, Route, RouteUsers } from './types.js'
+import type { Address, Prefix, Route, RouteUsers } from './types.js'
 
 const TABLE_MAIN = 254
 const RTPROT_KERNEL = 2
@@ -12,10 +12,10 @@ const manyPrefixes = 128
 
 export class RouteIndex implements RouteUsers {
   /** By device and gateway; '': without one. */
-  private readonly devices = new Map<number, Map<string, Set<string>>>()
-  private readonly objects = new Map<number, Set<string>>()
-  private readonly tables = new Map<number, Set<string>>()
-  private readonly sources = new Map<Address, Set<string>>()
+  private readonly devices = new Map<number, Map<Address | '', Set<Prefix>>>()
+  private readonly objects = new Map<number, Set<Prefix>>()
+  private readonly tables = new Map<number, Set<Prefix>>()
+  private readonly sources = new Map<Address, Set<Prefix>>()
   /** How many routes prefer an address as source; without those that the kernel made with an IPv4 address, and takes away with a message each. */
   private readonly silent = new Map<Address, number>()
   /** How many dead next hops are on a device. */
@@ -23,27 +23,27 @@ export class RouteIndex implements RouteUsers {
 
   constructor(readonly kindOf: RouteUsers['kindOf'] = () => null) {}
 
-  throughGateway(ifindex: number, gateway: Address | null): ReadonlySet<string> {
+  throughGateway(ifindex: number, gateway: Address | null): ReadonlySet<Prefix> {
     return this.devices.get(ifindex)?.get(gateway ?? '') ?? nothing
   }
 
-  *throughDevice(ifindex: number): Iterable<string> {
+  *throughDevice(ifindex: number): Iterable<Prefix> {
     for (const prefixes of this.devices.get(ifindex)?.values() ?? []) yield* prefixes
   }
 
   gatewaysOn(ifindex: number): Iterable<Address> {
-    return [...(this.devices.get(ifindex)?.keys() ?? [])].filter((gateway) => gateway !== '')
+    return [...(this.devices.get(ifindex)?.keys() ?? [])].filter((gateway): gateway is Address => gateway !== '')
   }
 
-  byObject(id: number): ReadonlySet<string> {
+  byObject(id: number): ReadonlySet<Prefix> {
     return this.objects.get(id) ?? nothing
   }
 
-  inTable(table: number): ReadonlySet<string> {
+  inTable(table: number): ReadonlySet<Prefix> {
     return this.tables.get(table) ?? nothing
   }
 
-  preferring(source: Address): ReadonlySet<string> {
+  preferring(source: Address): ReadonlySet<Prefix> {
     return this.sources.get(source) ?? nothing
   }
 
@@ -56,7 +56,7 @@ export class RouteIndex implements RouteUsers {
     return this.dead.has(ifindex)
   }
 
-  add(prefix: string, route: Route): void {
+  add(prefix: Prefix, route: Route): void {
     this.count(route, 1)
     if (route.nexthopId !== 0) put(this.objects, route.nexthopId, prefix)
     else for (const { ifindex, gateway } of route.nexthops) put(this.gatewaysOf(ifindex), gateway ?? '', prefix)
@@ -75,7 +75,7 @@ export class RouteIndex implements RouteUsers {
   }
 
   /** left: the prefix's routes without this one. */
-  remove(prefix: string, route: Route, left: readonly Route[]): void {
+  remove(prefix: Prefix, route: Route, left: readonly Route[]): void {
     const { nexthopId, nexthops, table, preferredSource } = route
     this.count(route, -1)
     if (nexthopId !== 0) {
@@ -99,14 +99,14 @@ export class RouteIndex implements RouteUsers {
     if (nexthopId === 0) for (const { ifindex, dead } of nexthops) if (dead) addTo(this.dead, ifindex, step)
   }
 
-  private gatewaysOf(ifindex: number): Map<string, Set<string>> {
-    const gateways = this.devices.get(ifindex) ?? new Map<string, Set<string>>()
+  private gatewaysOf(ifindex: number): Map<Address | '', Set<Prefix>> {
+    const gateways = this.devices.get(ifindex) ?? new Map<Address | '', Set<Prefix>>()
     this.devices.set(ifindex, gateways)
     return gateways
   }
 
   /** The prefix has other routes now. */
-  replace(prefix: string, before: readonly Route[], after: readonly Route[]): void {
+  replace(prefix: Prefix, before: readonly Route[], after: readonly Route[]): void {
     const [old, fresh] = [asSet(before), asSet(after)]
     for (const route of before) if (!fresh.has(route)) this.remove(prefix, route, after)
     for (const route of after) if (!old.has(route)) this.add(prefix, route)
@@ -118,7 +118,7 @@ function asSet(routes: readonly Route[]): { has(route: Route): boolean } {
   return routes.length > 4 ? new Set(routes) : { has: (route) => routes.includes(route) }
 }
 
-const nothing: ReadonlySet<string> = new Set()
+const nothing: ReadonlySet<Prefix> = new Set()
 
 /** By next hops of its own. */
 export function usesDevice({ nexthopId, nexthops }: Route, ifindex: number): boolean {
@@ -135,20 +135,20 @@ function addTo<K>(counts: Map<K, number>, key: K, step: 1 | -1): void {
   else counts.delete(key)
 }
 
-function put<K>(index: Map<K, Set<string>>, key: K, prefix: string): void {
+function put<K>(index: Map<K, Set<Prefix>>, key: K, prefix: Prefix): void {
   const set = index.get(key)
   if (!set) index.set(key, new Set([prefix]))
   else if (set.size < manyPrefixes || set instanceof PrefixSet) set.add(prefix)
   else index.set(key, new PrefixSet(set).add(prefix))
 }
 
-function putAt<K>(index: Map<K, Set<string>>, key: K, column: PrefixColumn, at: number): void {
+function putAt<K>(index: Map<K, Set<Prefix>>, key: K, column: PrefixColumn, at: number): void {
   const set = index.get(key)
   if (set instanceof PrefixSet) set.columns[column.family].placeAs(column, at)
   else put(index, key, column.key(at))
 }
 
-function drop<K>(index: Map<K, Set<string>>, key: K, prefix: string): void {
+function drop<K>(index: Map<K, Set<Prefix>>, key: K, prefix: Prefix): void {
   const set = index.get(key)
   if (set?.delete(prefix) && set.size === 0) index.delete(key)
 }

@@ -8,8 +8,9 @@
 //   (nexthops.ts), whose contents change under all its routes.
 // - Marks are for dumps (replacement.ts). Each `set` takes the prefix's away.
 
+import { noAddress, splitPrefix } from '../address.js'
 import { type PrefixColumn, PrefixMap } from '../prefix-map.js'
-import type { Route, RouteNexthop } from './types.js'
+import type { Prefix, Route, RouteNexthop } from './types.js'
 
 /** All of a route but its destination, which is empty here. */
 type Kind = Route
@@ -28,9 +29,9 @@ const whole = -1
 /** Of kinds with the same next hops: where there are more, each route is kept whole. */
 const mostPeers = 32
 
-export class RouteTable implements ReadonlyMap<string, Route[]> {
+export class RouteTable implements ReadonlyMap<Prefix, Route[]> {
   private readonly rows = new PrefixMap()
-  private readonly lists = new Map<string, Route[]>()
+  private readonly lists = new Map<Prefix, Route[]>()
   private readonly kinds: (Counted | null)[] = []
   private readonly free: number[] = []
   private readonly byHops = new Map<string, number[]>()
@@ -46,16 +47,16 @@ export class RouteTable implements ReadonlyMap<string, Route[]> {
     return this.rows.columns
   }
 
-  has(prefix: string): boolean {
+  has(prefix: Prefix): boolean {
     return this.rows.has(prefix)
   }
 
-  get(prefix: string): Route[] | undefined {
+  get(prefix: Prefix): Route[] | undefined {
     const row = this.rows.get(prefix)
     return row === undefined ? undefined : this.routesOf(prefix, row)
   }
 
-  set(prefix: string, routes: Route[]): this {
+  set(prefix: Prefix, routes: Route[]): this {
     const before = this.rows.get(prefix)
     const [only] = routes
     const kind = routes.length === 1 && only ? this.acquire(only) : null
@@ -72,20 +73,20 @@ export class RouteTable implements ReadonlyMap<string, Route[]> {
     if (kind === null) this.lists.set(column.key(at), [withDestination(route, column.key(at))])
   }
 
-  delete(prefix: string): boolean {
+  delete(prefix: Prefix): boolean {
     const before = this.rows.get(prefix)
     if (before !== undefined) this.dropRow(prefix, before, false)
     return this.rows.delete(prefix)
   }
 
   /** The prefix has this route and no other. */
-  isOnly(prefix: string, route: Route): boolean {
+  isOnly(prefix: Prefix, route: Route): boolean {
     const kind = this.kindOf(prefix)
     return kind !== null && sameKind(kind, route)
   }
 
   /** See RouteUsers. */
-  kindOf(prefix: string): Route | null {
+  kindOf(prefix: Prefix): Route | null {
     const at = this.rows.find(prefix)
     return at < 0 ? null : this.kindAt(this.rows.columnOf(prefix), at)
   }
@@ -96,7 +97,7 @@ export class RouteTable implements ReadonlyMap<string, Route[]> {
   }
 
   /** 1 to 7; 0: none. Prefixes with several routes have none. */
-  markOf(prefix: string): number {
+  markOf(prefix: Prefix): number {
     const at = this.rows.find(prefix)
     return at < 0 ? 0 : this.markAt(this.rows.columnOf(prefix), at)
   }
@@ -106,7 +107,7 @@ export class RouteTable implements ReadonlyMap<string, Route[]> {
     return row < 0 ? 0 : row % marks
   }
 
-  mark(prefix: string, mark: number): void {
+  mark(prefix: Prefix, mark: number): void {
     const at = this.rows.find(prefix)
     if (at >= 0) this.setMark(this.rows.columnOf(prefix), at, mark)
   }
@@ -121,12 +122,12 @@ export class RouteTable implements ReadonlyMap<string, Route[]> {
     return this.kinds.length - this.free.length
   }
 
-  keys(): MapIterator<string> {
+  keys(): MapIterator<Prefix> {
     return this.rows.keys()
   }
 
   /** Keys of those that `isDone` does not take. kind: as kindOf(). */
-  *keysBut(isDone: (kind: Route, column: PrefixColumn, at: number) => boolean): Generator<string> {
+  *keysBut(isDone: (kind: Route, column: PrefixColumn, at: number) => boolean): Generator<Prefix> {
     for (const column of Object.values(this.columns)) {
       for (const at of column.places()) {
         const kind = this.kindAt(column, at)
@@ -135,7 +136,7 @@ export class RouteTable implements ReadonlyMap<string, Route[]> {
     }
   }
 
-  *entries(): MapIterator<[string, Route[]]> {
+  *entries(): MapIterator<[Prefix, Route[]]> {
     for (const [prefix, row] of this.rows) yield [prefix, this.routesOf(prefix, row)]
   }
 
@@ -143,20 +144,20 @@ export class RouteTable implements ReadonlyMap<string, Route[]> {
     for (const [prefix, row] of this.rows) yield this.routesOf(prefix, row)
   }
 
-  [Symbol.iterator](): MapIterator<[string, Route[]]> {
+  [Symbol.iterator](): MapIterator<[Prefix, Route[]]> {
     return this.entries()
   }
 
-  forEach(callback: (routes: Route[], prefix: string, table: ReadonlyMap<string, Route[]>) => void): void {
+  forEach(callback: (routes: Route[], prefix: Prefix, table: ReadonlyMap<Prefix, Route[]>) => void): void {
     for (const [prefix, routes] of this.entries()) callback(routes, prefix, this)
   }
 
-  private routesOf(prefix: string, row: number): Route[] {
+  private routesOf(prefix: Prefix, row: number): Route[] {
     if (row < 0) return [...(this.lists.get(prefix) ?? [])]
     return [withDestination((this.kinds[Math.floor(row / marks)] as Counted).kind, prefix)]
   }
 
-  private dropRow(prefix: string, row: number, keepsList: boolean): void {
+  private dropRow(prefix: Prefix, row: number, keepsList: boolean): void {
     if (row >= 0) this.release(Math.floor(row / marks))
     else if (!keepsList) this.lists.delete(prefix)
   }
@@ -175,7 +176,7 @@ export class RouteTable implements ReadonlyMap<string, Route[]> {
     const first = peers[0] === undefined ? null : this.kinds[peers[0]]
     // routes with equal next hops share one list of them
     const nexthops = route.nexthopId === 0 && first ? first.kind.nexthops : route.nexthops
-    this.kinds[number] = { kind: { ...route, destination: '', prefixLength: 0, nexthops }, users: 1, peers }
+    this.kinds[number] = { kind: { ...route, destination: noAddress, prefixLength: 0, nexthops }, users: 1, peers }
     peers.push(number)
     return number
   }
@@ -206,9 +207,9 @@ export class RouteTable implements ReadonlyMap<string, Route[]> {
 }
 
 /** The route of another prefix. */
-export function withDestination(route: Route, prefix: string): Route {
-  const slash = prefix.indexOf('/')
-  return { ...route, destination: prefix.slice(0, slash), prefixLength: Number(prefix.slice(slash + 1)) }
+export function withDestination(route: Route, prefix: Prefix): Route {
+  const { address, length } = splitPrefix(prefix)
+  return { ...route, destination: address, prefixLength: length }
 }
 
 /** Alike but for their destinations. */

@@ -19,13 +19,13 @@
 import { prefixKey } from '../address.js'
 import { sameFact } from './equal.js'
 import type { RouteIndex } from './route-index.js'
-import type { Changes, Route, RouteNexthop } from './types.js'
+import type { Changes, Prefix, Route, RouteNexthop } from './types.js'
 
 /** A table as far as it is needed here. What `get` returns may be changed, and is then `set`. */
 export interface RouteLists {
-  get(key: string): Route[] | undefined
-  set(key: string, routes: Route[]): unknown
-  delete(key: string): boolean
+  get(key: Prefix): Route[] | undefined
+  set(key: Prefix, routes: Route[]): unknown
+  delete(key: Prefix): boolean
 }
 
 type Index = Pick<RouteIndex, 'add' | 'remove'>
@@ -49,7 +49,7 @@ export function applyRoute(
   table: RouteLists,
   event: RouteEvent,
   changes: Changes,
-  mixed: Set<string>,
+  mixed: Set<Prefix>,
   index: Index
 ): 'sure' | 'unsure' | 'ambiguous' {
   const { route } = event
@@ -100,7 +100,7 @@ function joinsAsAnother(known: Route, { route, replace }: RouteEvent): boolean {
 }
 
 /** true: the list is another now. */
-function addRoute(list: Route[], { route, replace, append }: RouteEvent, key: string, index: Index): boolean {
+function addRoute(list: Route[], { route, replace, append }: RouteEvent, key: Prefix, index: Index): boolean {
   const first = list.findIndex((known) => order(known, route) >= 0)
   const peersStart = first < 0 ? list.length : first
   let peersEnd = peersStart
@@ -140,7 +140,7 @@ function targetOf(list: Route[], start: number, end: number, route: Route, repla
 }
 
 /** A replayed replace can make two of a kind, of which IPv4 never has two (IPv6 has, after a replace). */
-function dropCopies(list: Route[], kept: number, start: number, end: number, key: string, index: Index): void {
+function dropCopies(list: Route[], kept: number, start: number, end: number, key: Prefix, index: Index): void {
   for (let i = end - 1; i >= start; i--) {
     const copy = list[i] as Route
     if (i !== kept && sameRoute(copy, list[kept] as Route)) {
@@ -151,7 +151,7 @@ function dropCopies(list: Route[], kept: number, start: number, end: number, key
   }
 }
 
-function removeRoute(list: Route[], route: Route, key: string, index: Index): 'removed' | 'absent' | 'misfit' {
+function removeRoute(list: Route[], route: Route, key: Prefix, index: Index): 'removed' | 'absent' | 'misfit' {
   let peers = 0
   for (let i = 0; i < list.length; i++) {
     const known = list[i] as Route
@@ -254,7 +254,7 @@ export function sameRoute(a: Route, b: Route): boolean {
 }
 
 /** Adds one route of a dump to what it shows. */
-export function addDumped(fresh: Map<string, Route[]>, route: Route): void {
+export function addDumped(fresh: Map<Prefix, Route[]>, route: Route): void {
   const key = prefixKey(route.destination, route.prefixLength)
   const list = fresh.get(key)
   if (list) insertDumped(list, route)

@@ -13,6 +13,7 @@
 // - What it does that cannot be told is asked for in `needsDump`.
 // - Whoever dumps takes the kinds out of both before the dump begins.
 
+import { familyOfPrefix } from '../address.js'
 import { applyAddress, replaceAddresses } from './addresses.js'
 import { noChanges } from './changes.js'
 import { applyLink, type LinkEffect, replaceLinks } from './links.js'
@@ -26,7 +27,18 @@ import { RouteIndex } from './route-index.js'
 import { RouteTable } from './route-table.js'
 import { applyRoute } from './routes.js'
 import { addRule, removeRule, replaceRules } from './rules.js'
-import type { Changes, InterfaceAddress, Link, Neighbour, NexthopObject, NodeState, Route, Rule } from './types.js'
+import type {
+  Changes,
+  InterfaceAddress,
+  Link,
+  Neighbour,
+  NeighbourKey,
+  NexthopObject,
+  NodeState,
+  Prefix,
+  Route,
+  Rule
+} from './types.js'
 
 /** A fresh dump on its way in. */
 export interface Replacement {
@@ -51,7 +63,7 @@ export class State implements NodeState {
   readonly links = new Map<number, Link>()
   readonly addresses = new Map<number, InterfaceAddress[]>()
   readonly rules: Rule[] = []
-  readonly neighbours = new Map<string, Neighbour>()
+  readonly neighbours = new Map<NeighbourKey, Neighbour>()
   /** Dumps that must be made again because the kernel may have changed things silently. */
   readonly needsDump = new Set<DumpKind>()
   /** Dumps that should be made once to confirm what was done without a message. */
@@ -59,7 +71,7 @@ export class State implements NodeState {
   readonly routeUsers = new RouteIndex((prefix) => this.routeTables[kindOf(prefix)].kindOf(prefix))
   private readonly running = new Set<number>()
   private readonly nexthopTable = new NexthopTable()
-  private readonly mixed = new Set<string>()
+  private readonly mixed = new Set<Prefix>()
   private readonly routeTables: Record<RouteKind, RouteTable> = {
     routes4: new RouteTable(),
     routes6: new RouteTable()
@@ -67,11 +79,11 @@ export class State implements NodeState {
   /** Dumps of routes on their way in. */
   private readonly incoming = new Map<RouteKind, RouteReplacement>()
 
-  get routes4(): ReadonlyMap<string, readonly Route[]> {
+  get routes4(): ReadonlyMap<Prefix, readonly Route[]> {
     return this.routeTables.routes4
   }
 
-  get routes6(): ReadonlyMap<string, readonly Route[]> {
+  get routes6(): ReadonlyMap<Prefix, readonly Route[]> {
     return this.routeTables.routes6
   }
 
@@ -318,12 +330,12 @@ export class State implements NodeState {
   }
 
   /** By State itself; see putRoutes. */
-  private setRoutes(key: string, routes: Route[], changes: Changes): void {
+  private setRoutes(key: Prefix, routes: Route[], changes: Changes): void {
     this.incoming.get(kindOf(key))?.shake(key)
     this.putRoutes(key, routes, changes)
   }
 
-  private putRoutes(key: string, routes: Route[], changes: Changes | null): void {
+  private putRoutes(key: Prefix, routes: Route[], changes: Changes | null): void {
     const table = this.tableOf(key)
     this.routeUsers.replace(key, table.get(key) ?? [], routes)
     if (routes.length > 0) table.set(key, routes)
@@ -348,7 +360,7 @@ export class State implements NodeState {
     for (const incoming of this.incoming.values()) incoming.disturb()
   }
 
-  private tableOf(key: string): RouteTable {
+  private tableOf(key: Prefix): RouteTable {
     return this.routeTables[kindOf(key)]
   }
 
@@ -401,8 +413,8 @@ export class State implements NodeState {
 
 type RouteKind = 'routes4' | 'routes6'
 
-function kindOf(key: string): RouteKind {
-  return key[8] === '/' ? 'routes4' : 'routes6'
+function kindOf(key: Prefix): RouteKind {
+  return familyOfPrefix(key) === 4 ? 'routes4' : 'routes6'
 }
 
 /** Nothing else could have happened to the route of a pod, or of a network on the device, when the device is no longer up. */

@@ -6,10 +6,20 @@
 // become text only at the surfaces (src/address.ts).
 
 export type Family = 4 | 6
+
+declare const meaning: unique symbol
+/** A string that the compiler tells from others: there is no such property. One file makes those of a meaning; these src/address.ts. */
+export type Text<Meaning extends string> = string & { readonly [meaning]: Meaning }
 /** Hexadecimal bytes of an IP address, 8 or 32 digits. */
-export type Address = string
+export type Address = Text<'address'>
+/** "0a010000/16": key of a prefix in the tables of state, plan and maps. */
+export type Prefix = Text<'prefix'>
 /** Six bytes in hexadecimal, 12 digits. */
-export type Mac = string
+export type Mac = Text<'mac'>
+/** "3/0a000001": a device and an address on its link. */
+export type NeighbourKey = Text<'neighbour'>
+/** Addresses joined with '+'; '': none. */
+export type AddressList = Text<'addresses'>
 
 export interface Link {
   ifindex: number
@@ -156,24 +166,24 @@ export interface Neighbour {
   managed: boolean
 }
 
-/** Prefix keys of both families, by what their routes depend on. The sets are for now: not to be kept. */
+/** Prefixes of both families, by what their routes depend on. The sets are for now: not to be kept. */
 export interface RouteUsers {
   /** By next hops of their own; see byObject. Some may come twice. */
-  throughDevice(ifindex: number): Iterable<string>
+  throughDevice(ifindex: number): Iterable<Prefix>
   /** gateway null: routes without. */
-  throughGateway(ifindex: number, gateway: Address | null): ReadonlySet<string>
+  throughGateway(ifindex: number, gateway: Address | null): ReadonlySet<Prefix>
   /** Gateways of those. */
   gatewaysOn(ifindex: number): Iterable<Address>
-  byObject(id: number): ReadonlySet<string>
+  byObject(id: number): ReadonlySet<Prefix>
   /** Of routes with this preferred source. */
-  preferring(source: Address): ReadonlySet<string>
+  preferring(source: Address): ReadonlySet<Prefix>
   /** Of any table but main. */
-  inTable(table: number): ReadonlySet<string>
+  inTable(table: number): ReadonlySet<Prefix>
   /**
    * The route of a prefix that has one, without its destination: the same object for
    * all routes that differ in nothing else. null: there are several routes, or none.
    */
-  kindOf(prefix: string): Route | null
+  kindOf(prefix: Prefix): Route | null
 }
 
 /** Whole view of the node, as src/plan reads it. Maps are live: do not keep them. */
@@ -181,24 +191,22 @@ export interface NodeState {
   readonly links: ReadonlyMap<number, Link>
   /** By ifindex. */
   readonly addresses: ReadonlyMap<number, readonly InterfaceAddress[]>
-  /** By prefix key "0a010000/16"; each list sorted: table, metric, tos. */
-  readonly routes4: ReadonlyMap<string, readonly Route[]>
-  readonly routes6: ReadonlyMap<string, readonly Route[]>
+  /** By prefix; each list sorted: table, metric, tos. */
+  readonly routes4: ReadonlyMap<Prefix, readonly Route[]>
+  readonly routes6: ReadonlyMap<Prefix, readonly Route[]>
   readonly routeUsers: RouteUsers
   readonly rules: readonly Rule[]
   readonly nexthopObjects: ReadonlyMap<number, NexthopObject>
-  /** By "ifindex/address". */
-  readonly neighbours: ReadonlyMap<string, Neighbour>
+  readonly neighbours: ReadonlyMap<NeighbourKey, Neighbour>
 }
 
 /** What changed since the last plan: plan and writer do no more work than this asks for. */
 export interface Changes {
   /** Everything may differ (first dump). */
   all: boolean
-  /** Prefix keys, IPv4 and IPv6 (told apart by the digits). */
-  prefixes: Set<string>
-  /** Keys "ifindex/address". */
-  neighbours: Set<string>
+  /** IPv4 and IPv6. */
+  prefixes: Set<Prefix>
+  neighbours: Set<NeighbourKey>
   /** Devices that came, went or are another in any way. */
   links: Set<number>
   /** Devices whose addresses are others. */

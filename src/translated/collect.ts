@@ -6,9 +6,11 @@
 // it jumps to translates whatever comes (`leads`), these are translated. A rule
 // that translates whatever comes, reached without a limit, is unbounded.
 
+import { prefixesBetween } from '../address.js'
 import { Slice } from '../netlink/slice.js'
+import type { Prefix } from '../state/types.js'
 import { limitOf, nothing, verdictsOf } from './elements.js'
-import { families, intersect, isNothing, type Limit, prefixesOf, type Range, type Ranges } from './ranges.js'
+import { families, intersect, isNothing, type Limit, type Range, type Ranges } from './ranges.js'
 import { type AddressSet, type Chain, type Effect, type Lookup, ofKubeProxy, type Ruleset } from './ruleset.js'
 
 /** A rule that translates destinations without naming them. */
@@ -19,7 +21,7 @@ export interface Unlimited {
 
 export interface Collected {
   /** By prefix key: who wrote the rule; null: nobody that is known by name. */
-  destinations: Map<string, string | null>
+  destinations: Map<Prefix, string | null>
   unlimited: Unlimited[]
   /** Sets assumed to translate, by which packets to any destination come: they have to be read. */
   needed: ReadonlySet<AddressSet>
@@ -42,7 +44,7 @@ export async function collect(ruleset: Ruleset): Promise<Collected> {
 }
 
 class Collector {
-  readonly destinations = new Map<string, string | null>()
+  readonly destinations = new Map<Prefix, string | null>()
   readonly unlimited: Unlimited[] = []
   readonly needed = new Set<AddressSet>()
   private readonly leading = new Map<Chain, number>()
@@ -108,7 +110,7 @@ class Collector {
   }
 
   private addRange(range: Range, who: string | null): void {
-    for (const prefix of prefixesOf(range)) if (!this.destinations.get(prefix)) this.destinations.set(prefix, who)
+    for (const prefix of prefixesBetween(range.first, range.last)) if (!this.destinations.get(prefix)) this.destinations.set(prefix, who)
   }
 
   private narrow(limit: Limit, { limit: own, lookups }: Effect): Limit {

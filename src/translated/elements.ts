@@ -1,7 +1,8 @@
 // Elements of a set or map -> which destinations its look-ups let through, and
 // for a verdict map where each of them goes.
 
-import type { Address, Family } from '../state/types.js'
+import { addressBefore, addressOf, netmask } from '../address.js'
+import type { Family } from '../state/types.js'
 import { type Limit, masked, type Range, type Ranges } from './ranges.js'
 import type { Chain, KeyField, Lookup } from './ruleset.js'
 
@@ -69,11 +70,11 @@ function* ranges({ set, field }: { set: Lookup['set']; field: Destination }): Ge
       yield ['all', chain]
       continue
     }
-    const first = key.slice(from, from + digits)
+    const first = addressOf(key.slice(from, from + digits))
     const dash = key.indexOf('-')
     if (field.mask) yield [dash < 0 ? masked(Buffer.from(first, 'hex'), field.mask) : 'all', chain]
     else if (dash < 0) yield [{ first, last: first }, chain]
-    else yield [{ first, last: key.slice(dash + 1 + from, dash + 1 + from + digits) }, chain]
+    else yield [{ first, last: addressOf(key.slice(dash + 1 + from, dash + 1 + from + digits)) }, chain]
   }
 }
 
@@ -89,11 +90,8 @@ function* intervals(
     let next = at + 1
     while (edges[next]?.slice(0, digits) === edge) next++
     const stop = edges[next]?.slice(0, digits)
-    yield [{ first: edge, last: stop === undefined ? 'f'.repeat(digits) : before(stop) }, elements.get(edge) ?? null]
+    const last = stop === undefined ? netmask(digits === 8 ? 4 : 6, digits * 4) : addressBefore(addressOf(stop))
+    yield [{ first: addressOf(edge), last }, elements.get(edge) ?? null]
   }
   if (elements.has('*')) yield ['all', elements.get('*') ?? null]
-}
-
-function before(address: Address): Address {
-  return (BigInt(`0x${address}`) - 1n).toString(16).padStart(address.length, '0')
 }

@@ -5,10 +5,12 @@
 // would load its module.
 
 import { existsSync, readFileSync } from 'node:fs'
+import { addressIn, hostPrefix } from '../address.js'
 import type { NativeError } from '../native.js'
 import { attributesOf, textOf } from '../netfilter/nfnetlink.js'
 import { DumpInbox } from '../netlink/dump-inbox.js'
 import { Slice } from '../netlink/slice.js'
+import type { Address, Prefix } from '../state/types.js'
 import type { Publish, SourceResult, UnboundedRule } from './result.js'
 
 const genericNetlink = 16
@@ -22,7 +24,7 @@ const pause = 50
 
 export interface VirtualService {
   /** null: it is for packets with a mark. */
-  address: string | null
+  address: Address | null
   mark: number
 }
 
@@ -154,14 +156,14 @@ export function readService(message: Buffer): VirtualService | null {
   const family = attributes.get(1)?.readUInt16LE(0)
   const address = attributes.get(3)
   if (!address || address.length < 16) return null
-  return { address: address.toString('hex', 0, family === 2 ? 4 : 16), mark: 0 }
+  return { address: addressIn(address, 0, family === 2 ? 4 : 16), mark: 0 }
 }
 
 function resultOf(services: readonly VirtualService[]): SourceResult {
-  const destinations = new Map<string, null>()
+  const destinations = new Map<Prefix, null>()
   const unbounded: UnboundedRule[] = []
   for (const { address, mark } of services) {
-    if (address !== null) destinations.set(`${address}/${address.length * 4}`, null)
+    if (address !== null) destinations.set(hostPrefix(address), null)
     else
       unbounded.push({
         kind: 'ipvs',

@@ -1,7 +1,7 @@
 // A rule of nf_tables in a few words, for people: what it asks of a packet, as
 // far as that is plain, and what it does.
 
-import { formatAddress } from '../address.js'
+import { addressIn, formatAddress } from '../address.js'
 import type { Attribute } from '../netfilter/nfnetlink.js'
 import { attributesOf, textOf } from '../netfilter/nfnetlink.js'
 
@@ -90,7 +90,7 @@ function valueText(label: string, value: Buffer): string | null {
       return value.length >= 2 ? String(value.readUInt16BE(0)) : null
     case 'saddr':
     case 'daddr':
-      return value.length === 4 || value.length === 16 ? formatAddress(value.toString('hex')) : null
+      return value.length === 4 || value.length === 16 ? formatAddress(addressIn(value, 0, value.length)) : null
     case 'l4proto':
       return protocols[value[0] ?? 0] ?? String(value[0] ?? 0)
     case 'mark':

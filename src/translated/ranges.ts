@@ -1,6 +1,7 @@
 // Sets of destinations as ranges of addresses. Addresses are hexadecimal of one
 // length within a family, so text order is address order.
 
+import { addressOf } from '../address.js'
 import type { Address, Family } from '../state/types.js'
 
 export interface Range {
@@ -53,7 +54,7 @@ export function masked(value: Uint8Array, mask: Uint8Array): Range | 'all' {
     first += hexByte(byte & kept)
     last += hexByte((byte & kept) | (~kept & 0xff))
   }
-  return leadingOnes(mask[0] as number) === 0 ? 'all' : { first, last }
+  return leadingOnes(mask[0] as number) === 0 ? 'all' : { first: addressOf(first), last: addressOf(last) }
 }
 
 function leadingOnes(byte: number): number {
@@ -66,19 +67,4 @@ const hexBytes = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padS
 
 function hexByte(byte: number): string {
   return hexBytes[byte] as string
-}
-
-/** The fewest prefixes that are exactly the range, as keys ("0a000000/8"). */
-export function prefixesOf({ first, last }: Range): string[] {
-  const bits = first.length * 4
-  if (first === last) return [`${first}/${bits}`]
-  const found: string[] = []
-  const end = BigInt(`0x${last}`)
-  for (let start = BigInt(`0x${first}`); start <= end; ) {
-    let size = 0
-    while (size < bits && (start >> BigInt(size)) % 2n === 0n && start + (1n << BigInt(size + 1)) - 1n <= end) size++
-    found.push(`${start.toString(16).padStart(first.length, '0')}/${bits - size}`)
-    start += 1n << BigInt(size)
-  }
-  return found
 }

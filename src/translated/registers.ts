@@ -6,6 +6,7 @@
 // depends on the family, which a rule in a table of family inet has to have
 // asked for before.
 
+import { addressOf } from '../address.js'
 import type { Family } from '../state/types.js'
 import { masked, type Range, type Ranges } from './ranges.js'
 import type { KeyField } from './ruleset.js'
@@ -135,7 +136,7 @@ export class Registers {
       if (this.tags[at + index] !== destination + index || this.masks[at + index] !== 0xff) return null
     if (given === 0) return null
     const fill = (value: Buffer | null, digit: string) =>
-      (value ? value.toString('hex', 0, given) : '').padEnd(length * 2, digit)
+      addressOf((value ? value.toString('hex', 0, given) : '').padEnd(length * 2, digit))
     return this.only({ first: fill(first, '0'), last: fill(last, 'f') })
   }
 

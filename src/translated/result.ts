@@ -1,5 +1,7 @@
 // What a table, or IPVS, translates: what the sources hand to translated.ts.
 
+import type { Prefix } from '../state/types.js'
+
 /** How the rules were written. */
 export type TranslatedKind = 'nftables' | 'iptables-nft' | 'iptables-legacy' | 'ipvs'
 
@@ -18,8 +20,8 @@ export interface SourceResult {
   kind: TranslatedKind
   /** For people, of what no known program wrote: "table ip nat". */
   name: string
-  /** By prefix key: who wrote the rule; null: not known. */
-  destinations: ReadonlyMap<string, string | null>
+  /** Who wrote the rule; null: not known. */
+  destinations: ReadonlyMap<Prefix, string | null>
   unbounded: readonly UnboundedRule[]
 }
 

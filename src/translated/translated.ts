@@ -8,6 +8,8 @@
 //
 // Invariant: `counts` holds each prefix of the results as often as results name it.
 
+import { splitPrefix } from '../address.js'
+import type { Address, Prefix } from '../state/types.js'
 import { IpvsReader } from './ipvs.js'
 import { LegacyReader } from './legacy.js'
 import { TablesReader } from './nft-tables.js'
@@ -15,10 +17,9 @@ import type { Publish, SourceResult, TranslatedKind, UnboundedRule } from './res
 
 export type { TranslatedKind, UnboundedRule } from './result.js'
 
-/** Prefix keys. */
 export interface TranslatedDiff {
-  added: string[]
-  removed: string[]
+  added: Prefix[]
+  removed: Prefix[]
 }
 
 /** Destinations that one program wrote in one way. */
@@ -43,23 +44,23 @@ export interface TranslatedOptions {
 export interface Translated {
   /** Everything that was there at the start has been read. Never rejects. */
   readonly ready: Promise<void>
-  has(prefix: string): boolean
-  destinations(): Iterable<string>
+  has(prefix: Prefix): boolean
+  destinations(): Iterable<Prefix>
   /** How many. */
   readonly size: number
   /** isOwn: of a single address, that it is the node's; it is not counted (IPVS needs its addresses to be the node's: these are). */
-  summary(isOwn?: (address: string) => boolean): TranslatedRow[]
+  summary(isOwn?: (address: Address) => boolean): TranslatedRow[]
   unbounded(): UnboundedRule[]
   close(): Promise<void>
 }
 
 export function startTranslated({ onChange, onProblem, onUnbounded }: TranslatedOptions): Translated {
   const results = new Map<string, SourceResult>()
-  const counts = new Map<string, number>()
+  const counts = new Map<Prefix, number>()
 
   const publish: Publish = (changes) => {
-    const added = new Set<string>()
-    const removed = new Set<string>()
+    const added = new Set<Prefix>()
+    const removed = new Set<Prefix>()
     const unbounded: UnboundedRule[] = []
     for (const [key, result] of changes) {
       const known = new Set(results.get(key)?.unbounded.map(identity))
@@ -112,12 +113,12 @@ function identity({ kind, family, table, chain, text }: UnboundedRule): string {
 }
 
 /** A prefix that several tables of one program name counts once. */
-function summarize(results: Iterable<SourceResult>, isOwn: (address: string) => boolean): TranslatedRow[] {
-  const rows = new Map<string, { who: string; kind: TranslatedKind; found: Set<string> }>()
+function summarize(results: Iterable<SourceResult>, isOwn: (address: Address) => boolean): TranslatedRow[] {
+  const rows = new Map<string, { who: string; kind: TranslatedKind; found: Set<Prefix> }>()
   for (const { kind, name, destinations } of results) {
     for (const [prefix, author] of destinations) {
-      const [address = '', length] = prefix.split('/')
-      if (kind !== 'ipvs' && Number(length) === address.length * 4 && isOwn(address)) continue
+      const { address, length } = splitPrefix(prefix)
+      if (kind !== 'ipvs' && length === address.length * 4 && isOwn(address)) continue
       const who = author ?? name
       const row = rows.get(`${who} ${kind}`) ?? { who, kind, found: new Set() }
       row.found.add(prefix)

@@ -1,6 +1,7 @@
 // Matches and targets of iptables, as legacy tables and the compat expressions
 // of iptables-nft carry them: struct xt_*_info.
 
+import { addressIn } from '../address.js'
 import { nothing } from './elements.js'
 import { intersect, type Limit } from './ranges.js'
 
@@ -39,7 +40,7 @@ function inRange(info: Buffer, limit: Limit): Limit {
   const flags = info[64] as number
   if ((flags & 2) === 0 || (flags & 32) !== 0) return limit
   const between = (length: number) => [
-    { first: info.toString('hex', 32, 32 + length), last: info.toString('hex', 48, 48 + length) }
+    { first: addressIn(info, 32, length), last: addressIn(info, 48, length) }
   ]
   const left = (family: 4 | 6) =>
     limit[family].length === 0 ? limit[family] : intersect(limit[family], between(family === 4 ? 4 : 16))

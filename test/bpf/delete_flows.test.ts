@@ -3,14 +3,14 @@
 import './namespace.js'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import { parseAddress } from '../../src/address.js'
+import { hexAddress } from '../../src/address.js'
 import type { Deletion } from '../../src/maps/deletion.js'
 import { STRUCTS } from '../../src/maps/layout.js'
 import { ip, tcp, udp } from '../packets/packet.js'
 import { devices, onLink, type PodName, type TestNode, testNode, to } from './node.js'
+import { hex } from '../plan/node.js'
 
 type Family = 4 | 6
-const hex = (text: string) => parseAddress(text) ?? ''
 
 function send(
   node: TestNode,
@@ -72,7 +72,7 @@ for (const family of [4, 6] as const) {
       ['the other family', { podAddress: hex(devices.a[family === 4 ? 'v6' : 'v4']) }, [1, 2, 3, 4]],
       [
         'any remote of the other family',
-        { remote: { address: '0'.repeat(family === 4 ? 32 : 8), length: 0 } },
+        { remote: { address: hexAddress('0'.repeat(family === 4 ? 32 : 8)), length: 0 } },
         family === 4 ? [] : [1, 2, 3, 4]
       ],
       ['only counted', { dryRun: true }, [1, 2, 3, 4]]

@@ -2,6 +2,7 @@
 // as far as their address lies in it; the others stay on the hot path.
 import './namespace.js'
 import t from 'tap'
+import { hexPrefix } from '../../src/address.js'
 import { slotsOf } from '../../src/maps/generations.js'
 import { STRUCTS } from '../../src/maps/layout.js'
 import { addressBytes, addressText, macText } from '../packets/bytes.js'
@@ -122,7 +123,7 @@ for (const family of [4, 6] as const) {
       const slot = slotOfFlow(node, family, destination)
       slots.add(slot)
       const digits = bytes.toString('hex')
-      t.strictSame(slotsOf(`${digits}/${bytes.length * 8}`), [slot], destination)
+      t.strictSame(slotsOf(hexPrefix(`${digits}/${bytes.length * 8}`)), [slot], destination)
       const length = below(bytes.length * 8 + 1)
       const covering = key(`${destination}/${length}`)
       t.ok(slotsOf(covering).includes(slot), `${covering} has the slot of ${destination}`)

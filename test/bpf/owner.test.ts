@@ -3,13 +3,13 @@
 import './namespace.js'
 import { execFileSync } from 'node:child_process'
 import t from 'tap'
-import { parseAddress } from '../../src/address.js'
 import { stackPairRow } from '../../src/maps/stack-pairs.js'
 import { echo, fragments, icmpError, ip, raw, type Transport, tcp, udp } from '../packets/packet.js'
 import { Control } from './layout.js'
 import { devices, type TestNode, testNode, to } from './node.js'
 import { out, pod } from './snat_flow.js'
 import { Stage } from './traced.js'
+import { hex } from '../plan/node.js'
 
 const service = { 4: '10.96.0.10', 6: 'fd00:96::10' } as const
 const remotePod = { 4: '10.2.0.7', 6: 'fd00:2::7' } as const
@@ -116,8 +116,8 @@ for (const family of [4, 6] as const) {
         { local: b, remote: a, localPort: 8080, remotePort: 999, reason: 'translated-flow' }
       ])
       if (family === 4) {
-        const row = stackPairRow(parseAddress(a) ?? '', parseAddress(b) ?? '')
-        t.equal(row, stackPairRow(parseAddress(b) ?? '', parseAddress(a) ?? ''))
+        const row = stackPairRow(hex(a), hex(b))
+        t.equal(row, stackPairRow(hex(b), hex(a)))
         t.ok(node.stackPairs().includes(row), 'the hot path asks about these two, the daemon knows the row, too')
       }
       t.equal(send(node, 'b', b, a, segment(kind, 8080, 999, 'SA')).reason, 'translated-flow')

@@ -3,6 +3,9 @@
 // lengthen it.
 import './namespace.js'
 import t from 'tap'
+import type { Mac } from '../../src/state/types.js'
+import { classKey, classRouteKey, nexthopKey } from '../../src/plan/keys.js'
+import { everything, hexMac, joinAddresses } from '../../src/address.js'
 import { createWriter } from '../../src/maps/writer.js'
 import { comparePlans, emptyPlan } from '../../src/plan/change.js'
 import type { Plan, WantedClassRoute, WantedDevice, WantedNexthop, WantedRoute } from '../../src/plan/types.js'
@@ -21,10 +24,10 @@ const families = [4, 6] as const
 const packets = 60
 const addresses = 20
 const gateways = 8
-const className = '4-of-a'
+const className = classKey(4, 'of-a')
 
-function macOf(name: DeviceName): string {
-  return devices[name].mac.replaceAll(':', '')
+function macOf(name: DeviceName): Mac {
+  return hexMac(devices[name].mac.replaceAll(':', ''))
 }
 
 function pod(node: TestNode, ofClass: boolean): WantedDevice {
@@ -64,17 +67,17 @@ function nexthop(node: TestNode, number: number, snat: boolean): WantedNexthop {
   const gateway = hex(`192.0.2.${number + 1}`)
   const [snat4, snat6] = snat ? [hex(devices[name].v4), hex(devices[name].v6)] : [null, null]
   return {
-    key: `${ifindex}/${gateway}/1500/${snat4 ?? '-'}/${snat6 ?? '-'}`,
+    key: nexthopKey(ifindex, gateway, 1500, snat4 ?? '-', snat6 ?? '-'),
     ifindex,
     device: name,
     gateway,
-    mac: `0200000001${(number + 1).toString(16).padStart(2, '0')}`,
+    mac: hexMac(`0200000001${(number + 1).toString(16).padStart(2, '0')}`),
     macKnown: true,
     sourceMac: macOf(name),
     mtu: 1500,
     snat4,
     snat6,
-    sources: '',
+    sources: joinAddresses([]),
     noSource: false
   }
 }
@@ -126,13 +129,14 @@ function changed(before: Plan, hops: readonly WantedNexthop[], all: readonly str
     const address = pick(all)
     const length = below(address.includes(':') ? 129 : 33)
     const prefix = key(`${address}/${length}`)
-    const [table, name] = below(3) === 0 ? [plan.classRoutes, `${className} ${prefix}`] : [plan.routes, prefix]
+    const ofClass = below(3) === 0
+    const [table, name] = ofClass ? [plan.classRoutes, classRouteKey(className, prefix)] : [plan.routes, prefix]
     if (below(3) > 0) {
-      const route = table === plan.classRoutes && below(3) === 0 ? { action: 'main' } : someRoute(hops, random)
+      const route = ofClass && below(3) === 0 ? { action: 'main' } : someRoute(hops, random)
       ;(table as Routes).set(name, route as WantedClassRoute)
     } else {
-      const names = [...table.keys()].filter((each) => table === plan.routes || !each.endsWith('/0'))
-      if (names.length > 0) table.delete(pick(names))
+      const names = [...table.keys()].filter((each) => !ofClass || !each.endsWith('/0'))
+      if (names.length > 0) (table as Routes).delete(pick(names))
     }
   }
   const used = [...plan.routes.values(), ...plan.classRoutes.values()].flatMap((route) =>
@@ -164,7 +168,7 @@ for (const [words, snat, ofClass] of [
     if (ofClass) {
       for (const family of families) {
         plan.classes.set(className, { key: className, family, label: '', devices: ['a'] })
-        plan.classRoutes.set(`${className} ${key(family === 4 ? '0.0.0.0/0' : '::/0')}`, { action: 'main' })
+        plan.classRoutes.set(classRouteKey(className, everything[family]), { action: 'main' })
       }
     }
     writer.apply(plan, 'all')

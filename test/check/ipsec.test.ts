@@ -1,16 +1,12 @@
 // IPsec policies, read from a kernel and judged.
 
 import t from 'tap'
-import { parsePrefix, prefixKey } from '../../src/address.js'
 import { judgeIpsec } from '../../src/check/ipsec.js'
 import type { IpsecPolicy } from '../../src/netlink/xfrm.js'
 import { childJson, inside, namespace } from '../native/support.js'
+import { key } from '../plan/node.js'
 
 const module = new URL('../../src/netlink/xfrm.js', import.meta.url).href
-const key = (text: string): string => {
-  const { address, length } = parsePrefix(text) ?? { address: '', length: 0 }
-  return prefixKey(address, length)
-}
 const policy = (direction: IpsecPolicy['direction'], source: string, destination: string, rest: object = {}) => ({
   direction,
   source: key(source),

@@ -1,4 +1,5 @@
 import t from 'tap'
+import { hexPrefix } from '../../src/address.js'
 import { parseListing, parseSave, splitWords } from '../../src/check/iptables-save.js'
 import { judged, judgeLines, recorded, savedTables, textsOf } from './rules.js'
 
@@ -53,7 +54,7 @@ COMMIT
 )
 
 t.test('[C9] Docker: only the FORWARD policy stands in the way', async (t) => {
-  const rules = judged(savedTables(recorded('docker.save')), { stackPrefixes: ['ac110000/16'] })
+  const rules = judged(savedTables(recorded('docker.save')), { stackPrefixes: [hexPrefix('ac110000/16')] })
   t.same(textsOf(rules, 'bypassed'), ['FORWARD: -P FORWARD DROP'])
   t.match(rules.find((each) => each.class === 'bypassed')?.remedy, /Docker/)
 })

@@ -1,6 +1,7 @@
 // Judgements that need no kernel: probe results, settings, programs.
 
 import t from 'tap'
+import { hexMac, hexPrefix } from '../../src/address.js'
 import { judgeProbe } from '../../src/check/kernel.js'
 import { judgePrograms } from '../../src/check/programs.js'
 import { judgeSysctls, sharedPorts } from '../../src/check/sysctls.js'
@@ -15,7 +16,7 @@ const device = (ifindex: number, name: string, role: 'pod' | 'uplink'): WantedDe
   role,
   kind: 'veth',
   mtu: 1500,
-  mac: '020000000001',
+  mac: hexMac('020000000001'),
   addresses: [],
   sources: [],
   stack: [],
@@ -59,7 +60,7 @@ t.test('[C6] settings', async (t) => {
   t.same(codes(two, { 'ipv4/conf/all/rp_filter': '2' }), ['pass sysctl-fine'], 'loose for all wins')
   const gateway = node(device(2, 'eth0', 'uplink'), {
     ...device(3, 'veth1', 'pod'),
-    sources: [{ prefix: '0a600000/12', masquerade: true }]
+    sources: [{ prefix: hexPrefix('0a600000/12'), masquerade: true }]
   })
   t.same(codes(gateway, {}), ['warning sysctl-rp-filter-pods'])
   t.same(codes(gateway, { 'ipv4/conf/veth1/rp_filter': '2' }), ['pass sysctl-fine'])

@@ -1,6 +1,7 @@
 // Recorded rules, judged as on a node with one pod and one uplink.
 
 import { readFileSync } from 'node:fs'
+import { hexPrefix } from '../../src/address.js'
 import { classifyTable, type JudgedRule } from '../../src/check/classify.js'
 import { parseSave } from '../../src/check/iptables-save.js'
 import { parseNft } from '../../src/check/nft.js'
@@ -17,7 +18,7 @@ export const node: NodeRules = {
   uplinks: ['eth0'],
   neverServed: ['docker0'],
   stackPrefixes: [],
-  own: ['c0000202/32'],
+  own: [hexPrefix('c0000202/32')],
   podAddresses: [],
   snat: true
 }

@@ -2,6 +2,7 @@
 // without a kernel: honoured where they are limited to destinations.
 
 import t from 'tap'
+import { hexPrefix } from '../../src/address.js'
 import { parseIpsets } from '../../src/check/ipset.js'
 import { parseSave } from '../../src/check/iptables-save.js'
 import { judgeIpvs, parseIpvs } from '../../src/check/ipvs.js'
@@ -18,8 +19,8 @@ const n1: NodeRules = {
   uplinks: ['up0'],
   neverServed: [],
   stackPrefixes: [],
-  own: ['c0a8640b/32', 'fd00016800000000000000000064000b/128'],
-  podAddresses: [11, 12, 13].map((last) => `0af401${last.toString(16).padStart(2, '0')}/32`),
+  own: [hexPrefix('c0a8640b/32'), hexPrefix('fd00016800000000000000000064000b/128')],
+  podAddresses: [11, 12, 13].map((last) => hexPrefix(`0af401${last.toString(16).padStart(2, '0')}/32`)),
   snat: true
 }
 
@@ -238,11 +239,11 @@ t.test('[K4] [C9] an address of a pod that is translated refuses: the fast path 
 
 t.test('[C9] what the daemon does not find is not honoured; stackPrefixes is the remedy, and enough', async (t) => {
   const line = '-A PREROUTING -d 198.51.100.7/32 -p tcp -j DNAT --to-destination 10.244.2.21'
-  t.equal(judgeLines('nat', [line], { ...n1, translated: ['c6336407/32'] })[0]?.class, 'host-only')
+  t.equal(judgeLines('nat', [line], { ...n1, translated: [hexPrefix('c6336407/32')] })[0]?.class, 'host-only')
   const [rule] = judgeLines('nat', [line], { ...n1, translated: [] })
   t.equal(rule?.class, 'bypassed')
   t.match(rule?.remedy, /put them into stackPrefixes/)
-  const left = { ...n1, translated: [], stackPrefixes: ['c6336400/24'] }
+  const left = { ...n1, translated: [], stackPrefixes: [hexPrefix('c6336400/24')] }
   t.equal(judgeLines('nat', [line], left)[0]?.class, 'host-only')
 })
 
@@ -267,7 +268,7 @@ add PAIRS 198.51.100.9,tcp:80
       ).tables,
       { ...n1, ...change }
     )[0]
-  const left = { stackPrefixes: ['c6336400/24'] }
+  const left = { stackPrefixes: [hexPrefix('c6336400/24')] }
   t.equal(classOf('filter', '-A FORWARD -m set --match-set LAN dst -j DROP')?.class, 'bypassed')
   t.equal(classOf('filter', '-A FORWARD -m set --match-set LAN dst -j DROP', left)?.class, 'host-only')
   t.equal(classOf('filter', '-A FORWARD -m set --match-set PAIRS dst,dst -j DROP', left)?.class, 'host-only')

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { formatPrefix } from '../../src/address.js'
+import { formatPrefix, hexPrefix } from '../../src/address.js'
 import {
   defaultMasqueradeOptions,
   type MasqueradeFile,
@@ -179,8 +179,8 @@ t.test('[M3] several files: lists united, switches ORed, shortest interval, with
     merged.wanted.map(({ prefix, masquerade }) => (masquerade ? '+' : '-') + formatPrefix(prefix)),
     ['+0.0.0.0/0', '-10.1.0.0/16', '-10.2.0.0/16', '-::/0']
   )
-  t.same(merged.from.get('0a020000/16'), ['/a', '/b'])
-  t.same(merged.from.get('00000000/0'), ['default'])
+  t.same(merged.from.get(hexPrefix('0a020000/16')), ['/a', '/b'])
+  t.same(merged.from.get(hexPrefix('00000000/0')), ['default'])
   t.equal(merged.resyncInterval, 30_000)
   t.equal(mergeMasquerade([read('resyncInterval: 1ns')]).resyncInterval, 1000, 'not faster than once a second')
 })
@@ -238,7 +238,7 @@ t.test('[M1] IPv6 is masqueraded only if it is asked for, and never between pods
   const include = read('masqueradeCIDRs: ["2001:db8::/32"]')
   const merged = mergeMasquerade([include], { ...defaultMasqueradeOptions, ...never })
   t.match(merged.warnings[0], /2001:db8::\/32 in masqueradeCIDRs has no effect, because of snat\.masqueradeIPv6: false/)
-  t.same(merged.from.get(`${'0'.repeat(32)}/0`), ['snat.masqueradeIPv6'])
+  t.same(merged.from.get(hexPrefix(`${'0'.repeat(32)}/0`)), ['snat.masqueradeIPv6'])
   t.match(mergeMasquerade([include]).ipv6, { masqueraded: true, why: /ip-masq-agent names IPv6 prefixes/ })
 })
 

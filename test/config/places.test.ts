@@ -4,7 +4,7 @@ import { chmodSync, mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } 
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import { formatPrefix } from '../../src/address.js'
+import { formatPrefix, hexPrefix } from '../../src/address.js'
 import type { MasqueradePolicy } from '../../src/config/masquerade.js'
 import { findPlaces } from '../../src/config/masquerade-places.js'
 import { type MasqueradeWatchOptions, watchMasquerade } from '../../src/config/watch.js'
@@ -50,7 +50,7 @@ t.test('[M3] the agent’s file is found in its pod’s volume, with the pod’s
   kubelet.pod('u2', 'ip-masq-agent-x7k2p', upstream, { 'ip-masq-agent': one, 'ip-masq-other': two })
   const { watch, problems } = follow(t, kubelet)
   t.same(excluded(watch.policy), ['10.1.0.0/16'], 'only the file that the agent reads')
-  t.same(watch.policy.from.get('0a010000/16'), [kubelet.file('u2', upstream)])
+  t.same(watch.policy.from.get(hexPrefix('0a010000/16')), [kubelet.file('u2', upstream)])
   const [own] = watch.files.filter(({ pod }) => pod !== null)
   t.match(own, { path: kubelet.file('u2', upstream), pod: 'kube-system/ip-masq-agent-x7k2p', present: true })
   t.equal(watch.defaultsOnly, null)

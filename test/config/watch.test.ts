@@ -12,6 +12,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
+import { hexPrefix } from '../../src/address.js'
 import type { MasqueradePolicy } from '../../src/config/masquerade.js'
 import { watchMasquerade } from '../../src/config/watch.js'
 
@@ -190,7 +191,7 @@ t.test('[M3] a directory that appears later, and a second file that joins', asyn
   writeFileSync(join(root, 'config', 'ip-masq-more'), two)
   t.ok(await until(() => seen.length === 2))
   t.same(seen[1], ['0a010000/16', '0a020000/16'])
-  t.same(watch.policy.from.get('0a020000/16'), [join(root, 'config', 'ip-masq-more')])
+  t.same(watch.policy.from.get(hexPrefix('0a020000/16')), [join(root, 'config', 'ip-masq-more')])
   renameSync(join(root, 'config'), join(root, 'away'))
   mkdirSync(join(root, 'config'))
   writeFileSync(join(root, 'config', 'ip-masq-agent'), two)

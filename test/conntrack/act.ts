@@ -4,16 +4,18 @@
 
 import { readFileSync } from 'node:fs'
 import { text } from 'node:stream/consumers'
+import { hexAddress } from '../../src/address.js'
+import type { Address } from '../../src/state/types.js'
 import { forgetUntranslated } from '../../src/conntrack/forget.js'
 import { handBack, type LiveFlow } from '../../src/conntrack/hand-back.js'
 import { readTranslated } from '../../src/conntrack/translated.js'
 
 export type Act =
-  | { verb: 'translated'; pods: string[] }
-  | { verb: 'forget'; pods: string[]; node: string[]; idle?: number }
+  | { verb: 'translated'; pods: Address[] }
+  | { verb: 'forget'; pods: Address[]; node: Address[]; idle?: number }
   | { verb: 'handBack'; flows: LiveFlow[] }
   /** Makes entries of a pod with so many remotes, each tenth of them translated. */
-  | { verb: 'fill'; pod: string; nat: string; count: number }
+  | { verb: 'fill'; pod: Address; nat: Address; count: number }
 
 function filling({ pod, nat, count }: Extract<Act, { verb: 'fill' }>): LiveFlow[] {
   return Array.from({ length: count }, (_, index) => ({
@@ -21,7 +23,7 @@ function filling({ pod, nat, count }: Extract<Act, { verb: 'fill' }>): LiveFlow[
     protocol: 6,
     pod,
     podPort: 1024 + (index >> 8),
-    remote: `c6${(0x120000 + (index & 0xffff)).toString(16).padStart(6, '0')}`,
+    remote: hexAddress(`c6${(0x120000 + (index & 0xffff)).toString(16).padStart(6, '0')}`),
     remotePort: 443 + (index >> 16),
     nat: index % 10 === 0 ? { address: nat, port: 1024 + (index >> 8) } : null,
     opener: 'pod',
@@ -36,7 +38,7 @@ async function run(act: Act): Promise<unknown> {
   }
   if (act.verb === 'handBack') return handBack(act.flows)
   const pods = new Set(act.pods)
-  const isPod = (address: string) => pods.has(address)
+  const isPod = (address: Address) => pods.has(address)
   if (act.verb === 'translated') return readTranslated(isPod)
   const node = new Set(act.node)
   const { failed, ...rest } = await forgetUntranslated({

@@ -1,13 +1,14 @@
 // Entries as bytes: what is written reads as it was, and no bytes are too odd.
 
 import t from 'tap'
+import { hexAddress } from '../../src/address.js'
 import { attributes, decodeEntry, type Entry, isTranslated, type Tuple } from '../../src/conntrack/entry.js'
 import { Batch, messageType } from '../../src/conntrack/messages.js'
 import { Malformed, messagesOf, nextMessage } from '../../src/netlink/bytes.js'
 
 const tcp: Tuple = {
-  source: '0a000001',
-  destination: '0a000002',
+  source: hexAddress('0a000001'),
+  destination: hexAddress('0a000002'),
   protocol: 6,
   sourcePort: 40_000,
   destinationPort: 443,
@@ -17,8 +18,8 @@ const tcp: Tuple = {
 }
 const echo: Tuple = {
   ...tcp,
-  source: 'fd000000000000000000000000000001',
-  destination: 'fd000000000000000000000000000002',
+  source: hexAddress('fd000000000000000000000000000001'),
+  destination: hexAddress('fd000000000000000000000000000002'),
   protocol: 58,
   sourcePort: 4711,
   destinationPort: 0,

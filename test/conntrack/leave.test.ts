@@ -2,7 +2,7 @@
 // against invalid packets in place: none of them breaks.
 
 import t, { type Test } from 'tap'
-import { parseAddress } from '../../src/address.js'
+import { hexAddress } from '../../src/address.js'
 import type { EnableResult } from '../../src/control/api.js'
 import type { FlowList } from '../../src/control/flow-api.js'
 import { control } from '../forwarding/served.js'
@@ -12,6 +12,7 @@ import type { LabNode } from '../lab/node.js'
 import { until } from '../lab/process.js'
 import { type Kind, Population } from './population.js'
 import { act, invalid, MASQUERADE, strictNode } from './support.js'
+import { hex } from '../plan/node.js'
 
 t.setTimeout(300_000)
 
@@ -143,8 +144,8 @@ t.test('[K7] [K12] connections that begin while hostroute leaves a full table go
   await node.startDaemon({ config })
   const fill = {
     verb: 'fill',
-    pod: parseAddress(node.pod(1).address.v4) ?? '',
-    nat: 'c0a8640b',
+    pod: hex(node.pod(1).address.v4),
+    nat: hexAddress('c0a8640b'),
     count: 50_000
   } as const
   await act(node, fill)

@@ -2,6 +2,7 @@
 // said when the kernel would not translate. The kernel alone, without hostroute.
 
 import t from 'tap'
+import { noAddress } from '../../src/address.js'
 import { protocols } from '../../src/conntrack/entry.js'
 import type { LiveFlow } from '../../src/conntrack/hand-back.js'
 import { OUTSIDE } from '../lab/addresses.js'
@@ -70,7 +71,7 @@ t.test('[K7] entries that are in the way', async (t) => {
   const flows = liveFlows(pod.address.v4, OUTSIDE.v4, protocols.tcp, await server.list())
   t.match((await act(node, { verb: 'handBack', flows })).result, { continues: 4, cannot: [] }, 'the same translation')
 
-  const wrong = flows.map((flow) => ({ ...flow, nat: { address: flow.nat?.address ?? '', port: 1 } }))
+  const wrong = flows.map((flow) => ({ ...flow, nat: { address: flow.nat?.address ?? noAddress, port: 1 } }))
   const { result } = await act(node, { verb: 'handBack', flows: wrong })
   t.match(
     result,
@@ -82,7 +83,7 @@ t.test('[K7] entries that are in the way', async (t) => {
   const untranslated = flows.map((flow) => ({ ...flow, nat: null }))
   const opening = flows.map((flow): LiveFlow => ({ ...flow, nat: null, opener: 'remote', stage: 'opening' }))
   const toNode = opening.map((flow, index): LiveFlow => {
-    const { address = '', port = 0 } = flows[index]?.nat ?? {}
+    const { address = noAddress, port = 0 } = flows[index]?.nat ?? {}
     return { ...flow, pod: address, podPort: port }
   })
   for (const [what, obstacle] of Object.entries({ untranslated, 'opened by the remote': toNode })) {

@@ -2,6 +2,7 @@
 // Runs alone: how long the event loop is held.
 
 import t from 'tap'
+import { noAddress } from '../../src/address.js'
 import { protocols } from '../../src/conntrack/entry.js'
 import type { PodFlow } from '../../src/conntrack/translated.js'
 import { OUTSIDE } from '../lab/addresses.js'
@@ -113,7 +114,7 @@ t.test('[K12] 100,000 entries do not hold the event loop', async (t) => {
   const node = lab.node(0)
   const count = 100_000
   const question = { pods: podsOf(node), node: addressesOf(node) }
-  const [pod = ''] = question.pods
+  const [pod = noAddress] = question.pods
   await node.run(['nft', '-f', '-'], { input: MASQUERADE })
   const countEntries = async () => Number(await node.run(['cat', '/proc/sys/net/netfilter/nf_conntrack_count']))
   const held = { read: Number.POSITIVE_INFINITY, forgotten: Number.POSITIVE_INFINITY }

@@ -3,7 +3,7 @@
 
 import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
-import { parseAddress } from '../../src/address.js'
+import type { Address } from '../../src/state/types.js'
 import type { Forgotten } from '../../src/conntrack/forget.js'
 import type { HandBackResult, LiveFlow } from '../../src/conntrack/hand-back.js'
 import type { TranslatedFlows } from '../../src/conntrack/translated.js'
@@ -12,6 +12,7 @@ import { Lab, type LabOptions } from '../lab/lab.js'
 import type { LabNode } from '../lab/node.js'
 import type { Background } from '../lab/process.js'
 import type { Act } from './act.js'
+import { hex } from '../plan/node.js'
 
 const ACT = fileURLToPath(new URL('./act.js', import.meta.url))
 const CONNECTIONS = fileURLToPath(new URL('./connections.js', import.meta.url))
@@ -104,15 +105,13 @@ export async function act<Verb extends Act['verb']>(
   return JSON.parse(text) as Done<Results[Verb]>
 }
 
-export function hex(address: string): string {
-  return parseAddress(address) ?? ''
-}
+export { hex }
 
-export function podsOf(node: LabNode): string[] {
+export function podsOf(node: LabNode): Address[] {
   return node.pods.flatMap(({ address }) => [hex(address.v4), hex(address.v6)])
 }
 
-export function addressesOf(node: LabNode): string[] {
+export function addressesOf(node: LabNode): Address[] {
   return [hex(node.address.v4), hex(node.address.v6)]
 }
 

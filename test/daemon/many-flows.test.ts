@@ -3,7 +3,6 @@
 
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import t from 'tap'
-import { parseAddress } from '../../src/address.js'
 import { deleteFlows } from '../../src/answers/deletion.js'
 import { topFlows } from '../../src/answers/flow-top.js'
 import { listFlows } from '../../src/answers/flow-view.js'
@@ -13,6 +12,7 @@ import { expireFlows } from '../../src/datapath/expiry.js'
 import { STRUCTS } from '../../src/maps/layout.js'
 import { native } from '../../src/native.js'
 import { fillTables, manyFlows } from './flow-table.js'
+import { hex } from '../plan/node.js'
 
 t.setTimeout(300_000)
 
@@ -99,7 +99,7 @@ t.test('top counts remotes and pods in one walk', async (t) => {
   t.match(result.remotes[0], { source: '192.0.2.10', remotePort: 443, flows: million / 64, share: 0.4663 })
   t.match(result.podsByFlows[0], { flows: million / 250, snat: million / 250 })
   t.match(result.podsByNewFlows[0], { pod: '10.2.0.1', flows: 100, snat: 0, newPerSecond: 10 })
-  const podAddress = parseAddress(busy.pod) ?? ''
+  const podAddress = hex(busy.pod)
   t.equal((await deleteFlows(object, 4, { podAddress, started: jiffies(), dryRun: false })).deleted, 100)
   t.ok(away < patience, `the event loop was away for ${away.toFixed(1)} ms`)
   t.ok(megabytes < 100, `${megabytes.toFixed(0)} MB more`)
@@ -113,7 +113,7 @@ t.test('a round of expiry holds nothing up', async (t) => {
 })
 
 t.test('a quarter is deleted, and a round of expiry beside it harms nothing', async (t) => {
-  const remote = { address: parseAddress('203.0.113.16') ?? '', length: 28 }
+  const remote = { address: hex('203.0.113.16'), length: 28 }
   const both = () =>
     Promise.all([deleteFlows(object, 4, { started: jiffies(), remote, dryRun: false }), expireFlows(object, 4, false)])
   const { result, away } = await watched(both)

@@ -2,7 +2,6 @@
 // compared with what the kernel would do.
 
 import t from 'tap'
-import { parseAddress } from '../../src/address.js'
 import type { Explanation } from '../../src/control/explain-api.js'
 import { differsFromKernel } from '../../src/daemon/proof.js'
 import { readState } from '../../src/netlink/read-state.js'
@@ -10,10 +9,11 @@ import { kernelWay } from '../../src/netlink/route-get.js'
 import { defaultPlanOptions } from '../../src/plan/options.js'
 import { makePlan } from '../../src/plan/planner.js'
 import { enterNamespace, ip, ipBatch } from '../netlink/namespace.js'
+import { hex } from '../plan/node.js'
 
 enterNamespace(import.meta.url)
 
-const address = (text: string) => parseAddress(text) ?? ''
+const address = hex
 
 t.test('what the programs say is compared with the way that the kernel would take', async (t) => {
   const families = [

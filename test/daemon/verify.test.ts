@@ -4,19 +4,16 @@
 // Mostly waits: for second looks.
 
 import t from 'tap'
-import { parsePrefix, prefixKey } from '../../src/address.js'
+import type { Prefix } from '../../src/state/types.js'
+import { hexMac } from '../../src/address.js'
 import { verifyNode } from '../../src/answers/verify.js'
 import { readState } from '../../src/netlink/read-state.js'
 import { defaultPlanOptions } from '../../src/plan/options.js'
 import { makePlan } from '../../src/plan/planner.js'
 import { enterNamespace, ip, ipBatch } from '../netlink/namespace.js'
+import { key } from '../plan/node.js'
 
 enterNamespace(import.meta.url)
-
-const key = (text: string) => {
-  const { address, length } = parsePrefix(text) ?? { address: '', length: 0 }
-  return prefixKey(address, length)
-}
 
 t.test('a lost event is found and mended, one that is on its way is neither', async (t) => {
   ipBatch([
@@ -34,7 +31,7 @@ t.test('a lost event is found and mended, one that is on its way is neither', as
   const node = { plan, datapath: null }
   const source = {
     options: () => defaultPlanOptions,
-    translated: new Set<string>(),
+    translated: new Set<Prefix>(),
     resync: () => void asked.push('resync'),
     replan: () => void asked.push('replan')
   }
@@ -48,7 +45,7 @@ t.test('a lost event is found and mended, one that is on its way is neither', as
   t.match(await verifyNode(node, source, false), { ok: true, total: 0 }, 'a stale neighbour that is asked now')
   const [neighbour] = plan.neighbours.values()
   t.match(neighbour, { known: false })
-  plan.neighbours.set([...plan.neighbours.keys()][0]!, { ...neighbour!, mac: '020000000002' })
+  plan.neighbours.set([...plan.neighbours.keys()][0]!, { ...neighbour!, mac: hexMac('020000000002') })
   t.match(await verifyNode(node, source, false), { ok: false, total: 1 }, 'another MAC is a difference')
   Object.assign(plan, makePlan(await readState(10_000), defaultPlanOptions))
 

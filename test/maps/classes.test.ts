@@ -2,6 +2,7 @@
 // none has it, and kept by a daemon that starts again.
 
 import t from 'tap'
+import { classRow } from '../../src/maps/keys.js'
 import * as codec from '../../src/maps/codec.js'
 import { createWriter, type Writer } from '../../src/maps/writer.js'
 import type { PlanChange } from '../../src/plan/change.js'
@@ -157,11 +158,11 @@ t.test('[Y8] what somebody edits in a class is found, told and repaired', async 
   const number = classOf(object, 10)
   const map = object.map('class_routes4')
   map.update(
-    codec.encodeClassRouteKey(`${number} ${key('0.0.0.0/0')}`),
+    codec.encodeClassRouteKey(classRow(number, key('0.0.0.0/0'))),
     codec.encodeRoute({ action: 3, nexthop: 0, reason: 0 })
   )
   map.update(
-    codec.encodeClassRouteKey(`999 ${key('10.0.0.0/8')}`),
+    codec.encodeClassRouteKey(classRow(999, key('10.0.0.0/8'))),
     codec.encodeRoute({ action: 3, nexthop: 0, reason: 0 })
   )
   const wrong = writer.verify()

@@ -77,7 +77,7 @@ t.test('[Y10] the kernel’s trie is full: the family goes to the stack, and bac
   writer.apply(planner.plan, planner.update(node, everything))
   const prefixes = Array.from(
     { length: 40 },
-    (_, i) => addRoutes(node, route(`10.20.${i}.0/24`, [leg(2, '192.0.2.7')]))[0] ?? ''
+    (_, i) => addRoutes(node, route(`10.20.${i}.0/24`, [leg(2, '192.0.2.7')]))[0]
   )
   t.match(writer.apply(planner.plan, planner.update(node, some(prefixes))).alarms, [{ family: 4 }])
   for (const prefix of prefixes) node.routes4.delete(prefix)

@@ -1,6 +1,7 @@
 // From pods.sources to the rows of pod_sources.
 
 import t from 'tap'
+import type { Prefix } from '../../src/state/types.js'
 import { decodePodSource, decodePodSourceKey } from '../../src/maps/pod-sources.js'
 import { createWriter } from '../../src/maps/writer.js'
 import { defaultPlanOptions } from '../../src/plan/options.js'
@@ -64,7 +65,7 @@ t.test('[D7] rows come before the device and go with it, with the configuration,
   const order = object.log.map(({ map }) => map)
   t.ok(order.indexOf('pod_sources') < order.indexOf('devices'), 'before')
   t.equal(rows(object).length, 2)
-  node.routes4.delete(added[0] ?? '')
+  node.routes4.delete(added[0] as Prefix)
   apply(some(added))
   t.strictSame(rows(object), [`10 ${key('10.96.0.0/12')} true`])
   planner.setOptions({ ...defaultPlanOptions, podSources: [allow('*', '10.100.0.0/16', false)] })

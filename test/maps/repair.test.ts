@@ -1,6 +1,7 @@
 // The comparison of maps and plan that goes on in slices, beside everything else.
 
 import t from 'tap'
+import type { Prefix } from '../../src/state/types.js'
 import * as codec from '../../src/maps/codec.js'
 import { createGroupRows, createNexthopRows } from '../../src/maps/nexthops.js'
 import { createRouteRows, nodeRoutes, type RouteRows } from '../../src/maps/routes.js'
@@ -14,7 +15,7 @@ import { type FakeObject, fakeObject } from './fake.js'
 const stack: WantedRoute = { action: 'stack', reason: 'route', why: '', rule: null }
 
 /** 10,000 rows of routes4: the comparison takes several steps. */
-function manyRows(): { object: FakeObject; rows: RouteRows; prefixes: string[] } {
+function manyRows(): { object: FakeObject; rows: RouteRows<Prefix>; prefixes: Prefix[] } {
   const object = fakeObject()
   const nexthops = createNexthopRows(object)
   const rows = createRouteRows(object, nexthops, createGroupRows(object, nexthops), nodeRoutes, () => {})
@@ -24,7 +25,7 @@ function manyRows(): { object: FakeObject; rows: RouteRows; prefixes: string[] }
 }
 
 /** Runs the comparison; `between` is called after each step. */
-function compared(rows: RouteRows, between: (step: number) => void): string[] {
+function compared(rows: RouteRows<Prefix>, between: (step: number) => void): string[] {
   const steps = rows.differences(4)
   for (let step = 0; ; step++) {
     const { done, value } = steps.next()
@@ -35,9 +36,9 @@ function compared(rows: RouteRows, between: (step: number) => void): string[] {
 
 t.test('[Y9] what is written while the comparison goes on counts as right, the rest is compared', async (t) => {
   const { object, rows, prefixes } = manyRows()
-  const [first = '', last = ''] = [prefixes[5], prefixes[9_990]]
-  const remove = (prefix: string) => object.map('routes4').delete(codec.encodeRouteKey(prefix))
-  const add = (prefix: string) =>
+  const [first, last] = [prefixes[5], prefixes[9_990]] as [Prefix, Prefix]
+  const remove = (prefix: Prefix) => object.map('routes4').delete(codec.encodeRouteKey(prefix))
+  const add = (prefix: Prefix) =>
     object.map('routes4').update(codec.encodeRouteKey(prefix), codec.encodeRoute({ action: 1, nexthop: 1, reason: 0 }))
   t.same(
     compared(rows, () => {}),
@@ -48,8 +49,8 @@ t.test('[Y9] what is written while the comparison goes on counts as right, the r
     compared(rows, (step) => {
       steps++
       rows.write(key(`11.0.${step}.0/24`), stack)
-      rows.remove(prefixes[step * 700] ?? '')
-      rows.remove(prefixes[9_000 - step * 700] ?? '')
+      rows.remove(prefixes[step * 700] as Prefix)
+      rows.remove(prefixes[9_000 - step * 700] as Prefix)
     }),
     [],
     'rows that come and go, before and behind the point where it is'

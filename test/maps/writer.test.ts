@@ -1,4 +1,6 @@
 import t from 'tap'
+import { splitClassRow } from '../../src/maps/keys.js'
+import type { Address, Prefix } from '../../src/state/types.js'
 import * as codec from '../../src/maps/codec.js'
 import { STRUCTS } from '../../src/maps/layout.js'
 import { indexKey } from '../../src/maps/mirror.js'
@@ -58,10 +60,10 @@ function meaning(object: FakeObject): Record<string, unknown> {
       .join()
   const ofClasses = ([4, 6] as const).flatMap((family) =>
     rows(`class_routes${family}`).map(([key, value]) => {
-      const [number, prefix] = codec.decodeClassRouteKey(Buffer.from(key, 'hex')).split(' ')
+      const { number, prefix } = splitClassRow(codec.decodeClassRouteKey(Buffer.from(key, 'hex')))
       const row = codec.decodeRoute(Buffer.from(value, 'hex'))
       const where = [row.reason, nexthop(row.nexthop), group(row.nexthop), 'main'][row.action]
-      return [`${holders(family, Number(number)) || 'nobody'} ${prefix}`, where]
+      return [`${holders(family, number) || 'nobody'} ${prefix}`, where]
     })
   )
   const epoch = codec.decodeControl(object.readControl()).masqueradeEpoch
@@ -94,7 +96,7 @@ function meaning(object: FakeObject): Record<string, unknown> {
 }
 
 /** A lookup as bpf/pods.h does it. */
-function podOf(object: FakeObject, address: string): codec.PodRow | null {
+function podOf(object: FakeObject, address: Address): codec.PodRow | null {
   const slot = codec.decodePodSlot(
     object.map('pod_slots').lookup(Buffer.from(indexKey(podSlotIndex(address)), 'hex')) ??
       Buffer.alloc(STRUCTS.pod_slot.size)
@@ -180,7 +182,7 @@ t.test('order of writes', async (t) => {
     first.indexOf('pods') < first.indexOf('pod_slots') && first.indexOf('pod_slots') < first.indexOf('devices'),
     'hash, slot, device'
   )
-  node.routes4.delete(added[0] ?? '')
+  node.routes4.delete(added[0] as Prefix)
   apply(some(added))
   const last = object.log.map((write) => write.map)
   t.ok(
@@ -444,7 +446,7 @@ t.test('[Y10] routes that do not fit send their family to the stack, and back wh
   t.strictSame(apply().alarms, [])
   const prefixes = Array.from(
     { length: 40 },
-    (_, i) => addRoutes(node, route(`10.20.${i}.0/24`, [leg(2, '192.0.2.7')]))[0] ?? ''
+    (_, i) => addRoutes(node, route(`10.20.${i}.0/24`, [leg(2, '192.0.2.7')]))[0]
   )
   object.log.length = 0
   t.match(apply(some(prefixes)).alarms, [{ family: 4, why: /IPv4 routes, routes4 takes 30/ }])
@@ -470,7 +472,7 @@ t.test('a pod’s device that finds no room is left out alone, with its addresse
   const planner = createPlanner(defaultPlanOptions)
   const writer = createWriter(object)
   const apply = () => writer.apply(planner.plan, planner.update(node, everything))
-  const there = () => ['0a010002', '0a010003', '0a010004', '0a010005'].map((address) => podOf(object, address)?.ifindex)
+  const there = () => [2, 3, 4, 5].map((last) => podOf(object, hex(`10.1.0.${last}`))?.ifindex)
   addPod(node, 10, ['10.1.0.2'])
   t.strictSame(apply(), { alarms: [], warnings: [], leftOut: [] })
   addPod(node, 11, ['10.1.0.3'])
@@ -536,7 +538,7 @@ t.test(
     for (let i = 0; i < 20; i++) addRoutes(node, route(`10.20.${i}.0/24`, [leg(2, `192.0.2.${i + 20}`)]))
     const object = fakeObject({ nexthops: 32, routes4: 32 })
     const { writer, apply } = start(node, object)
-    const prefixes: string[] = []
+    const prefixes: Prefix[] = []
     for (let i = 0; i < 20; i++) {
       prefixes.push(key(`10.20.${i}.0/24`))
       node.routes4.delete(key(`10.20.${i}.0/24`))

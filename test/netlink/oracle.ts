@@ -3,7 +3,7 @@
 
 import { execFileSync } from 'node:child_process'
 import { formatAddress, formatMac, formatPrefix, parseAddress, prefixKey } from '../../src/address.js'
-import type { NodeState, Route, RouteNexthop } from '../../src/state/types.js'
+import type { NodeState, Prefix, Route, RouteNexthop } from '../../src/state/types.js'
 
 // iproute2's JSON has no types worth writing down.
 // biome-ignore lint/suspicious/noExplicitAny: see above
@@ -146,7 +146,7 @@ function hopOf(hop: Json, index: (name: string) => number): string {
   return `[${index(hop.dev)} ${gateway} ${hop.weight ?? 1} ${dead}${onlink}${hop.encap ? 'encap' : ''}]`
 }
 
-function routesOf(table: ReadonlyMap<string, readonly Route[]>): string[] {
+function routesOf(table: ReadonlyMap<Prefix, readonly Route[]>): string[] {
   return [...table].flatMap(([key, routes]) =>
     routes.map((route) => {
       // An object's next hops are compared with the objects.

@@ -1,13 +1,14 @@
 import t from 'tap'
-import { parseAddress } from '../../src/address.js'
+import { hexAddress } from '../../src/address.js'
 import { openNeighbourRequests } from '../../src/netlink/requests.js'
 import { enterNamespace, ip, peerNamespace, settle } from './namespace.js'
+import { hex } from '../plan/node.js'
 
 enterNamespace(import.meta.url)
 
 const peer = peerNamespace()
-const peerAddress = parseAddress('10.0.0.2') as string
-const peerAddress6 = parseAddress('2001:db8::2') as string
+const peerAddress = hex('10.0.0.2')
+const peerAddress6 = hex('2001:db8::2')
 ip(`link add v0 type veth peer name v1 netns ${peer.pid}`)
 peer.run('link set v1 up')
 peer.run('addr add 10.0.0.2/24 dev v1')
@@ -64,7 +65,7 @@ for (const [text, address] of [
 }
 
 t.test('unmarking an unknown neighbour makes none', async (t) => {
-  t.equal(await requests.setManaged(ifindex, parseAddress('10.0.0.77') as string, false), 'unchanged')
+  t.equal(await requests.setManaged(ifindex, hex('10.0.0.77'), false), 'unchanged')
   t.equal(entry('10.0.0.77'), undefined)
 })
 
@@ -76,14 +77,14 @@ t.test('a probe makes the kernel resolve at once', async (t) => {
 
 t.test('a permanent entry keeps its static MAC', async (t) => {
   ip('neigh replace 10.0.0.5 lladdr 02:00:00:00:00:05 dev v0 nud permanent')
-  const address = parseAddress('10.0.0.5') as string
+  const address = hex('10.0.0.5')
   t.equal(await requests.setManaged(ifindex, address, true), 'fixed')
   t.equal(await requests.probe(ifindex, address), 'fixed')
   t.same(complaints('10.0.0.5', { managed: false, states: ['PERMANENT'], mac: '02:00:00:00:00:05' }), [])
 })
 
 t.test('many requests at once are answered in order', async (t) => {
-  const addresses = Array.from({ length: 200 }, (_, i) => `0a0000${(20 + i).toString(16).padStart(2, '0')}`)
+  const addresses = Array.from({ length: 200 }, (_, i) => hexAddress(`0a0000${(20 + i).toString(16).padStart(2, '0')}`))
   const outcomes = await Promise.all(addresses.map((address) => requests.setManaged(ifindex, address, true)))
   t.same(new Set(outcomes), new Set(['done']))
   const managed = (JSON.parse(ip('-j -d neigh show dev v0 nud all')) as Entry[]).filter(

@@ -1,10 +1,10 @@
 // A dump of routes by what they share says what its messages say.
 
 import t from 'tap'
+import { prefixOf } from '../../src/address.js'
 import { decodeAll, decodeRoutes } from '../../src/netlink/decode.js'
 import { DumpInbox, RouteInbox } from '../../src/netlink/dump-inbox.js'
 import { type DumpRequest, dumpRequests } from '../../src/netlink/dumps.js'
-import { prefixOf } from '../../src/prefix-map.js'
 import { wholeKind } from '../../src/state/messages.js'
 import { withDestination } from '../../src/state/route-table.js'
 import type { Route } from '../../src/state/types.js'

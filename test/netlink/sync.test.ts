@@ -1,12 +1,13 @@
 import { writeFileSync } from 'node:fs'
 import t from 'tap'
-import { formatAddress, formatPrefix, parseAddress, prefixKey } from '../../src/address.js'
+import { formatAddress, formatPrefix, hexPrefix, prefixKey } from '../../src/address.js'
 import { type Sync, type SyncOptions, startSync } from '../../src/netlink/sync.js'
 import { mergeChanges, noChanges } from '../../src/state/changes.js'
 import type { Changes } from '../../src/state/types.js'
 import { layout } from './layout.js'
 import { enterNamespace, ip, ipBatch, ipBatchAsync, ipFile, peerNamespace, settle, writeBatch } from './namespace.js'
 import { askOracle, differences } from './oracle.js'
+import { hex } from '../plan/node.js'
 
 enterNamespace(import.meta.url)
 t.setTimeout(300_000)
@@ -240,7 +241,7 @@ t.test(
       'route del 2001:db8:71::/48'
     ])
     t.same(await agreement(watched), [])
-    const inOrder = watched.sync.state.routes4.get('0a320000/16')?.filter((route) => route.table === 254)
+    const inOrder = watched.sync.state.routes4.get(hexPrefix('0a320000/16'))?.filter((route) => route.table === 254)
     t.same(
       inOrder?.map((route) => route.nexthops[0]?.gateway),
       ['c0000206', 'c0000203', 'c0000204'],
@@ -289,7 +290,7 @@ t.test('[Y2][Y4] IPv6 routes that change under a dump take no others with them',
     ['del', 'add'].flatMap((verb) => Array.from({ length: moving }, (_, number) => `route ${verb} ${route(number)}`))
   ).flat()
   const keys = Array.from({ length: all - moving }, (_, index) =>
-    prefixKey(parseAddress(network(moving + index)) ?? '', 64)
+    prefixKey(hex(network(moving + index)), 64)
   )
   let lost = 0
   const watched = watch({

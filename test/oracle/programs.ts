@@ -3,7 +3,7 @@
 // BPF_PROG_TEST_RUN. Where a packet went is read from the MACs written into it:
 // every next hop has its own.
 
-import { formatAddress } from '../../src/address.js'
+import { addressIn, everything, formatAddress, hexAddress, hexPrefix } from '../../src/address.js'
 import { parseConfig } from '../../src/config/config.js'
 import { measureJiffies } from '../../src/datapath/clock.js'
 import { ControlBlock } from '../../src/datapath/control-block.js'
@@ -12,7 +12,7 @@ import { STRUCTS } from '../../src/maps/layout.js'
 import { createWriter, type Writer } from '../../src/maps/writer.js'
 import { type BpfMap, type BpfObject, native } from '../../src/native.js'
 import { type Sync, startSync } from '../../src/netlink/sync.js'
-import { parseKey } from '../../src/plan/nexthops.js'
+import { type NexthopKey, splitNexthopKey } from '../../src/plan/keys.js'
 import { defaultPlanOptions, type PlanOptions } from '../../src/plan/options.js'
 import { createPlanner, type Planner } from '../../src/plan/planner.js'
 import { REASON_MAX, REASONS } from '../../src/reasons.js'
@@ -40,10 +40,10 @@ const options: PlanOptions = {
   ...defaultPlanOptions
 }
 const masquerade = [
-  { prefix: '00000000/0', masquerade: true },
-  { prefix: '0a000000/8', masquerade: false },
-  { prefix: `${'0'.repeat(32)}/0`, masquerade: true },
-  { prefix: `fc${'0'.repeat(30)}/7`, masquerade: false }
+  { prefix: everything[4], masquerade: true },
+  { prefix: hexPrefix('0a000000/8'), masquerade: false },
+  { prefix: everything[6], masquerade: true },
+  { prefix: hexPrefix(`fc${'0'.repeat(30)}/7`), masquerade: false }
 ]
 
 export class Programs {
@@ -113,13 +113,13 @@ export class Programs {
 
   #markerOf(number: number): string | null {
     const hexadecimal = (0xc612_0000 + number).toString(16)
-    return this.#sync.state.routes4.has(`${hexadecimal}/32`) ? hexadecimal : null
+    return this.#sync.state.routes4.has(hexPrefix(`${hexadecimal}/32`)) ? hexadecimal : null
   }
 
   /** An `ip` command to be run after all others; settled() then waits until its event has arrived. */
   nextMark(): string {
     this.#marker = (this.#marker + 1) & 0xffff
-    const address = formatAddress((0xc612_0000 + this.#marker).toString(16))
+    const address = formatAddress(hexAddress((0xc612_0000 + this.#marker).toString(16)))
     return `route add unreachable ${address}/32 table ${Programs.markTable}`
   }
 
@@ -170,7 +170,7 @@ export class Programs {
 
   #forwarded(question: Question, sent: Buffer, data: Buffer): Verdict {
     const source = question.family === 4 ? data.subarray(26, 30) : data.subarray(22, 38)
-    const seen = formatAddress(source.toString('hex'))
+    const seen = formatAddress(addressIn(source, 0, source.length))
     if (!data.subarray(0, 12).equals(sent.subarray(0, 12))) {
       const found = nexthopByMac.get(macText(data.subarray(0, 6)))
       const device = found?.device ?? `MAC ${macText(data.subarray(0, 6))}`
@@ -181,7 +181,7 @@ export class Programs {
     // No MAC known: the kernel's neighbour entry is asked. The flow says for which next hop.
     const row = this.#nexthopOfFlow(question)
     if (!row) return { kind: 'forward', device: 'unknown', nexthop: null, source: seen }
-    const { ifindex, gateway } = parseKey(row)
+    const { ifindex, gateway } = splitNexthopKey(row)
     return {
       kind: 'forward',
       device: this.state.links.get(ifindex)?.name ?? `${ifindex}`,
@@ -190,7 +190,7 @@ export class Programs {
     }
   }
 
-  #nexthopOfFlow(question: Question): string | undefined {
+  #nexthopOfFlow(question: Question): NexthopKey | undefined {
     const { family, protocol, source, destination, sourcePort, destinationPort } = question
     const key = encodeTuple({
       local: source,

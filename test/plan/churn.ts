@@ -1,8 +1,9 @@
 // Random nodes and random changes to them, reproducible by seed.
 
+import { hexMac, neighbourKey } from '../../src/address.js'
 import { defaultPlanOptions, type PlanOptions } from '../../src/plan/options.js'
 import { noChanges } from '../../src/state/changes.js'
-import type { Changes, Link, Route, Rule } from '../../src/state/types.js'
+import type { Changes, Link, NeighbourKey, Prefix, Route, Rule } from '../../src/state/types.js'
 import {
   addObject,
   addPod,
@@ -26,7 +27,7 @@ export interface ChurnWorld {
   options: PlanOptions
   random: (below: number) => number
   /** Prefixes that the node translates. */
-  translated: Set<string>
+  translated: Set<Prefix>
 }
 
 /** Mulberry32. */
@@ -53,7 +54,7 @@ export function startChurn(seed: number): ChurnWorld {
   addObjects(node)
   for (let i = 10; i < 16; i++) addPod(node, i, random(2) ? [`10.1.0.${i}`, `fd00::${i}`] : [])
   node.links.set(10 + 16384, podLink(10 + 16384, 'far'))
-  const world = { node, options, random, translated: new Set<string>() }
+  const world = { node, options, random, translated: new Set<Prefix>() }
   for (let i = 0; i < 40; i++) changeRoute(world)
   return world
 }
@@ -140,9 +141,9 @@ function changeSomething(world: ChurnWorld, changes: Changes): void {
 }
 
 /** Prefixes that are translated from now on, or no longer. */
-export function churnTranslated(world: ChurnWorld): { added: string[]; removed: string[] } {
+export function churnTranslated(world: ChurnWorld): { added: Prefix[]; removed: Prefix[] } {
   const { random, translated } = world
-  const diff = { added: [] as string[], removed: [] as string[] }
+  const diff = { added: [] as Prefix[], removed: [] as Prefix[] }
   for (let count = random(3); count > 0; count--) {
     const prefix = key(random(4) ? randomHost(world) : randomPrefix(world))
     if (prefix.endsWith('/0') || diff.added.includes(prefix) || diff.removed.includes(prefix)) continue
@@ -191,7 +192,7 @@ function randomPrefix({ random }: ChurnWorld): string {
   }
 }
 
-function changeRoute(world: ChurnWorld): string {
+function changeRoute(world: ChurnWorld): Prefix {
   const { node, random } = world
   const text = randomPrefix(world)
   const prefix = key(text)
@@ -222,13 +223,13 @@ function changeRoute(world: ChurnWorld): string {
   return prefix
 }
 
-function changeNeighbour({ node, random }: ChurnWorld): string {
+function changeNeighbour({ node, random }: ChurnWorld): NeighbourKey {
   const device = devices[random(devices.length)] ?? 2
   const address =
     [`192.0.2.${1 + random(4)}`, `fd00:99::${1 + random(4)}`, `10.1.0.${2 + random(16)}`, `fd00::${10 + random(8)}`][
       random(4)
     ] ?? ''
-  const name = `${device}/${hex(address)}`
+  const name = neighbourKey(device, hex(address))
   if (random(4) === 0) {
     node.neighbours.delete(name)
     return name
@@ -274,7 +275,7 @@ function changeLink({ node, random }: ChurnWorld): number {
       anew({ mtu: 1400 + random(3) * 50 })
       break
     case 6:
-      anew({ mac: `0200000003${(10 + random(5)).toString(16).padStart(2, '0')}` })
+      anew({ mac: hexMac(`0200000003${(10 + random(5)).toString(16).padStart(2, '0')}`) })
       break
     default:
       if (isPod) anew(known.kind === 'veth' ? { kind: null, linkNamespace: null } : { kind: 'veth', linkNamespace: 0 })

@@ -1,10 +1,11 @@
 import t from 'tap'
+import { familyOfPrefix, neighbourKey } from '../../src/address.js'
 import { comparePlans, isEmpty, type PlanChange } from '../../src/plan/change.js'
 import { defaultPlanOptions } from '../../src/plan/options.js'
 import { createPlanner, makePlan } from '../../src/plan/planner.js'
 import type { Plan } from '../../src/plan/types.js'
 import { RouteTable } from '../../src/state/route-table.js'
-import type { NodeState } from '../../src/state/types.js'
+import type { NodeState, Prefix } from '../../src/state/types.js'
 import { churn, churnTranslated, startChurn } from './churn.js'
 import {
   addPod,
@@ -50,8 +51,8 @@ t.test('[N5] a neighbour is deleted while its route stays', async (t) => {
   const node = plainNode()
   const planner = createPlanner(defaultPlanOptions)
   planner.update(node, everything)
-  node.neighbours.delete(`2/${hex('192.0.2.1')}`)
-  planner.update(node, some([], [`2/${hex('192.0.2.1')}`]))
+  node.neighbours.delete(neighbourKey(2, hex('192.0.2.1')))
+  planner.update(node, some([], [neighbourKey(2, hex('192.0.2.1'))]))
   t.match(
     [...planner.plan.nexthops.values()].find((nexthop) => nexthop.gateway === hex('192.0.2.1')),
     { mac: null, macKnown: false }
@@ -94,7 +95,7 @@ t.test('a device becomes a pod’s with its first host route, and none with its 
   const planner = createPlanner(defaultPlanOptions)
   planner.update(node, everything)
   t.notOk(planner.plan.devices.has(10))
-  const [prefix = ''] = addRoutes(node, route('10.1.0.2', [leg(10)]))
+  const [prefix] = addRoutes(node, route('10.1.0.2', [leg(10)]))
   planner.update(node, some([prefix], [setNeighbour(node, 10, '10.1.0.2', '0a000000000a', 0x04)]))
   t.match(planner.plan.devices.get(10), { role: 'pod', addresses: [hex('10.1.0.2')] })
   t.equal(planner.plan.pods.get(hex('10.1.0.2'))?.mac, '0a000000000a')
@@ -135,7 +136,7 @@ function inColumns(node: TestNode): NodeState {
   const tables = { routes4: new RouteTable(), routes6: new RouteTable() }
   for (const kind of ['routes4', 'routes6'] as const)
     for (const [prefix, routes] of node[kind]) tables[kind].set(prefix, routes)
-  const kindOf = (prefix: string) => tables[prefix[8] === '/' ? 'routes4' : 'routes6'].kindOf(prefix)
+  const kindOf = (prefix: Prefix) => tables[familyOfPrefix(prefix) === 4 ? 'routes4' : 'routes6'].kindOf(prefix)
   return { ...node, ...tables, routeUsers: { ...node.routeUsers, kindOf } }
 }
 
@@ -159,7 +160,7 @@ t.test('100,000 routes are planned in well under half a second', async (t) => {
   const used = process.cpuUsage(start)
   const first = (used.user + used.system) / 1000
   t.ok(change.routes.size > 100_000)
-  const [prefix = ''] = addRoutes(node, route('172.16.0.0/12', [leg(2, '192.0.2.9')]))
+  const [prefix] = addRoutes(node, route('172.16.0.0/12', [leg(2, '192.0.2.9')]))
   const again = performance.now()
   planner.update(node, some([prefix]))
   const one = performance.now() - again

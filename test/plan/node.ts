@@ -1,14 +1,29 @@
 // A node made of plain facts, for tests of the planner and of the maps.
 
-import { maskAddress, parseAddress, parsePrefix } from '../../src/address.js'
+import {
+  familyOf,
+  hexMac,
+  hostPrefix,
+  maskAddress,
+  neighbourKey,
+  noAddress,
+  noMac,
+  parseAddress,
+  parsePrefix,
+  prefixKey,
+  splitPrefix
+} from '../../src/address.js'
 import { noChanges } from '../../src/state/changes.js'
 import type {
+  Address,
   Changes,
   InterfaceAddress,
   Link,
   Neighbour,
+  NeighbourKey,
   NexthopObject,
   NodeState,
+  Prefix,
   Route,
   RouteNexthop,
   RouteUsers,
@@ -18,23 +33,23 @@ import type {
 export interface TestNode extends NodeState {
   links: Map<number, Link>
   addresses: Map<number, InterfaceAddress[]>
-  routes4: Map<string, Route[]>
-  routes6: Map<string, Route[]>
+  routes4: Map<Prefix, Route[]>
+  routes6: Map<Prefix, Route[]>
   rules: Rule[]
   nexthopObjects: Map<number, NexthopObject>
-  neighbours: Map<string, Neighbour>
+  neighbours: Map<NeighbourKey, Neighbour>
 }
 
 export const everything: Changes = { ...noChanges(), all: true }
 
-export function some(prefixes: string[], neighbours: string[] = []): Changes {
+export function some(prefixes: Prefix[], neighbours: NeighbourKey[] = []): Changes {
   return { ...noChanges(), prefixes: new Set(prefixes), neighbours: new Set(neighbours) }
 }
 
 /** Found by looking at all routes each time: tests change the tables as they like. */
 function lookAtAll(node: Pick<NodeState, 'routes4' | 'routes6'>): RouteUsers {
-  const where = (fits: (route: Route) => boolean): Set<string> => {
-    const found = new Set<string>()
+  const where = (fits: (route: Route) => boolean): Set<Prefix> => {
+    const found = new Set<Prefix>()
     for (const table of [node.routes4, node.routes6])
       for (const [prefix, routes] of table) if (routes.some(fits)) found.add(prefix)
     return found
@@ -46,7 +61,7 @@ function lookAtAll(node: Pick<NodeState, 'routes4' | 'routes6'>): RouteUsers {
     throughGateway: (ifindex, wanted) =>
       where((route) => hops(route, ifindex).some(({ gateway }) => gateway === wanted)),
     gatewaysOn(ifindex) {
-      const found = new Set<string>()
+      const found = new Set<Address>()
       for (const table of [node.routes4, node.routes6])
         for (const route of [...table.values()].flat())
           for (const { gateway } of hops(route, ifindex)) if (gateway !== null) found.add(gateway)
@@ -59,7 +74,7 @@ function lookAtAll(node: Pick<NodeState, 'routes4' | 'routes6'>): RouteUsers {
       const routes = node.routes4.get(prefix) ?? node.routes6.get(prefix) ?? []
       const [only] = routes
       if (!only || routes.length > 1) return null
-      const kind = { ...only, destination: '', prefixLength: 0 }
+      const kind = { ...only, destination: noAddress, prefixLength: 0 }
       const text = JSON.stringify(kind)
       const known = kinds.get(text) ?? kind
       kinds.set(text, known)
@@ -70,18 +85,18 @@ function lookAtAll(node: Pick<NodeState, 'routes4' | 'routes6'>): RouteUsers {
 
 const kinds = new Map<string, Route>()
 
-export function hex(text: string): string {
+export function hex(text: string): Address {
   const address = parseAddress(text)
   if (address === null) throw new Error(`not an address: ${text}`)
   return address
 }
 
 /** "10.0.0.0/8" -> "0a000000/8"; an address without length is a host. */
-export function key(text: string): string {
-  if (!text.includes('/')) return `${hex(text)}/${hex(text).length * 4}`
+export function key(text: string): Prefix {
+  if (!text.includes('/')) return hostPrefix(hex(text))
   const prefix = parsePrefix(text)
   if (!prefix) throw new Error(`not a prefix: ${text}`)
-  return `${maskAddress(prefix.address, prefix.length)}/${prefix.length}`
+  return prefixKey(maskAddress(prefix.address, prefix.length), prefix.length)
 }
 
 export function rule(family: 4 | 6, priority: number, table: number, fields: Partial<Rule> = {}): Rule {
@@ -121,7 +136,7 @@ export function link(ifindex: number, name: string, fields: Partial<Link> = {}):
     name,
     kind: null,
     type: 1,
-    mac: `0200000000${(ifindex & 255).toString(16).padStart(2, '0')}`,
+    mac: hexMac(`0200000000${(ifindex & 255).toString(16).padStart(2, '0')}`),
     mtu: 1500,
     up: true,
     carrier: true,
@@ -152,11 +167,11 @@ export function leg(ifindex: number, gateway: string | null = null, fields: Part
 }
 
 export function route(prefix: string, nexthops: RouteNexthop[], fields: Partial<Route> = {}): Route {
-  const [destination = '', length] = key(prefix).split('/')
+  const { address: destination, length: prefixLength, family } = splitPrefix(key(prefix))
   return {
-    family: destination.length === 8 ? 4 : 6,
+    family,
     destination,
-    prefixLength: Number(length),
+    prefixLength,
     table: 254,
     type: 1,
     metric: 0,
@@ -179,16 +194,17 @@ export function addObject(node: TestNode, id: number, fields: Partial<NexthopObj
 }
 
 /** Adds routes as the state keeps them: sorted by table, metric, tos. Returns their keys. */
-export function addRoutes(node: TestNode, ...routes: Route[]): string[] {
-  return routes.map((entry) => {
-    const prefix = `${entry.destination}/${entry.prefixLength}`
+export function addRoutes<Routes extends Route[]>(node: TestNode, ...routes: Routes): { [At in keyof Routes]: Prefix } {
+  const add = (entry: Route): Prefix => {
+    const prefix = prefixKey(entry.destination, entry.prefixLength)
     const table = entry.family === 4 ? node.routes4 : node.routes6
     table.set(
       prefix,
       [...(table.get(prefix) ?? []), entry].sort((a, b) => a.table - b.table || a.metric - b.metric || a.tos - b.tos)
     )
     return prefix
-  })
+  }
+  return routes.map(add) as { [At in keyof Routes]: Prefix }
 }
 
 export function setNeighbour(
@@ -198,14 +214,14 @@ export function setNeighbour(
   mac: string | null,
   state: number,
   flags = 0
-): string {
+): NeighbourKey {
   const digits = hex(address)
-  const name = `${ifindex}/${digits}`
+  const name = neighbourKey(ifindex, digits)
   node.neighbours.set(name, {
     ifindex,
-    family: digits.length === 8 ? 4 : 6,
+    family: familyOf(digits),
     address: digits,
-    mac,
+    mac: mac === null ? null : hexMac(mac),
     state,
     flags,
     managed: false
@@ -236,11 +252,11 @@ export function interfaceAddress(
 
 /** lo, eth0 (192.0.2.10/24, 2001:db8::10/64) with default routes through .1 and ::1, and a second uplink eth1. */
 export function plainNode(): TestNode {
-  const tables = { routes4: new Map<string, Route[]>(), routes6: new Map<string, Route[]>() }
+  const tables = { routes4: new Map<Prefix, Route[]>(), routes6: new Map<Prefix, Route[]>() }
   const node: TestNode = {
     links: new Map(
       [
-        link(1, 'lo', { type: 772, mac: '000000000000', mtu: 65536 }),
+        link(1, 'lo', { type: 772, mac: noMac, mtu: 65536 }),
         link(2, 'eth0'),
         link(3, 'eth1', { mtu: 9000 })
       ].map((entry) => [entry.ifindex, entry])
@@ -280,7 +296,7 @@ export function plainNode(): TestNode {
 }
 
 /** A pod with its veth, host routes and neighbour entries. Returns the prefixes. */
-export function addPod(node: TestNode, ifindex: number, addresses: string[], fields: Partial<Link> = {}): string[] {
+export function addPod(node: TestNode, ifindex: number, addresses: string[], fields: Partial<Link> = {}): Prefix[] {
   node.links.set(ifindex, podLink(ifindex, `pod${ifindex}`, fields))
   for (const address of addresses)
     setNeighbour(node, ifindex, address, `0a00000000${(ifindex & 255).toString(16).padStart(2, '0')}`, 0x04)

@@ -1,7 +1,8 @@
 import t from 'tap'
+import { neighbourKey, noAddress } from '../../src/address.js'
 import { makePlan } from '../../src/plan/planner.js'
 import type { Plan, WantedClassRoute, WantedDevice } from '../../src/plan/types.js'
-import type { Route, RouteNexthop, Rule } from '../../src/state/types.js'
+import type { Address, Route, RouteNexthop, Rule } from '../../src/state/types.js'
 import { type ChurnWorld, randomSource, startChurn } from './churn.js'
 import { hex, key } from './node.js'
 
@@ -88,7 +89,7 @@ function longest<T>(table: Map<string, T>, address: string): T | undefined {
 }
 
 /** Where the maps send a packet: 'pod 10', 'stack', or its legs "2/c0000201 3/onlink". */
-function planned(plan: Plan, device: WantedDevice, address: string): string {
+function planned(plan: Plan, device: WantedDevice, address: Address): string {
   const family = address.length === 8 ? 4 : 6
   if (device.stack.some((entry) => entry.family === family)) return 'stack'
   const key = family === 4 ? device.class4 : device.class6
@@ -116,7 +117,7 @@ function usedLegs({ node, options }: ChurnWorld, { family, nexthopId, nexthops }
   const alive = all.filter((entry) => !entry.dead)
   if (alive.length < 2 || !(nexthopId > 0 || (family === 4 && options.multipathUseNeigh))) return alive
   const failed = ({ ifindex, gateway }: RouteNexthop) =>
-    [1, 32].includes(node.neighbours.get(`${ifindex}/${gateway}`)?.state ?? 128)
+    [1, 32].includes(node.neighbours.get(neighbourKey(ifindex, gateway ?? noAddress))?.state ?? 128)
   const used = alive.filter((entry) => !failed(entry))
   return used.length > 0 ? used : alive.slice(0, 1)
 }

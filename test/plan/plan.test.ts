@@ -1,4 +1,6 @@
 import t from 'tap'
+import type { NexthopKey } from '../../src/plan/keys.js'
+import { neighbourKey } from '../../src/address.js'
 import { defaultPlanOptions, type PlanOptions } from '../../src/plan/options.js'
 import { makePlan } from '../../src/plan/planner.js'
 import type { Plan, WantedRoute } from '../../src/plan/types.js'
@@ -78,7 +80,7 @@ t.test('a plain node', async (t) => {
     [...made.managed.keys()].sort(),
     [`10/${hex('10.1.0.2')}`, `10/${hex('fd00::2')}`, `2/${hex('192.0.2.1')}`, `2/${hex('2001:db8::1')}`].sort()
   )
-  t.match(made.neighbours.get(`2/${hex('192.0.2.77')}`), { mac: '020000000177', known: false })
+  t.match(made.neighbours.get(neighbourKey(2, hex('192.0.2.77'))), { mac: '020000000177', known: false })
 })
 
 t.test('[Y9] the way to a pod is in the routes as stack, so that no shorter prefix answers for it', async (t) => {
@@ -179,7 +181,7 @@ t.test('[F11] multipath', async (t) => {
   t.strictSame(legs(made, '10.7.0.0/16'), ['eth0 c0000202', 'eth1 c6336402'], 'next hop group')
   t.strictSame(legs(made, '10.8.0.0/16'), ['stack route: blackhole'])
   t.strictSame(legs(made, '2001:db8:9::/48').length, 2)
-  const sources = (routeTo(made, '10.3.0.0/16') as { legs: { nexthop: string }[] }).legs.map(
+  const sources = (routeTo(made, '10.3.0.0/16') as { legs: { nexthop: NexthopKey }[] }).legs.map(
     (entry) => made.nexthops.get(entry.nexthop)?.snat4
   )
   t.strictSame(sources, [hex('192.0.2.10'), hex('198.51.100.10')], 'the source belongs to the leg')
@@ -228,7 +230,7 @@ t.test('routes with what the maps do not hold stay on the stack; an MTU and an I
   t.match(legs(made, '10.4.0.0/16')[0], /^stack route: incoming device/)
   t.match(legs(made, '10.5.0.0/16')[0], /^stack route: routes by type of service/)
   t.match(routeTo(made, '10.6.0.0/16'), { nexthop: '2/c0000202/1400/c000020a/-' })
-  t.match(made.nexthops.get((routeTo(made, '10.7.0.0/16') as { nexthop: string }).nexthop), {
+  t.match(made.nexthops.get((routeTo(made, '10.7.0.0/16') as { nexthop: NexthopKey }).nexthop), {
     gateway: hex('fe80::1'),
     snat4: hex('192.0.2.10')
   })
@@ -339,7 +341,7 @@ t.test('[S14] the source address for SNAT', async (t) => {
   )
   const made = plan(node)
   const source = (prefix: string) => {
-    const nexthop = made.nexthops.get((routeTo(made, prefix) as { nexthop: string }).nexthop)
+    const nexthop = made.nexthops.get((routeTo(made, prefix) as { nexthop: NexthopKey }).nexthop)
     return nexthop?.snat4 ?? nexthop?.snat6
   }
   t.equal(source('10.3.0.0/16'), hex('203.0.113.5'), 'the subnet of the gateway')

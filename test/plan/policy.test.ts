@@ -2,11 +2,13 @@
 // says, and what is left to the kernel.
 
 import t from 'tap'
+import { classRouteKey, type ClassKey } from '../../src/plan/keys.js'
+import { neighbourKey, splitPrefix } from '../../src/address.js'
 import { defaultPlanOptions } from '../../src/plan/options.js'
 import { createPlanner, makePlan } from '../../src/plan/planner.js'
 import { ruleText } from '../../src/plan/rule-text.js'
 import type { Plan } from '../../src/plan/types.js'
-import type { Rule } from '../../src/state/types.js'
+import type { Address, Rule } from '../../src/state/types.js'
 import {
   addPod,
   addRoutes,
@@ -27,9 +29,9 @@ import {
 type Selector = { from?: string; to?: string } & Partial<Rule>
 
 /** "10.1.0.2" or "10.0.0.0/8" as the fields of a rule. */
-function prefixOf(text: string): [string, number] {
-  const [address = '', length] = key(text).split('/')
-  return [address, Number(length)]
+function prefixOf(text: string): [Address, number] {
+  const { address, length } = splitPrefix(key(text))
+  return [address, length]
 }
 
 function ask(priority: number, table: number, { from, to, ...fields }: Selector = {}, family: 4 | 6 = 4): Rule {
@@ -62,7 +64,7 @@ function says(made: Plan, ifindex: number, prefix: string): string {
   const wanted = key(prefix)
   const name = wanted[8] === '/' ? device?.class4 : device?.class6
   if (!name) return 'no class'
-  const found = made.classRoutes.get(`${name} ${wanted}`)
+  const found = made.classRoutes.get(classRouteKey(name, wanted))
   if (!found) return 'absent'
   if (found.action === 'main') return 'main'
   if (found.action === 'stack') return `stack ${found.reason}: ${found.why}`
@@ -194,7 +196,7 @@ t.test('[F9] what cannot be told is the kernel’s only where it matters, and th
     says(made, 10, '10.40.0.0/16'),
     'stack policy: ip rule 100: from all dport 53 lookup 60: the maps do not know "dport 53"'
   )
-  t.match(made.classRoutes.get(`${made.devices.get(10)?.class4} ${key('10.40.0.0/16')}`), {
+  t.match(made.classRoutes.get(classRouteKey(made.devices.get(10)?.class4 as ClassKey, key('10.40.0.0/16'))), {
     rule: '100: from all dport 53 lookup 60'
   })
   t.equal(says(made, 10, '0.0.0.0/0'), 'main')
@@ -263,8 +265,8 @@ t.test('[F11] [F12] legs, MTU, IPv6 gateway and SNAT source of a class’s next 
   )
   const made = plan(node)
   t.equal(says(made, 10, '10.50.0.0/16'), `eth0 ${hex('192.0.2.1')},${eth1}`)
-  const name = made.devices.get(10)?.class4
-  const own = made.classRoutes.get(`${name} ${key('10.51.0.0/16')}`)
+  const name = made.devices.get(10)?.class4 as ClassKey
+  const own = made.classRoutes.get(classRouteKey(name, key('10.51.0.0/16')))
   const nexthop = own?.action === 'nexthop' ? made.nexthops.get(own.nexthop) : null
   t.match(nexthop, { mtu: 1400, snat4: hex('198.51.100.10'), device: 'eth1' })
   t.equal(says(made, 10, '10.52.0.0/16'), `eth1 ${hex('2001:db8::1')}`)
@@ -299,11 +301,11 @@ t.test('[F9] pods, routes and rules that come and go: the class follows, and not
   planner.update(node, everything)
   const name = planner.plan.devices.get(10)?.class4
   t.ok(name)
-  const [prefix = ''] = addRoutes(node, route('10.70.0.0/16', [leg(2, '192.0.2.5')], { table: 100 }))
+  const [prefix] = addRoutes(node, route('10.70.0.0/16', [leg(2, '192.0.2.5')], { table: 100 }))
   const change = planner.update(node, some([prefix]))
   t.strictSame([...change.classRoutes], [`${name} ${prefix}`])
   t.equal(change.routes.size + change.devices.size + change.pods.size + change.classes.size, 0)
-  const [inMain = ''] = addRoutes(node, route('10.71.0.0/16', [leg(2, '192.0.2.5')]))
+  const [inMain] = addRoutes(node, route('10.71.0.0/16', [leg(2, '192.0.2.5')]))
   t.equal(planner.update(node, some([inMain])).classRoutes.size, 0, 'a route of main does not touch the class')
   node.rules.pop()
   const without = planner.update(node, everything)
@@ -337,9 +339,9 @@ t.test('two classes of 10,000 routes each: time and size', async (t) => {
   }
   const first = spent(() => planner.update(node, everything))
   t.ok(planner.plan.classRoutes.size > 20_000)
-  const [prefix = ''] = addRoutes(node, route('10.200.0.0/16', [leg(2, '192.0.2.5')], { table: 100 }))
+  const [prefix] = addRoutes(node, route('10.200.0.0/16', [leg(2, '192.0.2.5')], { table: 100 }))
   const one = spent(() => t.equal(planner.update(node, some([prefix])).classRoutes.size, 1))
-  const [inMain = ''] = addRoutes(node, route('10.201.0.0/16', [leg(2, '192.0.2.5')]))
+  const [inMain] = addRoutes(node, route('10.201.0.0/16', [leg(2, '192.0.2.5')]))
   const main = spent(() => planner.update(node, some([inMain])))
   t.comment(`all ${first.toFixed(0)} ms, one route of a class ${one.toFixed(0)} ms, of main ${main.toFixed(1)} ms`)
   t.ok(first < 4000 && one < 2000 && main < 100, 'CPU time, with much room for a slow machine')
@@ -358,7 +360,7 @@ t.test('neighbours of a class’s gateways are kept, and gone with the class', a
   const node = nodeWith(inboundByMain, ask(100, 100, { from: '10.1.0.2' }))
   const planner = createPlanner(defaultPlanOptions)
   planner.update(node, everything)
-  const name = `3/${hex('198.51.100.1')}`
+  const name = neighbourKey(3, hex('198.51.100.1'))
   t.ok(planner.plan.managed.has(name))
   setNeighbour(node, 3, '198.51.100.1', '0200000003ff', 0x02)
   t.equal(planner.update(node, some([], [name])).nexthops.size, 1)

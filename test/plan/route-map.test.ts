@@ -1,6 +1,9 @@
 // The plan's routes in little memory say what a Map says.
 
 import t from 'tap'
+import type { Prefix } from '../../src/state/types.js'
+import { hexPrefix } from '../../src/address.js'
+import { nexthopKey } from '../../src/plan/keys.js'
 import { sameRoute } from '../../src/plan/change.js'
 import { RouteMap } from '../../src/plan/route-map.js'
 import type { WantedRoute } from '../../src/plan/types.js'
@@ -8,20 +11,21 @@ import { randomSource } from './churn.js'
 
 type Random = (below: number) => number
 
-const shared: WantedRoute[] = Array.from({ length: 5 }, (_, i) => ({ action: 'nexthop', nexthop: `${i}/onlink` }))
+const hop = (ifindex: number) => nexthopKey(ifindex, null, 1500, '-', '-')
+const shared: WantedRoute[] = Array.from({ length: 5 }, (_, i) => ({ action: 'nexthop', nexthop: hop(i) }))
 
 function randomRoute(random: Random): WantedRoute {
   if (random(6) > 0) return shared[random(shared.length)] as WantedRoute
-  if (random(2)) return { action: 'group', legs: [{ nexthop: `${random(3)}/onlink`, weight: 1 }] }
+  if (random(2)) return { action: 'group', legs: [{ nexthop: hop(random(3)), weight: 1 }] }
   return { action: 'stack', reason: 'route', why: `${random(2)}`, rule: null }
 }
 
-function randomPrefix(random: Random): string {
+function randomPrefix(random: Random): Prefix {
   const digit = random(16).toString(16)
-  return random(2) ? `0a${digit}00000/12` : `20010db8${digit}`.padEnd(32, '0').concat('/36')
+  return hexPrefix(random(2) ? `0a${digit}00000/12` : `20010db8${digit}`.padEnd(32, '0').concat('/36'))
 }
 
-function change(random: Random, map: RouteMap, plain: Map<string, WantedRoute>): void {
+function change(random: Random, map: RouteMap, plain: Map<Prefix, WantedRoute>): void {
   const prefix = randomPrefix(random)
   if (random(3) === 0) {
     if (map.delete(prefix) !== plain.delete(prefix)) throw new Error(prefix)
@@ -35,11 +39,11 @@ function change(random: Random, map: RouteMap, plain: Map<string, WantedRoute>):
 t.test('random changes: the same as a Map, and a route nobody has is forgotten', async (t) => {
   for (let seed = 1; seed <= 30; seed++) {
     const random = randomSource(seed)
-    const [map, plain] = [new RouteMap(), new Map<string, WantedRoute>()]
+    const [map, plain] = [new RouteMap(), new Map<Prefix, WantedRoute>()]
     for (let step = 0; step < 300; step++) change(random, map, plain)
-    const sorted = (entries: Iterable<[string, WantedRoute]>) => [...entries].sort(([a], [b]) => (a < b ? -1 : 1))
+    const sorted = (entries: Iterable<[Prefix, WantedRoute]>) => [...entries].sort(([a], [b]) => (a < b ? -1 : 1))
     t.strictSame(sorted(map), sorted(plain))
-    t.strictSame(sorted(map.entriesOf(() => true) as Iterable<[string, WantedRoute]>), sorted(plain))
+    t.strictSame(sorted(map.entriesOf(() => true) as Iterable<[Prefix, WantedRoute]>), sorted(plain))
     t.strictSame(new Set(map.keys()), new Set(plain.keys()))
     t.equal(map.size, plain.size)
     for (const [prefix, route] of plain) if (map.get(prefix) !== route || !map.has(prefix)) t.fail(prefix)

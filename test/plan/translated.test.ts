@@ -1,6 +1,8 @@
 // Destinations that the node translates, in the plan.
 
 import t from 'tap'
+import type { Prefix } from '../../src/state/types.js'
+import { classRouteKey, type ClassKey } from '../../src/plan/keys.js'
 import { defaultPlanOptions } from '../../src/plan/options.js'
 import { createPlanner } from '../../src/plan/planner.js'
 import {
@@ -18,7 +20,7 @@ import {
   type TestNode
 } from './node.js'
 
-const nothing: string[] = []
+const nothing: Prefix[] = []
 const stack = {
   action: 'stack',
   reason: 'translated-destination',
@@ -93,8 +95,8 @@ t.test('[K9][F9] a class answers with the node’s own routes for translated add
   addRoutes(node, route('0.0.0.0/0', [leg(3, '198.51.100.2')], { table: 100 }))
   addRoutes(node, route('10.96.0.12', [leg(3, '198.51.100.2')], { table: 100 }))
   const { plan, move } = planned(node, ['10.96.0.10'])
-  const name = plan.devices.get(10)?.class4 ?? ''
-  const answer = (address: string) => plan.classRoutes.get(`${name} ${key(address)}`)?.action
+  const name = plan.devices.get(10)?.class4 as ClassKey
+  const answer = (address: string) => plan.classRoutes.get(classRouteKey(name, key(address)))?.action
   t.equal(answer('10.96.0.10'), 'main')
   t.strictSame([...move(['10.96.0.11', '10.96.0.12']).classRoutes].length, 2)
   t.equal(answer('10.96.0.11'), 'main')

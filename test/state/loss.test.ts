@@ -1,10 +1,11 @@
 // What goes with a device, an address or a next hop object.
 
 import t from 'tap'
+import { familyOfPrefix } from '../../src/address.js'
 import { noChanges } from '../../src/state/changes.js'
 import type { StateMessage } from '../../src/state/messages.js'
 import { State } from '../../src/state/state.js'
-import type { Route } from '../../src/state/types.js'
+import type { Prefix, Route } from '../../src/state/types.js'
 import {
   add,
   address,
@@ -49,8 +50,8 @@ t.test('[Y5] next hop objects go with their device, and with its carrier', async
 })
 
 /** What is left of a route after each loss: gateways, 'x' behind those that are dead. */
-function legs(state: State, key: string): string | undefined {
-  const list = (key.length > 12 ? state.routes6 : state.routes4).get(key)
+function legs(state: State, key: Prefix): string | undefined {
+  const list = (familyOfPrefix(key) === 6 ? state.routes6 : state.routes4).get(key)
   return list
     ?.map(({ nexthops }) =>
       nexthops.map(({ gateway, dead }) => `${gateway?.slice(-1) ?? 'on'}${dead ? 'x' : ''}`).join('+')

@@ -1,28 +1,19 @@
 // Messages for tests of the state, and ways to look at it.
 
-import { parseAddress, parsePrefix } from '../../src/address.js'
+import { familyOfPrefix, hexMac, hexPrefix, parseAddress, parsePrefix } from '../../src/address.js'
 import { noChanges } from '../../src/state/changes.js'
 import type { StateMessage } from '../../src/state/messages.js'
 import type { State } from '../../src/state/state.js'
-import type {
-  Changes,
-  InterfaceAddress,
-  Link,
-  Neighbour,
-  NexthopObject,
-  Route,
-  RouteNexthop,
-  Rule
-} from '../../src/state/types.js'
+import type { Address, Changes, InterfaceAddress, Link, Neighbour, NexthopObject, Prefix, Route, RouteNexthop, Rule } from '../../src/state/types.js'
 
-export function hex(text: string): string {
+export function hex(text: string): Address {
   const address = parseAddress(text)
   if (address === null) throw new Error(text)
   return address
 }
 
 export function hop(ifindex: number, gateway: string | null = null): RouteNexthop {
-  return { ifindex, gateway: gateway && hex(gateway), weight: 1, dead: false, onlink: false, encap: false }
+  return { ifindex, gateway: gateway === null ? null : hex(gateway), weight: 1, dead: false, onlink: false, encap: false }
 }
 
 export function route(prefix: string, nexthops: RouteNexthop[], fields: Partial<Route> = {}): Route {
@@ -65,7 +56,7 @@ export function link(ifindex: number, fields: Partial<Link> = {}): StateMessage 
       name: `d${ifindex}`,
       kind: 'veth',
       type: 1,
-      mac: '020000000001',
+      mac: hexMac('020000000001'),
       mtu: 1500,
       up: true,
       carrier: true,
@@ -89,7 +80,7 @@ export function neighbour(
     ifindex,
     family: address.includes(':') ? 6 : 4,
     address: hex(address),
-    mac: '020000000002',
+    mac: hexMac('020000000002'),
     state: 2,
     flags: 0,
     managed: false,
@@ -158,15 +149,15 @@ export function after(state: State, ...messages: StateMessage[]): Changes {
 }
 
 /** Gateways in order, as the last byte; next hops of one route joined by '+'. */
-export function gateways(state: State, key: string): string {
-  const list = (key.length > 12 ? state.routes6 : state.routes4).get(key) ?? []
+export function gateways(state: State, key: Prefix): string {
+  const list = (familyOfPrefix(key) === 6 ? state.routes6 : state.routes4).get(key) ?? []
   return list
     .map((entry) => entry.nexthops.map((leg) => Number.parseInt((leg.gateway ?? '00').slice(-2), 16)).join('+'))
     .join(' ')
 }
 
-export const p4 = '0a010000/16'
-export const p6 = '20010db8000100000000000000000000/48'
+export const p4 = hexPrefix('0a010000/16')
+export const p6 = hexPrefix('20010db8000100000000000000000000/48')
 export const r4 = (last: number, fields: Partial<Route> = {}): Route =>
   route('10.1.0.0/16', [hop(2, `192.0.2.${last}`)], fields)
 export const r6 = (...last: number[]): Route =>

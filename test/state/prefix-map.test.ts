@@ -1,15 +1,18 @@
 // Columns say what a Map and a Set of prefix keys say, whatever is done to them.
 
 import t from 'tap'
+import type { Prefix } from '../../src/state/types.js'
+import { hexPrefix } from '../../src/address.js'
 import { PrefixMap, PrefixSet } from '../../src/prefix-map.js'
 import { randomSource } from '../plan/churn.js'
 
 type Random = (below: number) => number
 
-function randomPrefix(random: Random): string {
+function randomPrefix(random: Random): Prefix {
   const digits = (count: number): string => Array.from({ length: count }, () => random(16).toString(16)).join('')
-  if (random(3) > 0) return `0a0${digits(2)}000/${random(2) ? 20 : 32}`
-  return `20010db8${'0'.repeat(random(2) ? 20 : 21)}${digits(2)}`.padEnd(32, '0') + (random(2) ? '/64' : '/128')
+  if (random(3) > 0) return hexPrefix(`0a0${digits(2)}000/${random(2) ? 20 : 32}`)
+  const address = `20010db8${'0'.repeat(random(2) ? 20 : 21)}${digits(2)}`.padEnd(32, '0')
+  return hexPrefix(`${address}/${random(2) ? 64 : 128}`)
 }
 
 /** A Map's order, but IPv4 before IPv6. */
@@ -22,7 +25,7 @@ function inOrder<T>(entries: Iterable<T>, keyOf: (entry: T) => string): T[] {
 t.test('random changes: the same as a Map and a Set', async (t) => {
   for (let seed = 1; seed <= 30; seed++) {
     const random = randomSource(seed)
-    const [map, plain, set] = [new PrefixMap(), new Map<string, number>(), new PrefixSet()]
+    const [map, plain, set] = [new PrefixMap(), new Map<Prefix, number>(), new PrefixSet()]
     const deletions = 1 + (seed % 4)
     for (let step = 0; step < 1500; step++) {
       const prefix = randomPrefix(random)
@@ -60,9 +63,9 @@ t.test('random changes: the same as a Map and a Set', async (t) => {
 })
 
 t.test('a key that is no prefix is not there', async (t) => {
-  const map = new PrefixMap().set(`${'0'.repeat(32)}/0`, 1).set('00000000/0', 2)
+  const map = new PrefixMap().set(hexPrefix(`${'0'.repeat(32)}/0`), 1).set(hexPrefix('00000000/0'), 2)
   for (const key of ['', '/', '0a000000', '4-0123456789ab 0a000000/8', `6-0123456789ab ${'0'.repeat(32)}/0`])
-    t.equal(map.get(key), undefined, key)
+    t.equal(map.get(key as Prefix), undefined, key)
 })
 
 t.test('an iteration meets each entry that is there throughout once, and those that come', async (t) => {
@@ -70,7 +73,7 @@ t.test('an iteration meets each entry that is there throughout once, and those t
     const random = randomSource(seed)
     const set = new PrefixSet()
     for (let i = 0; i < 300; i++) set.add(randomPrefix(random))
-    const [before, touched, met] = [new Set(set), new Set<string>(), new Map<string, number>()]
+    const [before, touched, met] = [new Set(set), new Set<Prefix>(), new Map<Prefix, number>()]
     for (const prefix of set) {
       met.set(prefix, (met.get(prefix) ?? 0) + 1)
       if (met.size > 2000) break
@@ -87,8 +90,8 @@ t.test('an iteration meets each entry that is there throughout once, and those t
       []
     )
   }
-  const growing = new PrefixSet(['0a000000/8'])
+  const growing = new PrefixSet([hexPrefix('0a000000/8')])
   let count = 0
-  for (const _ of growing) if (++count < 100) growing.add(`0a0000${count.toString(16).padStart(2, '0')}/32`)
+  for (const _ of growing) if (++count < 100) growing.add(hexPrefix(`0a0000${count.toString(16).padStart(2, '0')}/32`))
   t.equal(count, 100)
 })

@@ -6,6 +6,7 @@
 // entry while it changes, as the kernel's are.
 
 import t from 'tap'
+import { hexPrefix, prefixKey, unspecified } from '../../src/address.js'
 import { noChanges } from '../../src/state/changes.js'
 import { type RoutePart, type StateMessage, wholeKind } from '../../src/state/messages.js'
 import { State } from '../../src/state/state.js'
@@ -55,7 +56,7 @@ function randomEvent(random: Random, kernel: State): StateMessage[] {
 function routeEvent(random: Random, kernel: State): StateMessage[] {
   const entry = randomRoute(random)
   const table = entry.family === 4 ? kernel.routes4 : kernel.routes6
-  const key = `${entry.destination}/${entry.prefixLength}`
+  const key = prefixKey(entry.destination, entry.prefixLength)
   const known = table.get(key)?.find(({ metric }) => metric === entry.metric)
   if (random(2) === 0) return known ? [del({ ...known })] : []
   if (entry.nexthopId !== 0 && !kernel.nexthopObjects.has(entry.nexthopId)) return []
@@ -87,7 +88,7 @@ function partOf(random: Random, family: 4 | 6, routes: readonly Route[]): RouteP
   const numbers = new Map<string, number>()
   const records = routes.flatMap((entry) => {
     const whole = random(8) === 0
-    const kind = whole ? entry : { ...entry, destination: '0'.repeat(entry.destination.length), prefixLength: 0 }
+    const kind = whole ? entry : { ...entry, destination: unspecified[entry.family], prefixLength: 0 }
     const text = JSON.stringify(kind)
     const number = numbers.get(text) ?? kinds.push(structuredClone(kind)) - 1
     numbers.set(text, number)
@@ -106,7 +107,7 @@ function dump(random: Random, state: State, kernel: State, kind: 'routes4' | 'ro
   // prefixes that come during the dump are seen when they lie behind it, those that go are not
   const keys = [...(kind === 'routes4' ? prefixes : prefixes6)].map((prefix) => {
     const { destination, prefixLength } = route(prefix, [])
-    return `${destination}/${prefixLength}`
+    return prefixKey(destination, prefixLength)
   })
   for (const key of keys) {
     const routes = kernel[kind].get(key) ?? []
@@ -171,13 +172,13 @@ t.test(
     const replacement = state.beginReplace('routes4')
     replacement.add(add(one(1)))
     t.same([...after(state, add(one(2), { replace: true })).prefixes], ['0a010000/16'])
-    t.equal(state.routes4.get('0a010000/16')?.[0]?.nexthops[0]?.gateway, 'c0000202')
+    t.equal(state.routes4.get(hexPrefix('0a010000/16'))?.[0]?.nexthops[0]?.gateway, 'c0000202')
     after(state, del(two))
     replacement.add(add(two))
     const changes = noChanges()
     for (const _ of replacement.finish(changes)) t.pass()
-    t.equal(state.routes4.get('0a010000/16')?.[0]?.nexthops[0]?.gateway, 'c0000202')
-    t.equal(state.routes4.has('0a020000/16'), false)
+    t.equal(state.routes4.get(hexPrefix('0a010000/16'))?.[0]?.nexthops[0]?.gateway, 'c0000202')
+    t.equal(state.routes4.has(hexPrefix('0a020000/16')), false)
     t.equal(changes.prefixes.size, 0)
     t.same([...state.needsDump], [])
   }

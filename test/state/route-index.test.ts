@@ -1,8 +1,9 @@
 import t from 'tap'
+import { hexAddress } from '../../src/address.js'
 import { noChanges } from '../../src/state/changes.js'
 import type { StateMessage } from '../../src/state/messages.js'
 import { State } from '../../src/state/state.js'
-import type { Link, Route, RouteNexthop } from '../../src/state/types.js'
+import type { Address, Link, Route, RouteNexthop } from '../../src/state/types.js'
 import { randomSource } from '../plan/churn.js'
 
 type Random = (below: number) => number
@@ -13,8 +14,8 @@ function pick<T>(random: Random, ...of: T[]): T {
 
 function randomRoute(random: Random): Route {
   const four = random(2) === 0
-  const gateway = (): string | null =>
-    random(3) === 0 ? null : four ? `c000020${random(4)}` : `20010db800000000000000000000000${random(4)}`
+  const gateway = (): Address | null =>
+    random(3) === 0 ? null : hexAddress(`${four ? 'c000020' : '20010db800000000000000000000000'}${random(4)}`)
   const nexthops: RouteNexthop[] = Array.from({ length: 1 + random(2) }, () => ({
     ifindex: 1 + random(4),
     gateway: gateway(),
@@ -25,7 +26,7 @@ function randomRoute(random: Random): Route {
   }))
   return {
     family: four ? 4 : 6,
-    destination: four ? `0a0${random(4)}0000` : `20010db80${random(4)}0000000000000000000000`,
+    destination: four ? hexAddress(`0a0${random(4)}0000`) : hexAddress(`20010db80${random(4)}0000000000000000000000`),
     prefixLength: four ? 16 : 48,
     table: pick(random, 254, 254, 100, 255),
     type: 1,
@@ -35,7 +36,7 @@ function randomRoute(random: Random): Route {
     scope: pick(random, 0, 253, 254),
     nexthops,
     nexthopId: random(4) === 0 ? 1 + random(3) : 0,
-    preferredSource: random(3) === 0 ? (four ? 'c0000209' : '20010db8000000000000000000000009') : null,
+    preferredSource: random(3) === 0 ? (four ? hexAddress('c0000209') : hexAddress('20010db8000000000000000000000009')) : null,
     mtu: 0,
     unsupported: []
   }
@@ -80,7 +81,7 @@ function randomMessage(random: Random): StateMessage {
       }
     }
     case 2: {
-      const local = `c000020${random(3) === 0 ? 9 : random(4)}`
+      const local = hexAddress(`c000020${random(3) === 0 ? 9 : random(4)}`)
       const address = { ifindex: 1 + random(4), family: 4, address: local, local } as const
       return {
         kind: 'address',
@@ -105,7 +106,7 @@ function compared(state: State): [unknown, unknown] {
     [...state.routes4, ...state.routes6].flatMap(([key, routes]) => (routes.some(fits) ? [key] : [])).sort()
   const gateways = [
     null,
-    ...[0, 1, 2, 3].flatMap((last) => [`c000020${last}`, `20010db800000000000000000000000${last}`])
+    ...[0, 1, 2, 3].flatMap((last) => [hexAddress(`c000020${last}`), hexAddress(`20010db800000000000000000000000${last}`)])
   ]
   const said: unknown[] = []
   const found: unknown[] = []
@@ -119,7 +120,7 @@ function compared(state: State): [unknown, unknown] {
     )
     const isDead = ({ nexthopId, nexthops }: Route) =>
       nexthopId === 0 && nexthops.some(({ ifindex, dead }) => ifindex === number && dead)
-    const uses = ({ nexthopId, nexthops }: Route, wanted: string | null) =>
+    const uses = ({ nexthopId, nexthops }: Route, wanted: Address | null) =>
       nexthopId === 0 && nexthops.some(({ ifindex, gateway }) => ifindex === number && gateway === wanted)
     found.push(
       scan(({ nexthopId, nexthops }) => nexthopId === 0 && nexthops.some(({ ifindex }) => ifindex === number)),
@@ -133,7 +134,7 @@ function compared(state: State): [unknown, unknown] {
     said.push([...state.routeUsers.inTable(table)].sort())
     found.push(scan((route) => route.table === table))
   }
-  for (const source of ['c0000209', '20010db8000000000000000000000009']) {
+  for (const source of [hexAddress('c0000209'), hexAddress('20010db8000000000000000000000009')]) {
     said.push(state.routeUsers.prefers(source), [...state.routeUsers.preferring(source)].sort())
     const prefers = scan(({ preferredSource }) => preferredSource === source)
     found.push(prefers.length > 0, prefers)

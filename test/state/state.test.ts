@@ -1,9 +1,9 @@
 import t from 'tap'
-import { prefixKey } from '../../src/address.js'
+import { hexAddress, hexMac, hexPrefix, prefixKey } from '../../src/address.js'
 import { noChanges } from '../../src/state/changes.js'
 import type { StateMessage } from '../../src/state/messages.js'
 import { State } from '../../src/state/state.js'
-import type { Route } from '../../src/state/types.js'
+import type { Prefix, Route } from '../../src/state/types.js'
 import {
   add,
   address,
@@ -47,7 +47,7 @@ t.test(
 
 t.test('[Y6][F11] a route told anew because its nexthop object changed stays in its place', async (t) => {
   const state = new State()
-  const objects = (routes: typeof state.routes4, prefix: string) => routes.get(prefix)?.map((each) => each.nexthopId)
+  const objects = (routes: typeof state.routes4, prefix: Prefix) => routes.get(prefix)?.map((each) => each.nexthopId)
   const shared = r4(2, { nexthopId: 21 })
   after(state, add(r4(1)), add(shared, { append: true }))
   after(state, add({ ...shared, nexthops: [hop(2, '192.0.2.7'), hop(3, '192.0.2.8')] }, { replace: true }))
@@ -72,7 +72,7 @@ t.test('[Y2][Y4] dumps that a change ran into are taken together: none missing, 
   for (const route of [{ ...second, mtu: 1400 }, third, third]) replacement.add(add(route))
   t.equal(state.routes6.size, 0, 'nothing shows before the end')
   const shown = () =>
-    [first, second, third].map(({ destination }) => state.routes6.get(`${destination}/48`)?.map(({ mtu }) => mtu))
+    [first, second, third].map(({ destination }) => state.routes6.get(prefixKey(destination, 48))?.map(({ mtu }) => mtu))
   Array.from(replacement.unite(noChanges()))
   t.same(shown(), [[0], [1400], [0]], 'the later dump counts')
   const whole = state.beginReplace('routes6')
@@ -167,7 +167,7 @@ t.test('[Y6] IPv6 multipath: whole, by single messages, and taken apart hop by h
 t.test('IPv6 routes without a gateway stand side by side, and a replacement takes one of its own sort', async (t) => {
   const state = new State()
   const onDevice = (ifindex: number): Route => route('fe80::/64', [hop(ifindex)], { metric: 256, protocol: 2 })
-  const key = 'fe800000000000000000000000000000/64'
+  const key = hexPrefix('fe800000000000000000000000000000/64')
   after(state, add(onDevice(2)), add(onDevice(3)), add(onDevice(4)))
   t.equal(state.routes6.get(key)?.length, 3)
   after(state, del(onDevice(3)))
@@ -250,7 +250,7 @@ t.test('neighbour changes are precise, and repetitions are none', async (t) => {
   after(state, link(2))
   t.same([...after(state, neighbour(2, '192.0.2.5')).neighbours], ['2/c0000205'])
   t.equal(after(state, neighbour(2, '192.0.2.5')).neighbours.size, 0)
-  t.equal(after(state, neighbour(2, '192.0.2.5', { mac: '020000000009' })).neighbours.size, 1)
+  t.equal(after(state, neighbour(2, '192.0.2.5', { mac: hexMac('020000000009') })).neighbours.size, 1)
   t.same([...after(state, gone(neighbour(2, '192.0.2.5'))).neighbours], ['2/c0000205'])
   t.equal(after(state, gone(neighbour(2, '192.0.2.5'))).neighbours.size, 0)
 })
@@ -315,9 +315,9 @@ t.test('[Y3] a fresh dump is applied as a difference: what stays is untouched, a
     ).prefixes.size,
     0
   )
-  t.strictSame(state.routes4.get('0a000500/24'), [routes[5]])
+  t.strictSame(state.routes4.get(hexPrefix('0a000500/24')), [routes[5]])
 
-  const keyOf = (entry: Route): string => prefixKey(entry.destination, entry.prefixLength)
+  const keyOf = ({ destination, prefixLength }: Route) => prefixKey(destination, prefixLength)
   const replacement = state.beginReplace('routes4')
   for (const entry of routes.slice(2)) replacement.add(add({ ...entry }))
   replacement.add(add(route('172.16.0.0/12', [hop(2, '192.0.2.1')])))
@@ -353,7 +353,7 @@ t.test('100,000 routes need little memory', async (t) => {
   const replacement = state.beginReplace('routes4')
   const shared = [hop(2, '192.0.2.1')]
   for (let i = 0; i < 100_000; i++) {
-    const destination = (0x0a000000 + i * 256).toString(16).padStart(8, '0')
+    const destination = hexAddress((0x0a000000 + i * 256).toString(16).padStart(8, '0'))
     replacement.add(add({ ...route('10.0.0.0/24', shared), destination }))
   }
   Array.from(replacement.finish(noChanges()))

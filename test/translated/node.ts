@@ -4,6 +4,7 @@
 import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import type { Test } from 'tap'
+import type { Prefix } from '../../src/state/types.js'
 import { formatPrefix } from '../../src/address.js'
 import { startTranslated, type Translated, type TranslatedDiff } from '../../src/translated/translated.js'
 
@@ -62,7 +63,7 @@ export async function watch(t: Test): Promise<Watched> {
   }
 }
 
-export function textsOf(prefixes: Iterable<string>): string[] {
+export function textsOf(prefixes: Iterable<Prefix>): string[] {
   return [...prefixes].map((prefix) => formatPrefix(prefix).replace(/\/(32|128)$/, single)).sort()
 }
 

@@ -2,14 +2,15 @@
 // the destinations that may be translated is missed, and none is invented.
 
 import t from 'tap'
-import { parseAddress } from '../../src/address.js'
+import { splitPrefix } from '../../src/address.js'
+import type { Prefix } from '../../src/state/types.js'
 import { contains } from '../../src/plan/cover.js'
-import { splitPrefix } from '../../src/plan/options.js'
 import { enterNamespace } from '../netlink/namespace.js'
 import { randomSource } from '../plan/churn.js'
 import { nft, tool, watch } from './node.js'
 import { Oracle } from './oracle.js'
 import { randomTable } from './random-rules.js'
+import { hex } from '../plan/node.js'
 
 t.setTimeout(300_000)
 enterNamespace(import.meta.url)
@@ -65,7 +66,7 @@ t.test('[K9] random rules of nf_tables: exactly what the oracle says, read at on
 })
 
 interface Found {
-  destinations(): Iterable<string>
+  destinations(): Iterable<Prefix>
   unbounded(): unknown[]
 }
 
@@ -74,7 +75,7 @@ function compare(oracle: Oracle, found: Found): string[] {
   const unbounded = found.unbounded().length > 0
   const wrong: string[] = []
   for (const text of candidates) {
-    const address = parseAddress(text) ?? ''
+    const address = hex(text)
     const covered = prefixes.some((prefix) => contains(prefix.address, prefix.length, address))
     const translated = oracle.translates(address)
     if (translated && !covered && !unbounded) wrong.push(`missed ${text}`)
