@@ -43,36 +43,32 @@ export interface Answer<T> {
 const patience = { short: 30_000, long: 120_000 }
 const slowPaths = /^\/v1\/(verify|events)/
 
-/** timeout: milliseconds without a byte from the daemon; absent: as the question deserves. */
+/** timeout: milliseconds without a byte from the daemon while it is waited for; absent: as the question deserves. */
 export function controlClient(socketPath: string, timeout?: number): ControlClient {
   const patienceFor = (method: string, path: string) =>
     timeout ?? (method === 'POST' || slowPaths.test(path) ? patience.long : patience.short)
-  const ask = async (method: string, path: string, body?: object) => {
-    const response = await open(socketPath, method, path, body, patienceFor(method, path))
-    if (response.statusCode !== 200) throw await refusal(response)
-    return readAll(response)
+  const begin = async (method: string, path: string, body?: object) => {
+    const limit = patienceFor(method, path)
+    const response = await open(socketPath, method, path, body, limit)
+    const parts = partsOf(response, limit, socketPath)
+    if (response.statusCode !== 200) throw await refusal(response.statusCode, parts)
+    return parts
   }
+  const ask = async (method: string, path: string, body?: object) => readAll(await begin(method, path, body))
   const parsed = <T>(text: string): Answer<T> => ({ value: JSON.parse(text) as T, text })
   return {
     get: async (path, query = {}) => parsed(await ask('GET', path + queryText(query))),
     post: async (path, body = {}) => parsed(await ask('POST', path, body)),
     text: (path) => ask('GET', path),
     async *parts(path, query = {}) {
-      const response = await open(socketPath, 'GET', path + queryText(query), undefined, patienceFor('GET', path))
-      if (response.statusCode !== 200) throw await refusal(response)
-      // whoever reads what we print may take all the time there is
-      response.socket.setTimeout(0)
-      response.setEncoding('utf8')
-      try {
-        for await (const part of response) yield part as string
-      } catch (error) {
-        throw brokenOff(error)
-      }
+      yield* await begin('GET', path + queryText(query))
     },
     events: async (onEvent, signal, all = false) => {
       const path = eventsPath + queryText(all ? { all: 'true' } : {})
-      const response = await open(socketPath, 'GET', path, undefined, 0, signal)
-      if (response.statusCode !== 200) throw await refusal(response)
+      const limit = patienceFor('GET', path)
+      const response = await open(socketPath, 'GET', path, undefined, limit, signal)
+      if (response.statusCode !== 200)
+        throw await refusal(response.statusCode, partsOf(response, limit, socketPath))
       await readLines(response, onEvent, signal)
     }
   }
@@ -90,22 +86,59 @@ function open(
   const headers =
     payload === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(payload) }
   return new Promise((resolve, reject) => {
+    const late = setTimeout(() => sent.destroy(noAnswer(socketPath, timeout)), timeout)
     const sent = request(
-      { socketPath, method, path, headers, timeout, agent: false, ...(signal ? { signal } : {}) },
-      resolve
-    )
-    sent.once('timeout', () =>
-      sent.destroy(
-        new ControlError(
-          `hostrouted did not answer on ${socketPath} within ${timeout / 1000} s; look at: journalctl -u hostrouted`,
-          'no-answer'
-        )
-      )
+      { socketPath, method, path, headers, agent: false, ...(signal ? { signal } : {}) },
+      (response) => {
+        clearTimeout(late)
+        resolve(response)
+      }
     )
     // a second error may follow the first, e.g. a reset after a refusal
-    sent.on('error', (error: NodeJS.ErrnoException) => reject(explain(error, socketPath)))
+    sent.on('error', (error: NodeJS.ErrnoException) => {
+      clearTimeout(late)
+      reject(explain(error, socketPath))
+    })
     sent.end(payload)
   })
+}
+
+function noAnswer(socketPath: string, timeout: number): ControlError {
+  return new ControlError(
+    `hostrouted did not answer on ${socketPath} within ${timeout / 1000} s; look at: journalctl -u hostrouted`,
+    'no-answer'
+  )
+}
+
+/** The text of an answer as it comes. Whoever takes it may take all the time there is, the daemon may not. */
+async function* partsOf(response: IncomingMessage, timeout: number, socketPath: string): AsyncGenerator<string> {
+  response.setEncoding('utf8')
+  const parts = response[Symbol.asyncIterator]() as AsyncIterator<string>
+  try {
+    for (;;) {
+      const { done, value } = await within(parts.next(), timeout, () => noAnswer(socketPath, timeout))
+      if (done) return
+      yield value
+    }
+  } catch (error) {
+    throw error instanceof ControlError ? error : brokenOff(error)
+  } finally {
+    response.destroy()
+  }
+}
+
+/** Rejects with `late` when it takes longer; what becomes of it then is nobody's concern. */
+export async function within<T>(action: Promise<T>, milliseconds: number, late: () => Error): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const limit = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(late()), milliseconds)
+  })
+  action.catch(() => {})
+  try {
+    return await Promise.race([action, limit])
+  } finally {
+    clearTimeout(timer)
+  }
 }
 
 function explain(error: NodeJS.ErrnoException, socketPath: string): Error {
@@ -144,25 +177,21 @@ function explain(error: NodeJS.ErrnoException, socketPath: string): Error {
 }
 
 /** Of an answer that is not 200. */
-async function refusal(response: IncomingMessage): Promise<ControlError> {
-  const text = await readAll(response)
+async function refusal(status: number | undefined, parts: AsyncIterable<string>): Promise<ControlError> {
+  const text = await readAll(parts)
   try {
     const { error, code } = JSON.parse(text) as Partial<ErrorAnswer>
     if (typeof error === 'string') return new ControlError(error, code ?? 'failed')
   } catch {
     // not from hostrouted, or cut off
   }
-  return new ControlError(`hostrouted answered with status ${response.statusCode ?? 'unknown'}`, 'failed')
+  return new ControlError(`hostrouted answered with status ${status ?? 'unknown'}`, 'failed')
 }
 
-async function readAll(response: IncomingMessage): Promise<string> {
-  const chunks: Buffer[] = []
-  try {
-    for await (const chunk of response) chunks.push(chunk as Buffer)
-  } catch (error) {
-    throw brokenOff(error)
-  }
-  return Buffer.concat(chunks).toString('utf8')
+async function readAll(parts: AsyncIterable<string>): Promise<string> {
+  const texts: string[] = []
+  for await (const text of parts) texts.push(text)
+  return texts.join('')
 }
 
 function brokenOff(cause: unknown): ControlError {
@@ -193,7 +222,8 @@ async function readLines(
   }
 }
 
-function queryText(query: Record<string, string | number | undefined>): string {
+/** "?a=1", or nothing. */
+export function queryText(query: Record<string, string | number | undefined>): string {
   const given = Object.entries(query).flatMap(([key, value]) =>
     value === undefined ? [] : [[key, String(value)] as [string, string]]
   )
