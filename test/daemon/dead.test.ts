@@ -10,6 +10,7 @@ import { attached, control, plain, servedLab, status } from '../forwarding/serve
 import { OUTSIDE } from '../lab/addresses.js'
 import { faultsIn } from '../lab/fault-orders.js'
 import type { LabNode } from '../lab/node.js'
+import { otherLayout } from '../lab/other-layout.js'
 import { type Outcome, until } from '../lab/process.js'
 import { large, reload, small } from './limits.js'
 
@@ -39,7 +40,7 @@ async function goesOn(t: Test, flow: Awaited<ReturnType<typeof flowOf>>, what: s
 t.test('a daemon that was killed: pods and snat are read from the pins', async (t) => {
   const node = (await servedLab(t, { pods: 2 })).node(0)
   const { daemon } = node
-  const flow = await flowOf(node)
+  await flowOf(node)
   const before = await daemon.json<PinnedPodRow[]>('pods')
   const live = (await control(node).get<FlowList>('/v1/flows', { verdict: 'snat' })).value.flows
   await daemon.kill('SIGKILL')
@@ -169,9 +170,9 @@ t.test('a daemon that hangs: every request ends, and nothing is taken from under
   ]
   const outcomes = await Promise.all(others.map((words) => ask(node, '--timeout', '1s', ...words)))
   for (const [index, { status: exit, stdout, stderr }] of outcomes.entries()) {
-    const [name] = others[index] ?? []
-    t.match(stdout + stderr, /did not answer|does not answer/, others[index]?.join(' '))
-    t.equal(exit, name === 'version' ? 0 : 1, name)
+    const words = others[index]?.join(' ') ?? ''
+    t.match(stdout + stderr, /did not answer|does not answer/, words)
+    t.equal(exit, words === 'version' ? 0 : 1, words)
   }
   process.kill(daemon.pid, 'SIGKILL')
 })
@@ -195,4 +196,27 @@ t.test('in the middle of a change of maps what is read, and handed back, is what
   t.match(removed.stdout, /2 connections through SNAT continue through the stack; 0 cannot/)
   await goesOn(t, older, 'a flow from before')
   await goesOn(t, younger, 'a flow that only the new maps have')
+})
+
+t.test('what another version has pinned is read, and handed back, field by field', async (t) => {
+  const main = await otherLayout()
+  const node = (await servedLab(t, { pods: 1 }, { main, timeout: 30_000 })).node(0)
+  const { daemon } = node
+  await node.run(['nft', '-f', '-'], { input: masquerade })
+  const flow = await flowOf(node)
+  const live = (await control(node).get<FlowList>('/v1/flows', { verdict: 'snat' })).value.flows
+  await daemon.kill('SIGKILL')
+  const { flows } = JSON.parse((await ask(node, 'snat', '--json')).stdout) as FlowList
+  for (const { podPort, natPort, natAddress } of live)
+    t.ok(
+      flows.some((row) => row.podPort === podPort && row.natPort === natPort && row.natAddress === natAddress),
+      'a flow with its port'
+    )
+  const rows = JSON.parse((await ask(node, 'pods', '--json')).stdout) as PinnedPodRow[]
+  t.match(rows, [{ address: '10.244.1.2', device: 'pod1', ready: true, forwarding: true, until: /Z$/ }])
+  t.ok((rows[0]?.flows ?? 0) > 0)
+  const done = await ask(node, 'disable')
+  t.equal(done.status, 0, done.stdout + done.stderr)
+  t.match(done.stdout, /1 connection through SNAT continues through the stack; 0 cannot/)
+  await goesOn(t, flow, 'a connection through SNAT')
 })
