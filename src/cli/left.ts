@@ -3,10 +3,10 @@
 // directories that are known to be the daemon's.
 
 import { execFile, spawn } from 'node:child_process'
-import { dirname, join } from 'node:path'
+import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { type Answer, ControlError, defaultSocket, queryText, within } from '../control/client.js'
-import { notedDirectories } from '../directories.js'
+import { directoriesFile, notedDirectories } from '../directories.js'
 import type { Session } from './session.js'
 
 const daemon = fileURLToPath(new URL('../daemon/main.js', import.meta.url))
@@ -14,7 +14,7 @@ const daemon = fileURLToPath(new URL('../daemon/main.js', import.meta.url))
 const patience = { answer: 30_000, change: 120_000 }
 const unanswered = new Set(['not-running', 'no-answer', 'broken-off'])
 
-/** null: the daemon has answered, or is no matter of pins. */
+/** The daemon is gone, or hangs, or cannot be reached. */
 export function isUnanswered(error: unknown): error is ControlError {
   return error instanceof ControlError && unanswered.has(error.code)
 }
@@ -101,11 +101,12 @@ export async function disableByPins(session: Session, error: unknown, force: boo
 
 function pinsOrThrow({ socket }: Session, error: unknown): string[] {
   if (!isUnanswered(error)) throw error
-  const options = optionsOf(socket)
-  if (options === null)
-    throw said(error, `Where it pinned its maps is not known: there is no ${join(dirname(socket), 'directories.json')}.`)
+  // the note is root's to read, too
   if (process.geteuid?.() !== 0)
     throw said(error, 'Without it only root can do this, from what it has pinned: run the command with sudo.')
+  const options = optionsOf(socket)
+  if (options === null)
+    throw said(error, `Where it pinned its maps is not known: there is no ${directoriesFile(dirname(socket))}.`)
   return options
 }
 

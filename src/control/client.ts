@@ -4,7 +4,7 @@
 import { type IncomingMessage, request } from 'node:http'
 import { dirname } from 'node:path'
 import { lockHolder } from '../lock-holder.js'
-import { type ErrorAnswer, eventsPath } from './api.js'
+import { beatHeader, type ErrorAnswer, eventsPath } from './api.js'
 import type { FailureCode, UnansweredCode } from './failure.js'
 import type { EventRow } from './packet-api.js'
 
@@ -41,7 +41,9 @@ export interface Answer<T> {
 
 /** What changes the node, or reads all of the kernel's tables, may take a while. */
 const patience = { short: 30_000, long: 120_000 }
-const slowPaths = /^\/v1\/(verify|events)/
+const slowPaths = /^\/v1\/verify/
+/** Signs of life that may be missing. */
+const missedBeats = 3
 
 /** timeout: milliseconds without a byte from the daemon while it is waited for; absent: as the question deserves. */
 export function controlClient(socketPath: string, timeout?: number): ControlClient {
@@ -69,7 +71,10 @@ export function controlClient(socketPath: string, timeout?: number): ControlClie
       const response = await open(socketPath, 'GET', path, undefined, limit, signal)
       if (response.statusCode !== 200)
         throw await refusal(response.statusCode, partsOf(response, limit, socketPath))
-      await readLines(response, onEvent, signal)
+      const beat = Number(response.headers[beatHeader] ?? 0)
+      // a daemon of an earlier version gives none
+      const silence = beat > 0 ? missedBeats * beat : null
+      await readLines(partsOf(response, silence, socketPath), onEvent, signal)
     }
   }
 }
@@ -110,13 +115,15 @@ function noAnswer(socketPath: string, timeout: number): ControlError {
   )
 }
 
-/** The text of an answer as it comes. Whoever takes it may take all the time there is, the daemon may not. */
-async function* partsOf(response: IncomingMessage, timeout: number, socketPath: string): AsyncGenerator<string> {
+/** The text of an answer as it comes. Whoever takes it may take all the time there is, the daemon `timeout`; null: it, too. */
+async function* partsOf(response: IncomingMessage, timeout: number | null, socketPath: string): AsyncGenerator<string> {
   response.setEncoding('utf8')
   const parts = response[Symbol.asyncIterator]() as AsyncIterator<string>
   try {
     for (;;) {
-      const { done, value } = await within(parts.next(), timeout, () => noAnswer(socketPath, timeout))
+      const part = parts.next()
+      const limited = timeout === null ? part : within(part, timeout, () => noAnswer(socketPath, timeout))
+      const { done, value } = await limited
       if (done) return
       yield value
     }
@@ -205,20 +212,21 @@ function brokenOff(cause: unknown): ControlError {
 }
 
 async function readLines(
-  response: IncomingMessage,
+  parts: AsyncIterable<string>,
   onEvent: (event: EventRow, line: string) => void,
   signal: AbortSignal
 ): Promise<void> {
-  response.setEncoding('utf8')
   let rest = ''
   try {
-    for await (const chunk of response) {
-      const lines = (rest + String(chunk)).split('\n')
+    for await (const part of parts) {
+      const lines = (rest + part).split('\n')
       rest = lines.pop() ?? ''
       for (const line of lines) if (line !== '') onEvent(JSON.parse(line) as EventRow, line)
     }
   } catch (error) {
-    if (!signal.aborted) throw new ControlError('hostrouted has ended', 'broken-off', { cause: error })
+    if (signal.aborted) return
+    if (error instanceof ControlError && error.code === 'no-answer') throw error
+    throw new ControlError('hostrouted has ended', 'broken-off', { cause: error })
   }
 }
 

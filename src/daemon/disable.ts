@@ -46,10 +46,12 @@ async function disable({ config: path, ...options }: RemoveOptions): Promise<Pin
   const forwarding = isForwarding(pinDirectory)
   const egress = new PinnedEgress(pinDirectory, runDirectory, config)
   const failed = existsSync(join(pinDirectory, 'control')) ? await egress.leave() : null
-  const loses = force ? null : (failed ?? (await lossOfPinned(pinDirectory)))
+  const refusal = failed === null ? await lossOfPinned(pinDirectory) : `${failed}; --force goes on all the same`
+  const loses = force ? null : refusal
   if (loses !== null) {
     await egress.release()
-    return result({ done: false, mode: forwarding ? 'enabled' : 'disabled', why: loses })
+    const why = egress.guardIsGone ? `${loses}; the guard, which would have refused the rule, is off meanwhile` : loses
+    return result({ done: false, mode: forwarding ? 'enabled' : 'disabled', why })
   }
   const problems = [failed, writeOff(stateDirectory, config)]
   const { handedBack, stays } = await removePinned({ pinDirectory, runDirectory, log })
@@ -69,9 +71,7 @@ function writeOff(stateDirectory: string, config: Config | null): string | null 
       configured: (config ?? defaultConfig).enabled,
       confirmUntil: null
     })
-    return config === null
-      ? 'the configuration cannot be read: if it says enabled: false once it can, and true later, that switches hostroute on'
-      : null
+    return null
   } catch (error) {
     return `that hostroute is switched off does not outlive the next start of the daemon: ${(error as Error).message}`
   }
@@ -105,6 +105,8 @@ function refuseBesideHanging(runDirectory: string): void {
 
 /** `onDisable: masquerade`, by the policy that is pinned. */
 class PinnedEgress {
+  /** It would refuse the rule, and ends with what it guards. */
+  guardIsGone = false
   private written = false
 
   constructor(
@@ -122,17 +124,17 @@ class PinnedEgress {
       if (policy === null) return null
       const { readNode } = await import('../check/node.js')
       const { plan } = await readNode(config)
-      // it would refuse the rule, and ends with what it guards
+      this.guardIsGone = existsSync(join(pinDirectory, 'guard'))
       Guard.remove({ pinDirectory, runDirectory })
       const egress = new KernelEgress({ config: () => config, policy: () => policy, plan: () => plan })
       this.written = await egress.leave()
       return null
     } catch (error) {
-      return `the kernel could not be told to masquerade (onDisable: masquerade, nft table inet ${egressTable}): ${(error as Error).message}; --force goes on all the same`
+      return `the kernel could not be told to masquerade (onDisable: masquerade, nft table inet ${egressTable}): ${(error as Error).message}`
     }
   }
 
-  /** It stays, and so does hostroute. */
+  /** Hostroute stays. */
   async release(): Promise<void> {
     if (!this.written) return
     await removeEgress().catch(() => false)

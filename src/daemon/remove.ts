@@ -180,8 +180,8 @@ export async function lossOfPinned(pinDirectory: string): Promise<string | null>
   let pods: Address[]
   try {
     if (!control) throw new Error('the pinned maps cannot be read')
-    const masquerades = () => maps.rows('masquerade').some(({ value }) => value.some((byte) => byte !== 0))
-    if (!control.isForwarding || !masquerades()) return null
+    const isDue = () => maps.rows('masquerade').some(({ value }) => value.some((byte) => byte !== 0))
+    if (!control.isForwarding || !control.masquerades || !isDue()) return null
     pods = maps.rows('pods').map(({ key }) => decodeAddress(key))
   } catch (error) {
     return `whether pods would lose their way out cannot be seen (${(error as Error).message}); --force goes on all the same`

@@ -36,6 +36,11 @@ export class PinnedControl {
     return this.isOn && this.jiffies < this.lease
   }
 
+  /** SNAT is configured. */
+  get masquerades(): boolean {
+    return (this.number('flags') & CODES.CONTROL_SNAT) !== 0
+  }
+
   /** Of the lease; null: it never ends. */
   get secondsLeft(): number | null {
     const left = Number((this.lease - this.jiffies) / BigInt(this.jiffiesPerSecond))
