@@ -183,8 +183,10 @@ export async function disable(session: Session, force: boolean): Promise<Exit> {
     return await changed(session, '/v1/disable', force ? { force } : {}, words)
   } catch (error) {
     const text = await disableByPins(session, error, force)
-    if (!session.json) session.print(`${session.paint.warn((error as Error).message)}\nIt was done without the daemon.`)
-    return showChange(session, { value: JSON.parse(text) as EnableResult, text }, words)
+    const value = JSON.parse(text) as EnableResult
+    if (!session.json) session.print(session.paint.warn((error as Error).message))
+    if (!session.json && value.done) session.print('It was done without the daemon, which stays disabled when it starts.')
+    return showChange(session, { value, text }, words)
   }
 }
 

@@ -64,7 +64,7 @@ export async function* fromPins(
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     errors += text
   })
-  const ended = new Promise<number | null>((resolve) => child.once('close', resolve))
+  const ended = new Promise<number | null>((resolve) => child.once('close', resolve).once('error', () => resolve(null)))
   try {
     const parts = child.stdout.setEncoding('utf8')[Symbol.asyncIterator]() as AsyncIterator<string>
     for (let first = true; ; first = false) {
