@@ -59,7 +59,7 @@ export async function* fromPins(
   const child = spawn(process.execPath, [daemon, '--pinned', path + queryText(query), '--log-json', ...options], {
     stdio: ['ignore', 'pipe', 'pipe']
   })
-  const late = () => new ControlError('what is pinned could not be read in time', 'no-answer')
+  const late = () => said(error, left, `What it has pinned could not be read within ${patience.answer / 1000} s.`)
   let errors = ''
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     errors += text
@@ -68,7 +68,7 @@ export async function* fromPins(
   try {
     const parts = child.stdout.setEncoding('utf8')[Symbol.asyncIterator]() as AsyncIterator<string>
     for (let first = true; ; first = false) {
-      const { done, value } = await within(parts.next(), session.timeout ?? patience.answer, late)
+      const { done, value } = await within(parts.next(), patience.answer, late)
       if (first && !done) tell(session, error, left)
       if (done) break
       yield value
@@ -112,13 +112,16 @@ function pinsOrThrow({ socket }: Session, error: unknown): string[] {
 
 /** In the output where people read it, beside it where programs do. */
 function tell(session: Session, error: unknown, left: string): void {
-  const { message } = error as Error
-  if (session.json) process.stderr.write(`hostroute: ${message}\nhostroute: the answer is what it has pinned. ${left}\n`)
-  else session.print(`${session.paint.warn(`${message}\nThis is what it has pinned. ${left}`)}\n`)
+  const { message, code } = error as ControlError
+  if (session.json) {
+    const words = `${message}; the answer is what it has pinned. ${left}`
+    process.stderr.write(`${JSON.stringify({ error: words, code })}\n`)
+  } else session.print(`${session.paint.warn(`${message}\nThis is what it has pinned. ${left}`)}\n`)
 }
 
-export function said(error: unknown, ...more: string[]): unknown {
-  if (!(error instanceof ControlError)) return error
+/** `error` with more lines. */
+export function said(error: unknown, ...more: string[]): Error {
+  if (!(error instanceof ControlError)) return error as Error
   const lines = [error.message, ...more.filter((text) => text !== '')]
   return new ControlError(lines.join('\n'), error.code, { cause: error })
 }
