@@ -220,3 +220,28 @@ t.test('what another version has pinned is read, and handed back, field by field
   t.match(done.stdout, /1 connection through SNAT continues through the stack; 0 cannot/)
   await goesOn(t, flow, 'a connection through SNAT')
 })
+
+t.test('an upgrade that was not finished: both versions are in the pins, and both are read', async (t) => {
+  const main = await otherLayout()
+  const { order, environment } = faultsIn(t.testdir({}))
+  const config = { ...plain, onStop: 'keep' }
+  const node = (await servedLab(t, { pods: 1 }, { config })).node(0)
+  const { daemon } = node
+  await node.run(['nft', '-f', '-'], { input: masquerade })
+  const older = await flowOf(node)
+  await daemon.stop()
+  // copied, its layout compared, and once more what has changed
+  order({ fail: { label: 'openPinnedMap flows4', from: 3, once: false, code: 'ENOMEM' } })
+  await node.startDaemon({ config, main, environment, timeout: 60_000 })
+  t.ok(existsSync(`${daemon.pinDirectory}/next`))
+  const younger = await flowOf(node)
+  await daemon.kill('SIGKILL')
+  const { flows } = JSON.parse((await ask(node, 'snat', '--json')).stdout) as FlowList
+  t.equal(flows.filter(({ remotePort }) => remotePort === 7).length, 2, 'the flows of both')
+  const removed = await daemon.remove()
+  t.equal(removed.status, 0, removed.stdout + removed.stderr)
+  t.match(removed.stdout, /2 connections through SNAT continue through the stack; 0 cannot/)
+  t.equal((await attached(node)).length, 0)
+  await goesOn(t, older, 'a flow from before')
+  await goesOn(t, younger, 'a flow that only the new maps have')
+})
