@@ -15,16 +15,18 @@ import type {
   VerifyReport
 } from '../control/api.js'
 import { metricsPath } from '../control/api.js'
-import { ControlError } from '../control/client.js'
+import { type Answer, ControlError } from '../control/client.js'
 import { handedBackLines } from '../control/handed-back.js'
 import type { DropRow, EventRow } from '../control/packet-api.js'
+import type { PinnedPodRow } from '../control/pinned-api.js'
 import { packageVersion } from '../version.js'
-import { leftAtWork } from './left.js'
+import { disableByPins, fromPins, isUnanswered, leftAtWork, pinned, said } from './left.js'
 import { renderCheck } from './render-check.js'
 import { renderDrops, renderEvent } from './render-drops.js'
 import {
   renderNeighbours,
   renderNexthops,
+  renderPinnedPods,
   renderPods,
   renderRouteAnswer,
   renderRoutes,
@@ -39,24 +41,21 @@ type Exit = number
 
 export async function status(session: Session): Promise<Exit> {
   const answer = await session.client.get<Status>('/v1/status').catch(async (error: unknown) => {
-    throw await withLeft(error)
+    throw isUnanswered(error) ? said(error, (await leftAtWork(session.socket)) ?? '') : error
   })
   session.show(answer, (value) => renderStatus(value, session.paint, Date.now()))
   return answer.value.mode === 'enabled' ? exitStatus.fine : exitStatus.refused
 }
 
-const unanswered = new Set(['not-running', 'no-answer', 'broken-off'])
-
-/** What the programs do meanwhile, where the daemon does not answer. */
-async function withLeft(error: unknown): Promise<unknown> {
-  if (!(error instanceof ControlError) || !unanswered.has(error.code)) return error
-  const left = await leftAtWork()
-  return left === '' ? error : new ControlError(`${error.message}\n${left}`, error.code, { cause: error })
-}
-
 export async function pods(session: Session): Promise<Exit> {
-  session.show(await session.client.get<PodRow[]>('/v1/pods'), (value) => renderPods(value, session.paint))
-  return exitStatus.fine
+  try {
+    session.show(await session.client.get<PodRow[]>('/v1/pods'), (value) => renderPods(value, session.paint))
+    return exitStatus.fine
+  } catch (error) {
+    const answer = await pinned<PinnedPodRow[]>(fromPins(session, error, '/v1/pods'))
+    session.show(answer, (value) => renderPinnedPods(value, session.paint))
+    return exitStatus.refused
+  }
 }
 
 export interface RouteOptions {
@@ -175,11 +174,20 @@ export async function confirm(session: Session): Promise<Exit> {
 }
 
 export async function disable(session: Session, force: boolean): Promise<Exit> {
-  return changed(session, '/v1/disable', force ? { force } : {}, ({ handedBack }) => {
+  const words = ({ handedBack }: EnableResult) => {
     const lines = ["hostroute is disabled: all packets take the kernel's own way."]
     if (handedBack) lines.push(...handedBackLines(handedBack))
     return lines.join('\n')
-  })
+  }
+  try {
+    return await changed(session, '/v1/disable', force ? { force } : {}, words)
+  } catch (error) {
+    const text = await disableByPins(session, error, force)
+    const value = JSON.parse(text) as EnableResult
+    if (!session.json) session.print(session.paint.warn((error as Error).message))
+    if (!session.json && value.done) session.print('It was done without the daemon, which stays disabled when it starts.')
+    return showChange(session, { value, text }, words)
+  }
 }
 
 async function changed(
@@ -188,7 +196,10 @@ async function changed(
   body: object,
   words: (result: EnableResult) => string
 ): Promise<Exit> {
-  const answer = await session.client.post<EnableResult>(path, body)
+  return showChange(session, await session.client.post<EnableResult>(path, body), words)
+}
+
+function showChange(session: Session, answer: Answer<EnableResult>, words: (result: EnableResult) => string): Exit {
   const { done, why } = answer.value
   session.show(answer, (result) => {
     if (done) return session.paint.good(words(result)) + (why === null ? '' : `\n${session.paint.warn(why)}`)

@@ -3,6 +3,7 @@
 
 import { parseAddress, parsePrefix } from '../address.js'
 import type { FlowDeletion, FlowRow, FlowSelection, FlowTop, FlowVerdict } from '../control/flow-api.js'
+import { fromPins, pinned } from './left.js'
 import { flowTable, renderDeletion, renderTop } from './render-flows.js'
 import { more } from './render-lists.js'
 import { exitStatus, type Session, UsageError } from './session.js'
@@ -23,14 +24,32 @@ const rowsAtOnce = 1000
 /** With --json all of them unless there is a limit: nobody counts rows there. */
 export async function snat(session: Session, { all, limit, ...filter }: FlowOptions): Promise<number> {
   const verdict = filter.verdict ?? (all ? undefined : 'snat')
-  const parts = session.client.parts('/v1/flows', {
-    ...filter,
-    verdict,
-    limit: limit ?? (session.json ? 'all' : undefined)
-  })
-  if (session.json) for await (const part of parts) await session.write(part)
-  else await writeTable(session, parts)
-  return exitStatus.fine
+  const query = { ...filter, verdict, limit: limit ?? (session.json ? 'all' : undefined) }
+  const show = async (parts: AsyncIterable<string>) => {
+    if (session.json) for await (const part of parts) await session.write(part)
+    else await writeTable(session, parts)
+  }
+  let begun = false
+  try {
+    await show(
+      noting(session.client.parts('/v1/flows', query), () => {
+        begun = true
+      })
+    )
+    return exitStatus.fine
+  } catch (error) {
+    // a part of another list has been printed
+    if (begun) throw error
+    await show(fromPins(session, error, '/v1/flows', query))
+    return exitStatus.refused
+  }
+}
+
+async function* noting(parts: AsyncIterable<string>, onPart: () => void): AsyncGenerator<string> {
+  for await (const part of parts) {
+    onPart()
+    yield part
+  }
 }
 
 async function writeTable(session: Session, parts: AsyncIterable<string>): Promise<void> {
@@ -66,10 +85,14 @@ async function* linesOf(parts: AsyncIterable<string>): AsyncGenerator<string> {
 }
 
 export async function top(session: Session, count: number): Promise<number> {
-  session.show(await session.client.get<FlowTop>('/v1/flows/top', { count }), (value) =>
-    renderTop(value, session.paint)
-  )
-  return exitStatus.fine
+  const render = (value: FlowTop) => renderTop(value, session.paint)
+  try {
+    session.show(await session.client.get<FlowTop>('/v1/flows/top', { count }), render)
+    return exitStatus.fine
+  } catch (error) {
+    session.show(await pinned<FlowTop>(fromPins(session, error, '/v1/flows/top', { count })), render)
+    return exitStatus.refused
+  }
 }
 
 export interface DeleteOptions extends FlowSelection {

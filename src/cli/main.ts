@@ -36,6 +36,12 @@ function grammar(args: string[]): Globals {
       defaultDescription: `$HOSTROUTE_SOCKET or ${defaultSocket}`,
       describe: 'Control socket of the daemon'
     })
+    .option('timeout', {
+      type: 'string',
+      requiresArg: true,
+      defaultDescription: '30s, for changes and verify 2m',
+      describe: 'How long the daemon may take to answer'
+    })
     .option('json', { type: 'boolean', default: false, describe: "The daemon's answer as JSON" })
     .option('color', {
       type: 'boolean',

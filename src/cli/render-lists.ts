@@ -10,6 +10,7 @@ import type {
   RouteRow,
   VerifyReport
 } from '../control/api.js'
+import type { PinnedPodRow } from '../control/pinned-api.js'
 import { count, type Paint, plural, span, table } from './text.js'
 
 export function renderPods(pods: PodRow[], paint: Paint): string {
@@ -26,6 +27,40 @@ export function renderPods(pods: PodRow[], paint: Paint): string {
     [{ title: 'ADDRESS' }, { title: 'DEVICE' }, { title: 'MAC' }, { title: 'MTU', right: true }, { title: 'STATE' }],
     rows
   )
+}
+
+/** Of a daemon that does not answer. */
+export function renderPinnedPods(pods: PinnedPodRow[], paint: Paint): string {
+  if (pods.length === 0) return 'No pod address is pinned.'
+  const rows = pods.map((pod) => [
+    pod.address,
+    pod.device ?? '-',
+    pod.l3 ? '(L3)' : (pod.mac ?? '-'),
+    String(pod.mtu),
+    pod.programs === null ? 'not seen' : pod.programs.map(({ name, how }) => `${name} (${how})`).join(', ') || '-',
+    pod.flows === null ? '-' : count(pod.flows),
+    pinnedState(pod, paint)
+  ])
+  const columns = [
+    { title: 'ADDRESS' },
+    { title: 'DEVICE' },
+    { title: 'MAC' },
+    { title: 'MTU', right: true },
+    { title: 'PROGRAMS' },
+    { title: 'FLOWS', right: true },
+    { title: 'STATE' }
+  ]
+  return table(paint, columns, rows)
+}
+
+function pinnedState({ ready, forwarding, programs, device, ifindex, mac, l3 }: PinnedPodRow, paint: Paint): string {
+  if (ready) return paint.good('forwarding')
+  if (!forwarding) return paint.warn('through the kernel: the programs are off, or their lease is over')
+  if (mac === null && !l3) return paint.warn('through the kernel: its MAC was not known')
+  if (ready === null) return paint.warn(`not known: device ${ifindex} is in another network namespace than this command`)
+  if (device === null) return paint.warn(`its device, number ${ifindex}, is gone`)
+  const others = programs?.length ? 'from_pod is not attached' : 'no program is attached'
+  return paint.warn(`through the kernel: ${others}`)
 }
 
 export function renderRoutes({ routes, classes, total }: RouteList, paint: Paint): string {

@@ -1,6 +1,7 @@
 // One run of the command: where the daemon is, how to print, which exit status.
 
 import { type Answer, type ControlClient, controlClient } from '../control/client.js'
+import { parseDuration } from '../config/duration.js'
 import { type Paint, painter } from './text.js'
 
 export const exitStatus = { fine: 0, error: 1, refused: 2, usage: 64 } as const
@@ -12,12 +13,16 @@ export class UsageError extends Error {
 
 export interface GlobalOptions {
   socket: string
+  timeout?: string | undefined
   json: boolean
   color: boolean
 }
 
 export interface Session {
   client: ControlClient
+  socket: string
+  /** Milliseconds that are waited for the daemon; undefined: as each question deserves. */
+  timeout: number | undefined
   json: boolean
   paint: Paint
   /** Prints the answer: with --json the daemon's very text, else what `render` makes of it. */
@@ -29,14 +34,24 @@ export interface Session {
 
 export function openSession(options: GlobalOptions): Session {
   const paint = painter(options.color && !options.json && isColourTerminal())
+  const timeout = options.timeout === undefined ? undefined : timeoutOf(options.timeout)
   return {
-    client: controlClient(options.socket),
+    client: controlClient(options.socket, timeout),
+    socket: options.socket,
+    timeout,
     json: options.json,
     paint,
     show: (answer, render) => print(options.json ? answer.text : render(answer.value)),
     print,
     write
   }
+}
+
+function timeoutOf(text: string): number {
+  const duration = parseDuration(text)
+  if (duration === null || duration < 100 || duration > 3_600_000)
+    throw new UsageError(`--timeout takes a duration from 100ms to 1h, not ${text}`)
+  return duration
 }
 
 export function print(text: string): void {

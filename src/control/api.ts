@@ -19,8 +19,10 @@ export const apiVersion = 1
 
 /** Prometheus text. */
 export const metricsPath = '/v1/metrics'
-/** The stream of EventRow, one JSON object a line. */
+/** The stream of EventRow, one JSON object a line; empty lines between are signs of life. */
 export const eventsPath = '/v1/events'
+/** Of the stream: milliseconds between two signs of life. */
+export const beatHeader = 'hostroute-beat'
 
 /** disabled: nothing is forwarded by hostroute. degraded: enabled, but something is left to the kernel that should not be, or not masqueraded as the files say. */
 export type Mode = 'enabled' | 'disabled' | 'degraded'

@@ -4,7 +4,7 @@
 import { type IncomingMessage, request } from 'node:http'
 import { dirname } from 'node:path'
 import { lockHolder } from '../lock-holder.js'
-import { type ErrorAnswer, eventsPath } from './api.js'
+import { beatHeader, type ErrorAnswer, eventsPath } from './api.js'
 import type { FailureCode, UnansweredCode } from './failure.js'
 import type { EventRow } from './packet-api.js'
 
@@ -41,39 +41,40 @@ export interface Answer<T> {
 
 /** What changes the node, or reads all of the kernel's tables, may take a while. */
 const patience = { short: 30_000, long: 120_000 }
-const slowPaths = /^\/v1\/(verify|events)/
+const slowPaths = /^\/v1\/verify/
+/** Signs of life that may be missing. */
+const missedBeats = 3
 
-/** timeout: milliseconds without a byte from the daemon; absent: as the question deserves. */
+/** timeout: milliseconds without a byte from the daemon while it is waited for; absent: as the question deserves. */
 export function controlClient(socketPath: string, timeout?: number): ControlClient {
   const patienceFor = (method: string, path: string) =>
     timeout ?? (method === 'POST' || slowPaths.test(path) ? patience.long : patience.short)
-  const ask = async (method: string, path: string, body?: object) => {
-    const response = await open(socketPath, method, path, body, patienceFor(method, path))
-    if (response.statusCode !== 200) throw await refusal(response)
-    return readAll(response)
+  const begin = async (method: string, path: string, body?: object) => {
+    const limit = patienceFor(method, path)
+    const response = await open(socketPath, method, path, body, limit)
+    const parts = partsOf(response, limit, socketPath)
+    if (response.statusCode !== 200) throw await refusal(response.statusCode, parts)
+    return parts
   }
+  const ask = async (method: string, path: string, body?: object) => readAll(await begin(method, path, body))
   const parsed = <T>(text: string): Answer<T> => ({ value: JSON.parse(text) as T, text })
   return {
     get: async (path, query = {}) => parsed(await ask('GET', path + queryText(query))),
     post: async (path, body = {}) => parsed(await ask('POST', path, body)),
     text: (path) => ask('GET', path),
     async *parts(path, query = {}) {
-      const response = await open(socketPath, 'GET', path + queryText(query), undefined, patienceFor('GET', path))
-      if (response.statusCode !== 200) throw await refusal(response)
-      // whoever reads what we print may take all the time there is
-      response.socket.setTimeout(0)
-      response.setEncoding('utf8')
-      try {
-        for await (const part of response) yield part as string
-      } catch (error) {
-        throw brokenOff(error)
-      }
+      yield* await begin('GET', path + queryText(query))
     },
     events: async (onEvent, signal, all = false) => {
       const path = eventsPath + queryText(all ? { all: 'true' } : {})
-      const response = await open(socketPath, 'GET', path, undefined, 0, signal)
-      if (response.statusCode !== 200) throw await refusal(response)
-      await readLines(response, onEvent, signal)
+      const limit = patienceFor('GET', path)
+      const response = await open(socketPath, 'GET', path, undefined, limit, signal)
+      if (response.statusCode !== 200)
+        throw await refusal(response.statusCode, partsOf(response, limit, socketPath))
+      const beat = Number(response.headers[beatHeader] ?? 0)
+      // a daemon of an earlier version gives none
+      const silence = beat > 0 ? missedBeats * beat : null
+      await readLines(partsOf(response, silence, socketPath), onEvent, signal)
     }
   }
 }
@@ -90,22 +91,61 @@ function open(
   const headers =
     payload === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(payload) }
   return new Promise((resolve, reject) => {
+    const late = setTimeout(() => sent.destroy(noAnswer(socketPath, timeout)), timeout)
     const sent = request(
-      { socketPath, method, path, headers, timeout, agent: false, ...(signal ? { signal } : {}) },
-      resolve
-    )
-    sent.once('timeout', () =>
-      sent.destroy(
-        new ControlError(
-          `hostrouted did not answer on ${socketPath} within ${timeout / 1000} s; look at: journalctl -u hostrouted`,
-          'no-answer'
-        )
-      )
+      { socketPath, method, path, headers, agent: false, ...(signal ? { signal } : {}) },
+      (response) => {
+        clearTimeout(late)
+        resolve(response)
+      }
     )
     // a second error may follow the first, e.g. a reset after a refusal
-    sent.on('error', (error: NodeJS.ErrnoException) => reject(explain(error, socketPath)))
+    sent.on('error', (error: NodeJS.ErrnoException) => {
+      clearTimeout(late)
+      reject(explain(error, socketPath))
+    })
     sent.end(payload)
   })
+}
+
+function noAnswer(socketPath: string, timeout: number): ControlError {
+  return new ControlError(
+    `hostrouted did not answer on ${socketPath} within ${timeout / 1000} s; look at: journalctl -u hostrouted`,
+    'no-answer'
+  )
+}
+
+/** The text of an answer as it comes. Whoever takes it may take all the time there is, the daemon `timeout`; null: it, too. */
+async function* partsOf(response: IncomingMessage, timeout: number | null, socketPath: string): AsyncGenerator<string> {
+  response.setEncoding('utf8')
+  const parts = response[Symbol.asyncIterator]() as AsyncIterator<string>
+  try {
+    for (;;) {
+      const part = parts.next()
+      const limited = timeout === null ? part : within(part, timeout, () => noAnswer(socketPath, timeout))
+      const { done, value } = await limited
+      if (done) return
+      yield value
+    }
+  } catch (error) {
+    throw error instanceof ControlError ? error : brokenOff(error)
+  } finally {
+    response.destroy()
+  }
+}
+
+/** Rejects with `late` when it takes longer; what becomes of it then is nobody's concern. */
+export async function within<T>(action: Promise<T>, milliseconds: number, late: () => Error): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const limit = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(late()), milliseconds)
+  })
+  action.catch(() => {})
+  try {
+    return await Promise.race([action, limit])
+  } finally {
+    clearTimeout(timer)
+  }
 }
 
 function explain(error: NodeJS.ErrnoException, socketPath: string): Error {
@@ -144,25 +184,21 @@ function explain(error: NodeJS.ErrnoException, socketPath: string): Error {
 }
 
 /** Of an answer that is not 200. */
-async function refusal(response: IncomingMessage): Promise<ControlError> {
-  const text = await readAll(response)
+async function refusal(status: number | undefined, parts: AsyncIterable<string>): Promise<ControlError> {
+  const text = await readAll(parts)
   try {
     const { error, code } = JSON.parse(text) as Partial<ErrorAnswer>
     if (typeof error === 'string') return new ControlError(error, code ?? 'failed')
   } catch {
     // not from hostrouted, or cut off
   }
-  return new ControlError(`hostrouted answered with status ${response.statusCode ?? 'unknown'}`, 'failed')
+  return new ControlError(`hostrouted answered with status ${status ?? 'unknown'}`, 'failed')
 }
 
-async function readAll(response: IncomingMessage): Promise<string> {
-  const chunks: Buffer[] = []
-  try {
-    for await (const chunk of response) chunks.push(chunk as Buffer)
-  } catch (error) {
-    throw brokenOff(error)
-  }
-  return Buffer.concat(chunks).toString('utf8')
+async function readAll(parts: AsyncIterable<string>): Promise<string> {
+  const texts: string[] = []
+  for await (const text of parts) texts.push(text)
+  return texts.join('')
 }
 
 function brokenOff(cause: unknown): ControlError {
@@ -176,24 +212,26 @@ function brokenOff(cause: unknown): ControlError {
 }
 
 async function readLines(
-  response: IncomingMessage,
+  parts: AsyncIterable<string>,
   onEvent: (event: EventRow, line: string) => void,
   signal: AbortSignal
 ): Promise<void> {
-  response.setEncoding('utf8')
   let rest = ''
   try {
-    for await (const chunk of response) {
-      const lines = (rest + String(chunk)).split('\n')
+    for await (const part of parts) {
+      const lines = (rest + part).split('\n')
       rest = lines.pop() ?? ''
       for (const line of lines) if (line !== '') onEvent(JSON.parse(line) as EventRow, line)
     }
   } catch (error) {
-    if (!signal.aborted) throw new ControlError('hostrouted has ended', 'broken-off', { cause: error })
+    if (signal.aborted) return
+    if (error instanceof ControlError && error.code === 'no-answer') throw error
+    throw new ControlError('hostrouted has ended', 'broken-off', { cause: error })
   }
 }
 
-function queryText(query: Record<string, string | number | undefined>): string {
+/** "?a=1", or nothing. */
+export function queryText(query: Record<string, string | number | undefined>): string {
   const given = Object.entries(query).flatMap(([key, value]) =>
     value === undefined ? [] : [[key, String(value)] as [string, string]]
   )

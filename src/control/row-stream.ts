@@ -19,29 +19,39 @@ export class RowStream {
 }
 
 /** Throws what the rows throw before anything was sent; after that a failure ends the connection, and rejects too. */
-export async function sendRows(response: ServerResponse, { name, parts }: RowStream): Promise<void> {
-  let part = await parts.next()
+export async function sendRows(response: ServerResponse, rows: RowStream): Promise<void> {
+  const texts = textOf(rows)
+  let text = await texts.next()
   try {
     response.writeHead(200, { 'content-type': 'application/json' })
-    response.write(`{${JSON.stringify(name)}:[\n`)
-    for (let before = ''; !part.done; part = await parts.next()) {
-      const lines = part.value.map((row) => JSON.stringify(row)).join(',\n')
-      if (lines !== '') {
-        // bytes, since those that wait are counted
-        const taken = response.write(Buffer.from(before + lines))
-        before = ',\n'
-        if (!taken) await drained(response)
-        if (response.destroyed) break
-      }
+    for (; !text.done; text = await texts.next()) {
+      // bytes, since those that wait are counted
+      if (!response.write(Buffer.from(text.value))) await drained(response)
+      if (response.destroyed) return
       // a write may be over at once: others have their turn all the same
       await new Promise((resolve) => setImmediate(resolve))
     }
-    if (!part.done) return
-    const rest = JSON.stringify(part.value)
-    response.end(`\n],${rest.slice(1)}\n`)
+    response.end()
   } catch (error) {
     response.destroy()
     throw error
+  } finally {
+    await texts.return()
+  }
+}
+
+/** The answer, a part at a time; the first comes with the first rows. */
+export async function* textOf({ name, parts }: RowStream): AsyncGenerator<string, void> {
+  try {
+    let part = await parts.next()
+    let before = `{${JSON.stringify(name)}:[\n`
+    for (; !part.done; part = await parts.next()) {
+      if (part.value.length === 0) continue
+      yield before + part.value.map((row) => JSON.stringify(row)).join(',\n')
+      before = ',\n'
+    }
+    const rest = JSON.stringify(part.value)
+    yield `${before === ',\n' ? '' : before}\n],${rest.slice(1)}\n`
   } finally {
     await parts.return({})
   }

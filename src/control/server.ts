@@ -12,7 +12,7 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from 'node:http'
 import type { Socket } from 'node:net'
 import { native } from '../native.js'
-import { type ErrorAnswer, eventsPath, metricsPath, type NodeControl } from './api.js'
+import { beatHeader, type ErrorAnswer, eventsPath, metricsPath, type NodeControl } from './api.js'
 import { type Connection, Connections, mostConnections, type ServerLimits, serverLimits } from './connections.js'
 import { Failure, type FailureCode, failureStatus } from './failure.js'
 import type { EventRow } from './packet-api.js'
@@ -30,6 +30,8 @@ export interface ControlServerOptions {
   limits?: Partial<ServerLimits>
   /** Milliseconds after which it is seen that the socket was removed. */
   lookEvery?: number
+  /** Milliseconds between two signs of life in a stream of events. */
+  beatEvery?: number
   /** A request failed inside the daemon, or somebody has removed the socket. */
   onError?(text: string, error: unknown): void
 }
@@ -40,6 +42,7 @@ export interface ControlServer {
 }
 
 const lookEvery = 2000
+const beatEvery = 10_000
 const largestBody = 64 * 1024
 const mostBuffered = 1024 * 1024
 const tooMuchUnread = 'answers that nobody takes fill all the room there is: try again'
@@ -157,7 +160,7 @@ class Exchange {
     await this.send(200, 'text/plain; version=0.0.4; charset=utf-8', text)
   }
 
-  /** One JSON object a line, from now until the caller goes. */
+  /** One JSON object a line, from now until the caller goes; an empty line where nothing else is told for long. */
   private streamEvents(given: URLSearchParams): void {
     const { request, response, connection, served } = this
     if (!isRead(request)) return this.fail('wrong-method', 'events take GET')
@@ -167,8 +170,16 @@ class Exchange {
     const share = served.connections.take('monitors', connection.caller)
     if (typeof share === 'string') return this.fail('busy', share)
     request.resume()
-    response.writeHead(200, { 'content-type': 'application/x-ndjson', 'cache-control': 'no-store' })
+    const beat = served.beatEvery ?? beatEvery
+    response.writeHead(200, {
+      'content-type': 'application/x-ndjson',
+      'cache-control': 'no-store',
+      [beatHeader]: String(beat)
+    })
     response.flushHeaders()
+    const beating = setInterval(() => {
+      if (response.writableLength === 0) response.write('\n')
+    }, beat)
     let lost = 0
     const stop = served.control.events((event: EventRow) => {
       if (response.writableLength > mostBuffered) {
@@ -180,6 +191,7 @@ class Exchange {
     }, all)
     served.monitors.add(response)
     response.once('close', () => {
+      clearInterval(beating)
       served.monitors.delete(response)
       stop()
       share()

@@ -1,12 +1,12 @@
 // What a daemon that is gone, or hangs, left at work on the node: read from the
-// pins, for `hostroute status`.
+// pins, for the command.
 
 import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { PinnedControl } from '../datapath/pinned-control.js'
-import { native } from '../native.js'
+import { isUnfinished, PinnedMaps } from '../datapath/pinned-maps.js'
 
-/** A sentence; null: nothing is pinned. */
+/** A sentence or two; null: nothing is pinned. */
 export function leftBehind(pinDirectory: string): string | null {
   if (!existsSync(join(pinDirectory, 'control'))) return null
   const control = PinnedControl.open(pinDirectory)
@@ -21,7 +21,10 @@ export function leftBehind(pinDirectory: string): string | null {
     const left = control.secondsLeft
     const until =
       left === null ? 'for ever' : `until ${new Date(Date.now() + left * 1000).toISOString().slice(0, 19)}Z (${left} s)`
-    return `Its programs${where} go on forwarding for ${count(pinDirectory, 'pods')} pod addresses ${until}; systemctl restart hostrouted takes them over, hostrouted --remove takes them off.`
+    const unfinished = isUnfinished(pinDirectory)
+      ? ' It was replacing maps, which its next start goes on with.'
+      : ''
+    return `Its programs${where} go on forwarding for ${count(pinDirectory)} pod addresses ${until}; systemctl restart hostrouted takes them over, hostrouted --remove takes them off.${unfinished}`
   } finally {
     control.close()
   }
@@ -35,9 +38,11 @@ function names(directory: string): string[] {
   }
 }
 
-function count(pinDirectory: string, name: string): number {
-  const map = native().openPinnedMap(join(pinDirectory, name))
-  const rows = map.dump().count
-  map.close()
-  return rows
+function count(pinDirectory: string): number {
+  const maps = new PinnedMaps(pinDirectory)
+  try {
+    return maps.rows('pods').length
+  } finally {
+    maps.close()
+  }
 }

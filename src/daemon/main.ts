@@ -12,9 +12,11 @@ import { watchEventLoop } from '../event-loop.js'
 import { createLogger, type Logger } from '../log.js'
 import { Ending } from '../steps.js'
 import { packageVersion } from '../version.js'
+import { disablePinned } from './disable.js'
 import { leftBehind } from './left-behind.js'
 import { look } from './look.js'
 import { Node } from './node.js'
+import { answerFromPins } from './pinned.js'
 import { removeFromNode } from './remove.js'
 
 const usage = `hostrouted [options]
@@ -30,7 +32,11 @@ Routes the pods of this node (the network namespace it is started in) by eBPF.
   --remove                   take what a daemon that is gone left on the node off it, then end;
                              the nft table of onDisable: masquerade goes, too
   --left                     say what a daemon that is gone left at work, then end
-  --force                    with --remove: also where nobody else would masquerade the pods
+  --pinned PATH              answer a GET of the control socket from what is pinned, then end:
+                             /v1/pods, /v1/flows, /v1/flows/top
+  --disable                  what hostroute disable does, without a daemon; the answer as JSON
+  --force                    with --remove and --disable: also where nobody else would masquerade
+                             the pods
   --version, --help
 `
 
@@ -47,6 +53,8 @@ function readOptions() {
         'print-config-reference': { type: 'boolean', default: false },
         remove: { type: 'boolean', default: false },
         left: { type: 'boolean', default: false },
+        pinned: { type: 'string' },
+        disable: { type: 'boolean', default: false },
         force: { type: 'boolean', default: false },
         look: { type: 'boolean', default: false },
         version: { type: 'boolean', default: false },
@@ -64,7 +72,9 @@ async function main(): Promise<void> {
   if (options.help) return void process.stdout.write(usage)
   if (options.version) return void process.stdout.write(`${packageVersion()}\n`)
   if (options['print-config-reference']) return void process.stdout.write(configReference())
-  const log = createLogger({ json: options['log-json'] })
+  const apart = options.pinned !== undefined || options.disable
+  // their output is the answer
+  const log = createLogger({ json: options['log-json'], ...(apart ? { stream: process.stderr } : {}) })
   process.on('uncaughtException', (error) => die(log, error))
   process.on('unhandledRejection', (reason) => die(log, reason))
   const directories = {
@@ -75,6 +85,12 @@ async function main(): Promise<void> {
   try {
     if (options.left) return void process.stdout.write(`${leftBehind(options['pin-directory']) ?? ''}\n`)
     if (options.look) return await look()
+    if (options.pinned !== undefined)
+      return await answerFromPins(options.pinned, options['pin-directory'], options['run-directory'])
+    if (options.disable) {
+      const done = await disablePinned({ ...directories, config: options.config, force: options.force, log })
+      return void process.stdout.write(`${JSON.stringify(done)}\n`)
+    }
     if (options.remove)
       return await removeFromNode({ ...directories, config: options.config, force: options.force, log })
     watchEventLoop()

@@ -26,6 +26,7 @@ import { pinned } from '../datapath/leftovers.js'
 import { ManagedNeighbours } from '../datapath/managed-neighbours.js'
 import { preparePinDirectory } from '../datapath/pins.js'
 import { refusalUnlessTransient } from '../datapath/refusal.js'
+import { noteDirectories } from '../directories.js'
 import { Configuration } from '../life/configuration.js'
 import { DatapathKeeper } from '../life/datapath-keeper.js'
 import { ForeignWatch, type Look } from '../life/foreign-watch.js'
@@ -110,6 +111,7 @@ export class Node {
     setLevel(options.log, this.config.log.level)
     checkCapabilities()
     this.lock = lockRunDirectory(runDirectory)
+    noteDirectories(runDirectory, { config: path, pinDirectory, stateDirectory, namespace: native().networkNamespace() })
     this.guardKeeper = new GuardKeeper({
       pinDirectory,
       runDirectory,

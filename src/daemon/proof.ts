@@ -10,8 +10,8 @@ import type { NodeView } from '../answers/node-view.js'
 import { routeAnswer } from '../answers/views.js'
 import type { Explanation } from '../control/explain-api.js'
 import type { Datapath } from '../datapath/datapath.js'
-import type { Maps } from '../datapath/live-flows.js'
 import { whileAnswerable } from '../datapath/test-answer.js'
+import type { BpfObject } from '../native.js'
 import { kernelWay } from '../netlink/route-get.js'
 import type { WantedPod } from '../plan/types.js'
 
@@ -62,7 +62,7 @@ function judge({ verdict, reason, summary }: Explanation): string | null {
 /** Whether the answer to a packet that leaves through SNAT comes to the pod as its own: null, or what becomes of it. */
 export function judgeAnswer(
   node: NodeView,
-  programs: Maps,
+  programs: Pick<BpfObject, 'map'>,
   pod: Pick<WantedPod, 'address' | 'ifindex'>,
   { packet, nat, out }: Pick<Explanation, 'packet' | 'nat' | 'out'>
 ): string | null {

@@ -1,14 +1,18 @@
 // `hostrouted --remove`: takes everything of hostroute off a node whose daemon
 // does not run, as `hostroute disable` does with one that runs.
 
-import { rmSync } from 'node:fs'
+import { existsSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Config, defaultConfig } from '../config/config.js'
+import type { HandedBack } from '../control/api.js'
 import { handedBackLines } from '../control/handed-back.js'
+import type { Entry } from '../datapath/flow-reader.js'
 import { giveBack } from '../datapath/hand-back.js'
 import { removeLeftovers } from '../datapath/leftovers.js'
 import { PinnedControl } from '../datapath/pinned-control.js'
+import { PinnedMaps } from '../datapath/pinned-maps.js'
 import { Refusal } from '../datapath/refusal.js'
+import { directoriesFile } from '../directories.js'
 import { Guard } from '../guard/guard.js'
 import { losesEgress } from '../life/egress.js'
 import { guardFile } from '../life/guard-words.js'
@@ -17,9 +21,9 @@ import { keptConfig, loadLastGood } from '../life/last-good.js'
 import { keptMasquerade } from '../life/masquerade-policy.js'
 import { checkCapabilities, lockRunDirectory } from '../life/preflight.js'
 import { switchFile } from '../life/switch.js'
+import { isLockMissing, mapHolder } from '../lock-holder.js'
 import type { Logger } from '../log.js'
 import { decodeAddress, decodeNeighbourKey, decodeNexthop, decodePod } from '../maps/codec.js'
-import { type BpfMap, native } from '../native.js'
 import { openNeighbourRequests } from '../netlink/requests.js'
 import type { Address } from '../state/types.js'
 
@@ -44,6 +48,7 @@ export async function removeFromNode({
   log
 }: RemoveOptions): Promise<void> {
   checkCapabilities()
+  refuseBesideHolder({ pinDirectory, runDirectory })
   const lock = lockRunDirectory(runDirectory)
   const config = configOf(configPath, stateDirectory)
   const masquerades = await hasEgressTable()
@@ -54,6 +59,7 @@ export async function removeFromNode({
     guardFile(stateDirectory),
     keptConfig(stateDirectory),
     keptMasquerade(stateDirectory),
+    directoriesFile(runDirectory),
     join(runDirectory, 'control.sock')
   ])
     rmSync(path, { force: true })
@@ -69,8 +75,23 @@ export async function removeFromNode({
   rmSync(join(runDirectory, 'hostrouted.lock'), { force: true })
 }
 
+/** Where the lock says nothing, since its file was removed: a daemon has its maps open. Throws Refusal. */
+export function refuseBesideHolder({
+  pinDirectory,
+  runDirectory
+}: Pick<RemoveOptions, 'pinDirectory' | 'runDirectory'>): void {
+  if (!isLockMissing(runDirectory)) return
+  const control = PinnedControl.open(pinDirectory)
+  const holder = control ? mapHolder(control.mapId) : null
+  control?.close()
+  if (holder !== null)
+    throw new Refusal(
+      `process ${holder} has the maps in ${pinDirectory} open, and ${runDirectory} has no lock: if that is hostrouted, stop it first (systemctl stop hostrouted, or kill ${holder})`
+    )
+}
+
 /** null: none can be read. */
-function configOf(path: string, stateDirectory: string): Config | null {
+export function configOf(path: string, stateDirectory: string): Config | null {
   try {
     return loadLastGood(path, stateDirectory).config
   } catch {
@@ -89,21 +110,38 @@ async function takeEgressAway(): Promise<boolean> {
   }
 }
 
-/** What a daemon that is gone left: its flows go to the stack, then all of it goes. released: how many neighbours are the kernel's own again; stays: sentences. */
+/** What became of what a daemon had left. */
+export interface RemovedPins {
+  /** null: the programs did not forward, or nothing was pinned. */
+  handedBack: HandedBack | null
+  /** How many neighbours are the kernel's own again. */
+  released: number
+  /** What could not be removed: sentences. */
+  stays: string[]
+}
+
+/** What a daemon that is gone left: its flows go to the stack, then all of it goes. */
 export async function removePinned({
   pinDirectory,
   runDirectory,
   log
-}: Pick<RemoveOptions, 'pinDirectory' | 'runDirectory' | 'log'>): Promise<{ released: number; stays: string[] }> {
-  await handBack(pinDirectory, log)
-  const released = await releaseNeighbours(pinDirectory)
+}: Pick<RemoveOptions, 'pinDirectory' | 'runDirectory' | 'log'>): Promise<RemovedPins> {
+  const maps = new PinnedMaps(pinDirectory)
+  let handedBack: HandedBack | null
+  let released: number
+  try {
+    handedBack = await handBack(pinDirectory, maps, log)
+    released = await releaseNeighbours(maps)
+  } finally {
+    maps.close()
+  }
   const stays: string[] = []
   try {
     Guard.remove({ pinDirectory, runDirectory })
   } catch (error) {
     stays.push(`the guard stays: ${(error as Error).message}`)
   }
-  return { released, stays: [...stays, ...removeLeftovers(pinDirectory, runDirectory)] }
+  return { handedBack, released, stays: [...stays, ...removeLeftovers(pinDirectory, runDirectory)] }
 }
 
 /** While hostroute is disabled, or is gone, its table masquerades: it goes, too. Throws Refusal where nothing else does. */
@@ -123,15 +161,9 @@ async function refuseLossOfTable(config: Config | null): Promise<void> {
   if (loses !== null) throw new Refusal(loses)
 }
 
-/** Throws Refusal where pods would lose their way out: programs that forward and masquerade, and no rule of the kernel's that does. */
+/** Throws Refusal where pods would lose their way out. */
 async function refuseLoss(pinDirectory: string, config: Config | null): Promise<void> {
-  const control = PinnedControl.open(pinDirectory)
-  const forwards = control?.isForwarding === true
-  control?.close()
-  const masquerades = pinnedRows(pinDirectory, 'masquerade').some(({ value }) => value.some((byte) => byte !== 0))
-  if (!forwards || !masquerades) return
-  const pods = pinnedRows(pinDirectory, 'pods').map(({ key }) => decodeAddress(key))
-  const loses = await losesEgress({ snat: { enabled: true } }, pods)
+  const loses = await lossOfPinned(pinDirectory)
   if (loses === null) return
   const no =
     config?.onDisable === 'masquerade'
@@ -140,47 +172,53 @@ async function refuseLoss(pinDirectory: string, config: Config | null): Promise<
   throw new Refusal(`${loses}${no}`)
 }
 
-/** Once the lease is over the stack has had the connections for long: there is nothing to hand back. */
-async function handBack(pinDirectory: string, log: Logger): Promise<void> {
+/** What pods would lose if what is pinned went: programs that forward and masquerade, and no rule of the kernel's that does. A sentence, or null. */
+export async function lossOfPinned(pinDirectory: string): Promise<string | null> {
+  if (!existsSync(join(pinDirectory, 'control'))) return null
   const control = PinnedControl.open(pinDirectory)
-  if (!control) return
   const maps = new PinnedMaps(pinDirectory)
+  let pods: Address[]
+  try {
+    if (!control) throw new Error('the pinned maps cannot be read')
+    const isDue = () => maps.rows('masquerade').some(({ value }) => value.some((byte) => byte !== 0))
+    if (!control.isForwarding || !control.masquerades || !isDue()) return null
+    pods = maps.rows('pods').map(({ key }) => decodeAddress(key))
+  } catch (error) {
+    return `whether pods would lose their way out cannot be seen (${(error as Error).message}); --force goes on all the same`
+  } finally {
+    control?.close()
+    maps.close()
+  }
+  return losesEgress({ snat: { enabled: true } }, pods)
+}
+
+/** Once the lease is over the stack has had the connections for long: there is nothing to hand back. */
+async function handBack(pinDirectory: string, maps: PinnedMaps, log: Logger): Promise<HandedBack | null> {
+  const control = PinnedControl.open(pinDirectory)
+  if (!control) return null
+  let handedBack: HandedBack | null = null
   try {
     if (control.isForwarding) {
-      const handedBack = await giveBack({ maps, control })
+      handedBack = await giveBack({ maps, control })
       const words = handedBackLines(handedBack)
       if (words.length > 0) log[handedBack.reasons.length > 0 ? 'warn' : 'info'](words.join(' '))
     }
     control.switchOn(false)
   } catch (error) {
-    log.warn(`connections could not be handed to conntrack: ${(error as Error).message}`)
+    const why = `connections could not be handed to conntrack: ${(error as Error).message}`
+    log.warn(why)
+    return { ...(handedBack ?? { continues: 0, cannot: 0 }), reasons: [...(handedBack?.reasons ?? []), why] }
   } finally {
     control.close()
-    maps.close()
   }
-}
-
-class PinnedMaps {
-  private readonly opened = new Map<string, BpfMap>()
-
-  constructor(private readonly pinDirectory: string) {}
-
-  map(name: string): BpfMap {
-    const map = this.opened.get(name) ?? native().openPinnedMap(join(this.pinDirectory, name))
-    this.opened.set(name, map)
-    return map
-  }
-
-  close(): void {
-    for (const map of this.opened.values()) map.close()
-  }
+  return handedBack
 }
 
 /** Clears the managed mark of the neighbours that the pinned maps name; others' marks stay. Returns how many. */
-async function releaseNeighbours(pinDirectory: string): Promise<number> {
+async function releaseNeighbours(maps: PinnedMaps): Promise<number> {
   const requests = openNeighbourRequests()
   let released = 0
-  for (const { ifindex, address } of namedNeighbours(pinDirectory)) {
+  for (const { ifindex, address } of namedNeighbours(maps)) {
     // one that refuses is about to go with its device
     const outcome = await requests.setManaged(ifindex, address, false).catch(() => 'gone')
     if (outcome === 'done') released++
@@ -195,33 +233,24 @@ interface NamedNeighbour {
 }
 
 /** Pods, gateways, and who was reached on a link: all that the daemon may have marked. */
-function namedNeighbours(pinDirectory: string): NamedNeighbour[] {
+function namedNeighbours(maps: PinnedMaps): NamedNeighbour[] {
   const named: NamedNeighbour[] = []
-  for (const { key, value } of pinnedRows(pinDirectory, 'pods')) {
+  for (const { key, value } of rowsOf(maps, 'pods')) {
     named.push({ ifindex: decodePod(value).ifindex, address: decodeAddress(key) })
   }
-  for (const { value } of pinnedRows(pinDirectory, 'nexthops')) {
+  for (const { value } of rowsOf(maps, 'nexthops')) {
     const { ifindex, gateway } = decodeNexthop(value)
     if (gateway !== null) named.push({ ifindex, address: gateway })
   }
-  for (const { key } of pinnedRows(pinDirectory, 'neighbours')) {
-    named.push(decodeNeighbourKey(key))
-  }
+  for (const { key } of rowsOf(maps, 'neighbours')) named.push(decodeNeighbourKey(key))
   return named
 }
 
-function pinnedRows(pinDirectory: string, name: string): { key: Buffer; value: Buffer }[] {
+/** What cannot be read is none. */
+function rowsOf(maps: PinnedMaps, name: string): Entry[] {
   try {
-    const map = native().openPinnedMap(join(pinDirectory, name))
-    const { keySize, valueSize } = map.info
-    const { keys, values, count } = map.dump()
-    map.close()
-    return Array.from({ length: count }, (_, row) => ({
-      key: keys.subarray(row * keySize, (row + 1) * keySize),
-      value: values.subarray(row * valueSize, (row + 1) * valueSize)
-    }))
+    return maps.rows(name)
   } catch {
-    // never pinned, or gone
     return []
   }
 }

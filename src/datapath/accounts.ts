@@ -1,8 +1,8 @@
 // Entries of flows* by pod, as the programs keep them (bpf/account.h).
 
 import { ACCOUNT_SLOTS, STRUCTS } from '../maps/layout.js'
-import type { BpfMap } from '../native.js'
 import type { Family } from '../state/types.js'
+import type { ReadMap } from './flow-reader.js'
 import { type Maps, podsIn } from './live-flows.js'
 
 export interface Usage {
@@ -22,8 +22,8 @@ const zero = Buffer.alloc(4)
 
 /** Opens its maps once: it is asked often. */
 export class Accounts {
-  private readonly all: BpfMap
-  private readonly byPod: BpfMap
+  private readonly all: ReadMap
+  private readonly byPod: ReadMap
 
   constructor(private readonly maps: Maps) {
     this.all = maps.map('usage')

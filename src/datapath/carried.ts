@@ -14,8 +14,8 @@ import {
 } from '../maps/codec.js'
 import { classRow } from '../maps/keys.js'
 import { CODES, DEVICE_SLOTS } from '../maps/layout.js'
-import type { BpfMap } from '../native.js'
 import type { Address } from '../state/types.js'
+import type { ReadMap } from './flow-reader.js'
 import type { Maps } from './live-flows.js'
 
 interface Judged {
@@ -49,7 +49,7 @@ export function stackConnections(object: Maps): (one: Address, other: Address) =
 
 /** Each map() of an object opens a descriptor. */
 function openOnce(object: Maps): Maps {
-  const opened = new Map<string, BpfMap>()
+  const opened = new Map<string, ReadMap>()
   return {
     map: (name) => {
       const map = opened.get(name) ?? object.map(name)

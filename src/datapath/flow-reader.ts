@@ -3,6 +3,9 @@
 
 import type { BpfMap } from '../native.js'
 
+/** Rows as this version lays them out. */
+export type ReadMap = Pick<BpfMap, 'info' | 'lookup' | 'readBatch'>
+
 const entriesAtOnce = 256
 
 export interface Entry {
@@ -11,7 +14,7 @@ export interface Entry {
 }
 
 /** Every entry that is there throughout comes once. */
-export function* entriesOf(map: BpfMap): Generator<Entry[]> {
+export function* entriesOf(map: ReadMap): Generator<Entry[]> {
   const { keySize, valueSize } = map.info
   let position: Buffer | null = null
   do {

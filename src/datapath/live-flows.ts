@@ -14,14 +14,13 @@ import {
   type ReverseRow
 } from '../maps/codec.js'
 import { CODES, STRUCTS } from '../maps/layout.js'
-import type { BpfMap } from '../native.js'
 import { Slice } from '../netlink/slice.js'
 import type { Address, Family } from '../state/types.js'
-import { entriesOf } from './flow-reader.js'
+import { entriesOf, type ReadMap } from './flow-reader.js'
 
 /** Maps of the loaded object, or pinned ones. */
 export interface Maps {
-  map(name: string): BpfMap
+  map(name: string): ReadMap
 }
 
 export interface LocalPod {

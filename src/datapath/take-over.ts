@@ -20,7 +20,7 @@ import { chargeFlows } from './clock.js'
 import type { ControlBlock } from './control-block.js'
 import { type LocalPod, type Maps, podsIn } from './live-flows.js'
 
-type Object = Maps & Pick<BpfObject, 'testRun' | 'readControl'>
+type Object = Pick<BpfObject, 'map' | 'testRun' | 'readControl'>
 
 export interface Claiming {
   object: Object
@@ -85,7 +85,7 @@ async function markPairs(map: BpfMap, pairs: TranslatedFlows['pairs']): Promise<
     }
 }
 
-async function writeOwners(object: Maps, pods: Map<Address, LocalPod>, flows: PodFlow[], now: number): Promise<void> {
+async function writeOwners(object: Pick<BpfObject, 'map'>, pods: Map<Address, LocalPod>, flows: PodFlow[], now: number): Promise<void> {
   const slice = new Slice()
   for (const family of [4, 6] as const) {
     const map = object.map(`owners${family}`)

@@ -6,9 +6,9 @@
 import { familyOf } from '../address.js'
 import { protocols } from '../conntrack/entry.js'
 import { encodeReverse, encodeTuple, type FlowKey } from '../maps/codec.js'
-import type { NativeError } from '../native.js'
+import type { BpfObject, NativeError } from '../native.js'
 import type { Address } from '../state/types.js'
-import { type Maps, podsIn } from './live-flows.js'
+import { podsIn } from './live-flows.js'
 
 export interface Answered {
   pod: Address
@@ -22,7 +22,7 @@ const onlyIfAbsent = 1
 
 /** What `run` returns; null: a flow has this port already. Throws NativeError. */
 export function whileAnswerable<Result>(
-  maps: Maps,
+  maps: Pick<BpfObject, 'map'>,
   { pod, podPort, protocol, seen }: Answered,
   run: () => Result
 ): Result | null {

@@ -1,10 +1,10 @@
 // What must hold before anything is touched: rights, and no second daemon; the
 // directory of the pins is made by src/datapath/pins.ts. Each failure is one sentence with its remedy (Refusal).
 
-import { mkdirSync } from 'node:fs'
+import { mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Refusal, refusalUnlessTransient } from '../datapath/refusal.js'
-import { lockName } from '../lock-holder.js'
+import { lockHolder, lockName } from '../lock-holder.js'
 import { native } from '../native.js'
 
 export interface Lock {
@@ -34,7 +34,21 @@ export function lockRunDirectory(directory: string): Lock {
   const path = join(directory, lockName)
   const lock = native().lockFile(path)
   if (lock) return lock
+  const passing = passingHolder(directory)
+  if (passing !== null)
+    throw new Error(`process ${passing} is about to take away what an earlier daemon has left: try again in a moment`)
   throw new Refusal(
     `another hostrouted already runs with ${directory} (it holds ${path}): stop it, or give this one its own --run-directory and --pin-directory`
   )
+}
+
+/** `--disable` and `--remove` hold the lock for a few seconds: systemd is to start the daemon once more. */
+function passingHolder(directory: string): number | null {
+  const holder = lockHolder(directory)
+  try {
+    const words = readFileSync(`/proc/${holder}/cmdline`, 'utf8').split('\0')
+    return words.includes('--disable') || words.includes('--remove') ? holder : null
+  } catch {
+    return null
+  }
 }
