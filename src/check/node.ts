@@ -6,9 +6,10 @@ import type { Config } from '../config/config.js'
 import { readKernelSettings } from '../config/kernel-settings.js'
 import { readState } from '../netlink/read-state.js'
 import { defaultPlanOptions, type PlanOptions } from '../plan/options.js'
-import { makePlan } from '../plan/planner.js'
+import { makingPlan } from '../plan/planner.js'
 import { ruleText } from '../plan/rule-text.js'
 import type { Plan } from '../plan/types.js'
+import { inSlices } from '../slice.js'
 import type { NodeState } from '../state/types.js'
 import { CheckError, type Finding, finding } from './report.js'
 
@@ -18,13 +19,14 @@ export interface NodeFacts {
 }
 
 const patience = 30_000
+const sliceMilliseconds = 4
 
 /** One full dump of this namespace, planned by the configuration. Throws CheckError. */
 export async function readNode(config: Config): Promise<NodeFacts> {
   const state = await readState(patience).catch((error: Error) => {
     throw new CheckError(error.message)
   })
-  return { state, plan: makePlan(state, planOptions(config)) }
+  return { state, plan: await inSlices(makingPlan(state, planOptions(config)), sliceMilliseconds) }
 }
 
 function planOptions(config: Config): PlanOptions {

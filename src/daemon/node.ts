@@ -44,7 +44,7 @@ import { Switching } from '../life/switching.js'
 import { type Logger, rateLimit, setLevel, subsystem } from '../log.js'
 import { native } from '../native.js'
 import type { PlanChange } from '../plan/change.js'
-import { Ending, Steps } from '../steps.js'
+import { Ending, Steps, unlessAborted } from '../steps.js'
 import { lookApart } from './look.js'
 import { NodePlan } from './node-plan.js'
 import { prove } from './proof.js'
@@ -121,6 +121,7 @@ export class Node {
     this.facts = new NodePlan({
       config: () => this.config,
       log: options.log,
+      signal: options.signal,
       onPlan: (change) => this.onPlan(change),
       onProblem: (area, text) => this.problem(area, text),
       onError: (area, text) => this.errors.add(area, text)
@@ -134,6 +135,7 @@ export class Node {
     this.keeper = new DatapathKeeper({
       datapath: () => this.datapath,
       plan: () => this.facts.plan,
+      inTurn: (steps) => this.facts.inTurn(steps),
       masquerade: () => this.masquerade,
       problems: this.problems,
       onProblem: (text) => this.problem('hooks', text)
@@ -260,6 +262,7 @@ export class Node {
       planSource: {
         options: () => this.facts.planOptions(),
         translated: this.facts.translatedPrefixes,
+        inTurn: (steps) => this.facts.inTurn(steps),
         replan: () => this.facts.replan(),
         resync: () => this.facts.sync.resync()
       }
@@ -303,7 +306,7 @@ export class Node {
     })
     await this.steps.done(this.facts.firstSync)
     await this.steps.next()
-    if (this.datapath) this.fillAtStart(this.datapath)
+    if (this.datapath) await this.fillAtStart(this.datapath)
     await this.steps.next()
     await this.switching.serveFromStart()
     this.periodic.start()
@@ -320,32 +323,40 @@ export class Node {
     if (any && datapath.followTranslation()) void this.claims.claimForNewPods()
   }
 
-  private onPlan(change: PlanChange | null): void {
+  private *onPlan(change: PlanChange | null): Generator<void> {
     this.noteSources()
-    if (!this.datapath || change === null) return
+    const { datapath } = this
+    if (!datapath || change === null) return
     try {
       this.noteDestinations()
-      this.datapath.apply(this.facts.plan, change)
+      yield* datapath.apply(this.facts.plan, change)
     } catch (error) {
-      this.keeper.mapsFailed(error as Error)
+      this.mapsFailed(datapath, error as Error)
     }
     this.keeper.look()
     this.keepNeighbours()
   }
 
-  private fill(datapath: Datapath): void {
-    this.noteDestinations()
-    datapath.start(this.facts.plan)
+  /** What an earlier daemon left gets its maps whole also when the daemon is to end: half of them would be worse. */
+  private fill(datapath: Datapath): Promise<void> {
+    const { facts, options } = this
+    const begin = (): Generator<void> => {
+      this.noteDestinations()
+      return datapath.start(facts.plan)
+    }
+    return facts.inTurn(() => (datapath.takenOver ? begin() : unlessAborted(options.signal, begin())))
   }
 
-  private fillAtStart(datapath: Datapath): void {
-    try {
-      this.fill(datapath)
-    } catch (error) {
-      this.keeper.mapsFailed(error as Error)
-    }
+  private async fillAtStart(datapath: Datapath): Promise<void> {
+    await this.fill(datapath).catch((error: Error) => this.mapsFailed(datapath, error))
     this.keeper.look()
     this.keepNeighbours()
+  }
+
+  /** Tried again, unless the datapath has gone meanwhile, or is to go. */
+  private mapsFailed(datapath: Datapath, error: Error): void {
+    if (error instanceof Ending) throw error
+    if (this.datapath === datapath) this.keeper.mapsFailed(error)
   }
 
   /** Tells once what the node lacks of snat.addresses. */
@@ -356,8 +367,8 @@ export class Node {
     this.sourcesTold = texts
   }
 
-  private lookAtSettings(): void {
-    if (this.facts.lookAtSettings()) this.switching.reconsider()
+  private async lookAtSettings(): Promise<void> {
+    if (await this.facts.lookAtSettings()) this.switching.reconsider()
   }
 
   /** Of what is looked for; who sets a problem says it there. */
@@ -397,7 +408,7 @@ export class Node {
     const { pods, devices, routes } = this.facts.plan
     const start = takenOver ? 'took over the running datapath' : 'routing by eBPF'
     await this.begin(takenOver)
-    if (takenOver && (await this.datapath?.fitLimits())) this.keeper.refit()
+    if (takenOver && (await this.datapath?.fitLimits())) await this.keeper.refit()
     this.datapath?.control.monitor(this.events.wanted)
     this.log.info(`${start}: ${pods.size} pod addresses, ${devices.size} devices, ${routes.size} routes`)
     await this.guardKeeper.start()
@@ -484,6 +495,8 @@ export class Node {
     if (words.length > 0) this.log[handedBack.reasons.length > 0 ? 'warn' : 'info'](words.join(' '))
     this.datapath = null
     this.masquerade.use(null)
+    datapath.leave()
+    await this.facts.idle()
     stays.push(...datapath.remove())
     await this.managed?.release()
     if (stays.length === 0) this.log.info('detached; the kernel routes and nothing is left behind')
@@ -522,9 +535,9 @@ export class Node {
   /** Brings it into force. Throws; then parts of it are. */
   private async use(config: Config, before: Config): Promise<void> {
     setLevel(this.options.log, config.log.level)
-    if (await this.datapath?.configure(config)) this.keeper.refit()
+    if (await this.datapath?.configure(config)) await this.keeper.refit()
     this.masquerade.configure(config)
-    this.facts.replan()
+    await this.facts.replan()
     this.periodic.start()
     await this.guardKeeper.configure(before.guard, config.guard)
     this.watchForeign(false)
@@ -558,6 +571,7 @@ export class Node {
       await this.removeAll()
     } else if (this.datapath) {
       await this.guardKeeper.stop(false)
+      await this.facts.idle()
       if (this.datapath.isServing) this.periodic.renewLease()
       this.datapath.close()
       this.log.info('the datapath goes on forwarding without the daemon, for as long as its lease allows')

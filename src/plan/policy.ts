@@ -34,6 +34,7 @@ import type { Policy, RouteClass, World } from './world-types.js'
 
 /** Prefixes that a class may be made of: what is planned anew when one of them changes. */
 const mostPrefixes = 32_768
+const prefixesInStep = 128
 const families: readonly Family[] = [4, 6]
 
 export function createPolicy(state: NodeState): Policy {
@@ -83,11 +84,13 @@ export function isPlainNode({ rules }: Policy): boolean {
   return rules[4].plain && rules[6].plain
 }
 
-/** Takes in prefixes that changed; true: routes that rules lead to are among them, and the devices have to be looked at. */
-export function refreshTables({ policy, state }: World, prefixes: ReadonlySet<string>): boolean {
+/** Takes in prefixes that changed, in steps; true: routes that rules lead to are among them, and the devices have to be looked at. */
+export function* refreshTables({ policy, state }: World, prefixes: ReadonlySet<string>): Generator<void, boolean> {
   if (isPlainNode(policy)) return false
   let touched = false
+  let done = 0
   for (const prefix of prefixes) {
+    if (++done % prefixesInStep === 0) yield
     const { family } = splitPrefix(prefix)
     const routes = (family === 4 ? state.routes4 : state.routes6).get(prefix) ?? []
     const changed = new Set<number>()
