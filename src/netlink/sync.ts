@@ -363,10 +363,14 @@ class SyncLoop implements Sync {
     return 'failed'
   }
 
-  /** Changes that a dump has brought so far. */
-  private take(changes: Changes): void {
+  private gather(changes: Changes): void {
     mergeChanges(this.pending, changes)
     clearChanges(changes)
+  }
+
+  /** Changes that a dump has brought so far. */
+  private take(changes: Changes): void {
+    this.gather(changes)
     if (this.following) this.publishSoon()
   }
 
@@ -443,18 +447,25 @@ class SyncLoop implements Sync {
     const chunks = this.queue
     this.queue = []
     const slice = new Slice(eventSlice)
-    for (const chunk of chunks) {
-      const cursor = messagesOf(chunk)
-      for (let fact = this.fact(cursor); fact && !this.closed; fact = this.fact(cursor)) {
-        this.state.apply(fact, this.pending, replaying)
-        this.counts.events++
-        if (slice.due()) {
-          if (!replaying) this.publishSoon()
-          await slice.rest()
-          while (this.isRead) await this.readersGone()
-          slice.start()
+    const changes = noChanges()
+    const rest = async () => {
+      this.gather(changes)
+      if (!replaying) this.publishSoon()
+      await slice.rest()
+      while (this.isRead) await this.readersGone()
+      slice.start()
+    }
+    try {
+      for (const chunk of chunks) {
+        const cursor = messagesOf(chunk)
+        for (let fact = this.fact(cursor); fact && !this.closed; fact = this.fact(cursor)) {
+          for (const _ of this.state.applying(fact, changes, replaying)) if (slice.due(true)) await rest()
+          this.counts.events++
+          if (slice.due()) await rest()
         }
       }
+    } finally {
+      this.gather(changes)
     }
     if (this.state.needsDump.size > 0) {
       this.want(this.state.needsDump)
