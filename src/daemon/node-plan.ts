@@ -112,9 +112,14 @@ export class NodePlan {
     return this.turns.run(steps)
   }
 
-  /** Resolves when nobody works with the plan. */
-  async idle(): Promise<void> {
-    while (this.turns.busy) await this.turns.idle()
+  /** Somebody works with the plan. */
+  get busy(): boolean {
+    return this.turns.busy
+  }
+
+  /** Resolves when nobody works with the plan; see Turns.idle(). */
+  idle(): Promise<void> {
+    return this.turns.idle()
   }
 
   /** Rejects where it could not be planned; not because the daemon ends. */
