@@ -496,7 +496,7 @@ export class Node {
     this.datapath = null
     this.masquerade.use(null)
     datapath.leave()
-    await this.facts.idle()
+    while (this.facts.busy) await this.facts.idle()
     stays.push(...datapath.remove())
     await this.managed?.release()
     if (stays.length === 0) this.log.info('detached; the kernel routes and nothing is left behind')
@@ -571,7 +571,7 @@ export class Node {
       await this.removeAll()
     } else if (this.datapath) {
       await this.guardKeeper.stop(false)
-      await this.facts.idle()
+      while (this.facts.busy) await this.facts.idle()
       if (this.datapath.isServing) this.periodic.renewLease()
       this.datapath.close()
       this.log.info('the datapath goes on forwarding without the daemon, for as long as its lease allows')
