@@ -535,6 +535,8 @@ export class Node {
   /** Brings it into force. Throws; then parts of it are. */
   private async use(config: Config, before: Config): Promise<void> {
     setLevel(this.options.log, config.log.level)
+    // half a table would pass for one that fits
+    while (this.facts.busy) await this.facts.idle()
     if (await this.datapath?.configure(config)) await this.keeper.refit()
     this.masquerade.configure(config)
     await this.facts.replan()
