@@ -22,7 +22,10 @@ export const unspecified: Readonly<Record<Family, Address>> = {
   6: '00000000000000000000000000000000' as Address
 }
 /** /0 */
-export const everything: Readonly<Record<Family, Prefix>> = { 4: prefixKey(unspecified[4], 0), 6: prefixKey(unspecified[6], 0) }
+export const everything: Readonly<Record<Family, Prefix>> = {
+  4: prefixKey(unspecified[4], 0),
+  6: prefixKey(unspecified[6], 0)
+}
 
 const mappedPrefix = '00000000000000000000ffff'
 const hexOfByte = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'))

@@ -1,7 +1,11 @@
-// Long work in slices, so that the event loop turns in between.
+// Long work in slices, so that the event loop turns in between. Such work is a
+// generator that yields after each step of about a millisecond at most; who calls
+// it takes the steps at once (toEnd), in slices (inSlices), or when it is its turn
+// (turns.ts).
 
 const sliceMilliseconds = 8
 const factsBetweenLooks = 64
+const itemsInStep = 128
 
 /** Divides long work: `if (slice.due()) await slice.rest()` after each small step. */
 export class Slice {
@@ -34,5 +38,22 @@ export async function inSlices<Result>(steps: Generator<void, Result>, limit?: n
     const { done, value } = steps.next()
     if (done) return value
     if (slice.due(true)) await slice.rest()
+  }
+}
+
+/** Runs steps to their end, all at once. */
+export function toEnd<Result>(steps: Generator<void, Result>): Result {
+  for (;;) {
+    const { done, value } = steps.next()
+    if (done) return value
+  }
+}
+
+/** Does the same with many, of which each takes some microseconds. */
+export function* eachOf<Item>(items: Iterable<Item>, action: (item: Item) => void): Generator<void> {
+  let done = 0
+  for (const item of items) {
+    action(item)
+    if (++done % itemsInStep === 0) yield
   }
 }

@@ -34,3 +34,13 @@ export class Steps {
     }
   }
 }
+
+/** Steps of which none is taken any more once the signal is given: then it throws the signal's reason. */
+export function* unlessAborted<Result>(signal: AbortSignal, steps: Generator<void, Result>): Generator<void, Result> {
+  for (;;) {
+    signal.throwIfAborted()
+    const { done, value } = steps.next()
+    if (done) return value
+    yield
+  }
+}

@@ -3,7 +3,7 @@
 
 import { formatPrefix } from '../address.js'
 import type { StackRow } from '../control/api.js'
-import { splitClassRouteKey, type ClassKey } from '../plan/keys.js'
+import { type ClassKey, splitClassRouteKey } from '../plan/keys.js'
 import type { Plan } from '../plan/types.js'
 import type { Family, Prefix } from '../state/types.js'
 

@@ -34,8 +34,10 @@ export interface PlanSource {
   options(): PlanOptions
   /** Prefix keys that the node translates. */
   readonly translated: ReadonlySet<Prefix>
+  /** Takes steps while nobody changes the plan in force, nor writes it. */
+  inTurn<Result>(steps: () => Generator<void, Result>): Promise<Result>
   /** Plans everything anew from what is known. */
-  replan(): void
+  replan(): Promise<void>
   /** Reads all of the kernel's tables again. */
   resync(): void
 }

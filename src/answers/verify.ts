@@ -1,19 +1,22 @@
 // `hostroute verify`: kernel against maps. The kernel's tables are read again,
 // beside the sync, so that what it may have lost shows; planned from nothing, and
 // compared with the plan in force; then the maps with what was written into them.
+// All that in slices: there may be a million routes.
 
 import { isDeepStrictEqual } from 'node:util'
 import { formatAddress, formatPrefix } from '../address.js'
 import type { VerifyDifference, VerifyReport } from '../control/api.js'
 import { readState } from '../netlink/read-state.js'
-import { comparePlans } from '../plan/change.js'
-import { splitClassRouteKey, type ClassRouteKey } from '../plan/keys.js'
-import { makePlan } from '../plan/planner.js'
+import { comparingPlans } from '../plan/change.js'
+import { type ClassRouteKey, splitClassRouteKey } from '../plan/keys.js'
+import { makingPlan } from '../plan/planner.js'
 import type { Plan } from '../plan/types.js'
+import { inSlices } from '../slice.js'
 import type { NodeView, PlanSource } from './node-view.js'
 
 const mostReported = 300
 const patience = 10_000
+const sliceMilliseconds = 4
 /**
  * Milliseconds before the kernel is asked again about what differs: events may be
  * on their way, and of a neighbour that is asked for first no event tells for 3 s.
@@ -33,10 +36,10 @@ export async function verifyNode(node: Verified, source: PlanSource, repair: boo
     fresh = again.fresh
     differences = differences.filter((one) => again.differences.some((other) => isDeepStrictEqual(one, other)))
   }
-  const found = [...differences, ...mapDifferences(node, repair)]
+  const found = [...differences, ...(await source.inTurn(() => mapDifferences(node, repair)))]
   const repaired = repair && found.length > 0
   if (repaired) {
-    source.replan()
+    await source.replan()
     if (differences.length > 0) source.resync()
   }
   const { devices, pods, nexthops, routes, classRoutes, neighbours } = fresh
@@ -57,12 +60,13 @@ async function compareWithKernel(
   { plan }: Verified,
   source: PlanSource
 ): Promise<{ fresh: Plan; differences: VerifyDifference[] }> {
-  const fresh = makePlan(await readState(patience), source.options(), source.translated)
-  return { fresh, differences: planDifferences(plan, fresh) }
+  const state = await readState(patience)
+  const fresh = await inSlices(makingPlan(state, source.options(), source.translated), sliceMilliseconds)
+  return { fresh, differences: await source.inTurn(() => planDifferences(plan, fresh)) }
 }
 
-function planDifferences(inForce: Plan, fresh: Plan): VerifyDifference[] {
-  const change = comparePlans(inForce, fresh)
+function* planDifferences(inForce: Plan, fresh: Plan): Generator<void, VerifyDifference[]> {
+  const change = yield* comparingPlans(inForce, fresh)
   const list = <K, V>(
     map: string,
     keys: Set<K>,
@@ -95,8 +99,8 @@ function nameOfClassRoute(routeKey: ClassRouteKey): string {
   return `${formatPrefix(prefix)} in class ${key}`
 }
 
-function mapDifferences({ datapath }: Verified, repair: boolean): VerifyDifference[] {
-  const found = (repair ? datapath?.writer.repair() : datapath?.writer.verify()) ?? []
+function* mapDifferences({ datapath }: Verified, repair: boolean): Generator<void, VerifyDifference[]> {
+  const found = datapath ? yield* datapath.writer.checking(repair) : []
   return found.map(({ map, key, have, want }) => difference(map, key, have, want))
 }
 

@@ -6,25 +6,30 @@ import type { Config } from '../config/config.js'
 import { readKernelSettings } from '../config/kernel-settings.js'
 import { readState } from '../netlink/read-state.js'
 import { defaultPlanOptions, type PlanOptions } from '../plan/options.js'
-import { makePlan } from '../plan/planner.js'
+import { makingPlan } from '../plan/planner.js'
 import { ruleText } from '../plan/rule-text.js'
 import type { Plan } from '../plan/types.js'
+import { eachOf, inSlices } from '../slice.js'
 import type { NodeState } from '../state/types.js'
 import { CheckError, type Finding, finding } from './report.js'
 
 export interface NodeFacts {
   state: NodeState
   plan: Plan
+  /** Routes in tables besides main and local, by table. */
+  otherTables: ReadonlyMap<number, number>
 }
 
 const patience = 30_000
+const sliceMilliseconds = 4
 
 /** One full dump of this namespace, planned by the configuration. Throws CheckError. */
 export async function readNode(config: Config): Promise<NodeFacts> {
   const state = await readState(patience).catch((error: Error) => {
     throw new CheckError(error.message)
   })
-  return { state, plan: makePlan(state, planOptions(config)) }
+  const plan = await inSlices(makingPlan(state, planOptions(config)), sliceMilliseconds)
+  return { state, plan, otherTables: await inSlices(countOtherTables(state), sliceMilliseconds) }
 }
 
 function planOptions(config: Config): PlanOptions {
@@ -83,7 +88,7 @@ export function judgeDevices({ state, plan }: NodeFacts): Finding[] {
 const RT_TABLE = { compat: 252, default: 253, main: 254, local: 255 }
 
 /** C5: never refuses, what it names goes to the stack. */
-export function judgeRouting({ state, plan }: NodeFacts): Finding[] {
+export function judgeRouting({ state, plan, otherTables }: NodeFacts): Finding[] {
   const findings: Finding[] = []
   const left = new Map<string, string[]>()
   for (const { name, stack } of plan.devices.values()) {
@@ -124,9 +129,8 @@ export function judgeRouting({ state, plan }: NodeFacts): Finding[] {
       })
     )
   }
-  const tables = otherTables(state)
-  if (tables.size > 0) {
-    const list = [...tables].map(([table, count]) => `${table} (${count})`).join(', ')
+  if (otherTables.size > 0) {
+    const list = [...otherTables].map(([table, count]) => `${table} (${count})`).join(', ')
     findings.push(
       finding('info', 'routing', 'routing-tables', `Routing tables besides main and local: ${list}.`, {
         why: 'they are reached through ip rules and stay with the stack'
@@ -161,13 +165,14 @@ function rulesThatLeave(plan: Plan): Set<string> {
   return found
 }
 
-function otherTables(state: NodeState): Map<number, number> {
+/** Routes by table; in steps. */
+function* countOtherTables(state: NodeState): Generator<void, Map<number, number>> {
   const own = new Set<number>(Object.values(RT_TABLE))
   const counts = new Map<number, number>()
   for (const table of [state.routes4, state.routes6]) {
-    for (const routes of table.values()) {
+    yield* eachOf(table.values(), (routes) => {
       for (const route of routes) if (!own.has(route.table)) counts.set(route.table, (counts.get(route.table) ?? 0) + 1)
-    }
+    })
   }
   return counts
 }

@@ -146,7 +146,9 @@ async function readSets(tools: Tools, services: readonly IpvsService[], result: 
   const why = answer.kind === 'missing' ? 'no program ipset is installed' : answer.why
   result.notLookedAt.push(`sets of iptables rules (ipset): ${why}; a rule with a set counts as one for all packets`)
   const members = (family: Family) =>
-    [...ipvsDestinations(services)].filter((each) => familyOfPrefix(each) === family).map((each) => [formatPrefix(each)])
+    [...ipvsDestinations(services)]
+      .filter((each) => familyOfPrefix(each) === family)
+      .map((each) => [formatPrefix(each)])
   const [four, six] = [members(4), members(6)]
   return {
     get: (name: string) =>

@@ -1,6 +1,12 @@
 // What is known of the node, and the plan that follows from it: the kernel's
 // tables, the destinations that rules translate, the kernel's settings, the
 // configuration. Who makes something of it is told of each change.
+//
+// Invariants
+// - Whoever changes the plan, or goes through all of it, does so in steps when it
+//   is his turn. Meanwhile the kernel's tables, as State has them, stand still.
+// - What follows from a change (`onPlan`) belongs to the same turn: nobody meets a
+//   plan that the maps are not about to hold.
 
 import { isDeepStrictEqual } from 'node:util'
 import { createTranslatedLog, type TranslatedLog, unboundedText } from '../answers/translated-view.js'
@@ -15,13 +21,17 @@ import { createPlanner, type Planner } from '../plan/planner.js'
 import type { Plan } from '../plan/types.js'
 import { noChanges } from '../state/changes.js'
 import type { Changes, NodeState, Prefix } from '../state/types.js'
+import { Ending, unlessAborted } from '../steps.js'
 import { startTranslated, type Translated } from '../translated/translated.js'
+import { Turns } from '../turns.js'
 
 export interface NodePlanOptions {
   config(): Config
   log: Logger
-  /** `plan` is another one. null: it is the first. */
-  onPlan(change: PlanChange | null): void
+  /** Aborted with an Ending: nothing more is planned. */
+  signal: AbortSignal
+  /** `plan` is another one. null: it is the first. In steps. */
+  onPlan(change: PlanChange | null): Generator<void>
   /** A sentence, for people. */
   onProblem(area: string, text: string): void
   /** What the log has been told of already. */
@@ -42,6 +52,7 @@ export class NodePlan {
   /** ifindex of each device that has been a pod's. */
   private readonly podDevices = new Set<number>()
   private haveSynced!: () => void
+  private readonly turns = new Turns()
 
   constructor(private readonly options: NodePlanOptions) {
     this.planner = createPlanner(this.planOptions())
@@ -72,7 +83,7 @@ export class NodePlan {
       onChange: (diff) => {
         this.planner.translate(diff)
         log.note(diff, this.translated.size)
-        if (this.synced) this.follow(noChanges())
+        if (this.synced) this.follow(noChanges()).catch((error: Error) => onProblem('services', error.message))
       },
       onProblem: (text) => onProblem('services', text),
       onUnbounded: (rules) => {
@@ -88,6 +99,7 @@ export class NodePlan {
     const log = subsystem(this.options.log, 'sync')
     this.sync = startSync({
       onChanges: (changes) => this.follow(changes),
+      readers: this.turns,
       log: (level, message) => {
         if (level === 'error') this.options.onError('sync', message)
         log[level === 'warning' ? 'warn' : level](message)
@@ -95,12 +107,38 @@ export class NodePlan {
     })
   }
 
-  private follow(changes: Changes): void {
-    const change = this.planner.update(this.sync.state, changes)
+  /** Takes steps when nobody else works with the plan; short ones at once, where nobody does. */
+  inTurn<Result>(steps: () => Generator<void, Result>): Promise<Result> {
+    return this.turns.run(steps)
+  }
+
+  /** Somebody works with the plan. */
+  get busy(): boolean {
+    return this.turns.busy
+  }
+
+  /** Resolves when nobody works with the plan; see Turns.idle(). */
+  idle(): Promise<void> {
+    return this.turns.idle()
+  }
+
+  /** Rejects where it could not be planned; not because the daemon ends. */
+  private async follow(changes: Changes, options?: () => PlanOptions): Promise<void> {
+    try {
+      await this.turns.run(() => this.following(changes, options))
+    } catch (error) {
+      if (!(error instanceof Ending)) throw error
+    }
+  }
+
+  private *following(changes: Changes, options?: () => PlanOptions): Generator<void> {
+    if (options) this.planner.setOptions(options())
+    if (options && !this.synced) return
+    const change = yield* unlessAborted(this.options.signal, this.planner.updating(this.sync.state, changes))
     this.noteRoles(change)
     const first = !this.synced
     this.synced = true
-    this.options.onPlan(first ? null : change)
+    yield* this.options.onPlan(first ? null : change)
     if (first) this.haveSynced()
   }
 
@@ -130,21 +168,20 @@ export class NodePlan {
     )
   }
 
-  /** After a change of configuration: everything is planned anew. */
-  replan(): void {
-    this.planner.setOptions(this.planOptions())
-    if (this.synced) this.follow({ ...noChanges(), all: true })
+  /** After a change of configuration: everything is planned anew, and in the maps. */
+  replan(): Promise<void> {
+    return this.follow({ ...noChanges(), all: true }, () => this.planOptions())
   }
 
   /** The kernel's settings, once more. true: they are others, and where that matters for it everything has been planned anew. */
-  lookAtSettings(): boolean {
+  async lookAtSettings(): Promise<boolean> {
     const checked = readCheckedSettings()
     const settings = readKernelSettings(this.uplinkNames())
     const { checked: before } = this
     this.checked = checked
     if (isDeepStrictEqual(settings, this.settings)) return checked !== before
     this.settings = settings
-    this.replan()
+    await this.replan()
     return true
   }
 

@@ -45,7 +45,7 @@ import { Switching } from '../life/switching.js'
 import { type Logger, rateLimit, setLevel, subsystem } from '../log.js'
 import { native } from '../native.js'
 import type { PlanChange } from '../plan/change.js'
-import { Ending, Steps } from '../steps.js'
+import { Ending, Steps, unlessAborted } from '../steps.js'
 import { lookApart } from './look.js'
 import { NodePlan } from './node-plan.js'
 import { prove } from './proof.js'
@@ -111,7 +111,12 @@ export class Node {
     setLevel(options.log, this.config.log.level)
     checkCapabilities()
     this.lock = lockRunDirectory(runDirectory)
-    noteDirectories(runDirectory, { config: path, pinDirectory, stateDirectory, namespace: native().networkNamespace() })
+    noteDirectories(runDirectory, {
+      config: path,
+      pinDirectory,
+      stateDirectory,
+      namespace: native().networkNamespace()
+    })
     this.guardKeeper = new GuardKeeper({
       pinDirectory,
       runDirectory,
@@ -123,6 +128,7 @@ export class Node {
     this.facts = new NodePlan({
       config: () => this.config,
       log: options.log,
+      signal: options.signal,
       onPlan: (change) => this.onPlan(change),
       onProblem: (area, text) => this.problem(area, text),
       onError: (area, text) => this.errors.add(area, text)
@@ -136,10 +142,11 @@ export class Node {
     this.keeper = new DatapathKeeper({
       datapath: () => this.datapath,
       plan: () => this.facts.plan,
+      inTurn: (steps) => this.facts.inTurn(steps),
       masquerade: () => this.masquerade,
       problems: this.problems,
       onProblem: (text) => this.problem('hooks', text),
-      inTurn: (action) => this.switching.inTurn(action)
+      afterSwitching: (action) => this.switching.inTurn(action)
     })
     this.egress = new KernelEgress({
       config: () => this.config,
@@ -263,6 +270,7 @@ export class Node {
       planSource: {
         options: () => this.facts.planOptions(),
         translated: this.facts.translatedPrefixes,
+        inTurn: (steps) => this.facts.inTurn(steps),
         replan: () => this.facts.replan(),
         resync: () => this.facts.sync.resync()
       }
@@ -306,7 +314,7 @@ export class Node {
     })
     await this.steps.done(this.facts.firstSync)
     await this.steps.next()
-    if (this.datapath) this.fillAtStart(this.datapath)
+    if (this.datapath) await this.fillAtStart(this.datapath)
     await this.steps.next()
     await this.switching.serveFromStart()
     this.periodic.start()
@@ -323,32 +331,40 @@ export class Node {
     if (any && datapath.followTranslation()) void this.claims.claimForNewPods()
   }
 
-  private onPlan(change: PlanChange | null): void {
+  private *onPlan(change: PlanChange | null): Generator<void> {
     this.noteSources()
-    if (!this.datapath || change === null) return
+    const { datapath } = this
+    if (!datapath || change === null) return
     try {
       this.noteDestinations()
-      this.datapath.apply(this.facts.plan, change)
+      yield* datapath.apply(this.facts.plan, change)
     } catch (error) {
-      this.keeper.mapsFailed(error as Error)
+      this.mapsFailed(datapath, error as Error)
     }
     this.keeper.look()
     this.keepNeighbours()
   }
 
-  private fill(datapath: Datapath): void {
-    this.noteDestinations()
-    datapath.start(this.facts.plan)
+  /** What an earlier daemon left gets its maps whole also when the daemon is to end: half of them would be worse. */
+  private fill(datapath: Datapath): Promise<void> {
+    const { facts, options } = this
+    const begin = (): Generator<void> => {
+      this.noteDestinations()
+      return datapath.start(facts.plan)
+    }
+    return facts.inTurn(() => (datapath.takenOver ? begin() : unlessAborted(options.signal, begin())))
   }
 
-  private fillAtStart(datapath: Datapath): void {
-    try {
-      this.fill(datapath)
-    } catch (error) {
-      this.keeper.mapsFailed(error as Error)
-    }
+  private async fillAtStart(datapath: Datapath): Promise<void> {
+    await this.fill(datapath).catch((error: Error) => this.mapsFailed(datapath, error))
     this.keeper.look()
     this.keepNeighbours()
+  }
+
+  /** Tried again, unless the datapath has gone meanwhile, or is to go. */
+  private mapsFailed(datapath: Datapath, error: Error): void {
+    if (error instanceof Ending) throw error
+    if (this.datapath === datapath) this.keeper.mapsFailed(error)
   }
 
   /** Tells once what the node lacks of snat.addresses. */
@@ -359,8 +375,8 @@ export class Node {
     this.sourcesTold = texts
   }
 
-  private lookAtSettings(): void {
-    if (this.facts.lookAtSettings()) this.switching.reconsider()
+  private async lookAtSettings(): Promise<void> {
+    if (await this.facts.lookAtSettings()) this.switching.reconsider()
   }
 
   /** Of what is looked for; who sets a problem says it there. */
@@ -488,6 +504,8 @@ export class Node {
     if (words.length > 0) this.log[handedBack.reasons.length > 0 ? 'warn' : 'info'](words.join(' '))
     this.datapath = null
     this.masquerade.use(null)
+    datapath.leave()
+    while (this.facts.busy) await this.facts.idle()
     stays.push(...datapath.remove())
     await this.managed?.release()
     if (stays.length === 0) this.log.info('detached; the kernel routes and nothing is left behind')
@@ -526,9 +544,11 @@ export class Node {
   /** Brings it into force. Throws; then parts of it are. */
   private async use(config: Config, before: Config): Promise<void> {
     setLevel(this.options.log, config.log.level)
-    if (await this.datapath?.configure(config)) this.keeper.refit()
+    // half a table would pass for one that fits
+    while (this.facts.busy) await this.facts.idle()
+    if (await this.datapath?.configure(config)) await this.keeper.refit()
     this.masquerade.configure(config)
-    this.facts.replan()
+    await this.facts.replan()
     this.periodic.start()
     await this.guardKeeper.configure(before.guard, config.guard)
     this.watchForeign(false)
@@ -562,6 +582,7 @@ export class Node {
       await this.removeAll()
     } else if (this.datapath) {
       await this.guardKeeper.stop(false)
+      while (this.facts.busy) await this.facts.idle()
       if (this.datapath.isServing) this.periodic.renewLease()
       this.datapath.close()
       this.log.info('the datapath goes on forwarding without the daemon, for as long as its lease allows')

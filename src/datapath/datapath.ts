@@ -6,6 +6,8 @@
 // - What an earlier daemon pinned goes on forwarding until this one has brought
 //   the maps up to date; then its programs are replaced in place.
 // - close(keep) leaves pins and programs as they are; remove() leaves nothing.
+// - What writes a plan does so in steps (src/slice.ts). One such piece of work at a
+//   time, and the plan does not change meanwhile: the caller sees to that.
 
 import { join } from 'node:path'
 import type { Config } from '../config/config.js'
@@ -20,6 +22,7 @@ import { type ApplyResult, createWriter, type Writer } from '../maps/writer.js'
 import { type BpfObject, native } from '../native.js'
 import type { PlanChange } from '../plan/change.js'
 import type { Plan, WantedDevice } from '../plan/types.js'
+import { unlessAborted } from '../steps.js'
 import { isTransient, together } from '../transient.js'
 import { Accounts } from './accounts.js'
 import { measureJiffies, readClock } from './clock.js'
@@ -67,6 +70,7 @@ export class Datapath {
   /** nf_conntrack was there when the programs were loaded: what came later they cannot ask. */
   private asksConntrack: boolean
   private resizing = false
+  private readonly leaving = new AbortController()
   private readonly mapPins: MapPins
 
   private constructor(
@@ -158,14 +162,14 @@ export class Datapath {
   }
 
   /** The first plan: maps, then the programs. Those of an earlier daemon go on, new ones wait for switchOn(). Throws NativeError. */
-  start(plan: Plan): void {
+  *start(plan: Plan): Generator<void> {
     // also of a running datapath: there may be more pods than it had, or its lease was over
     this.control.setTranslating('presumed', true)
-    this.write(plan, 'all')
+    yield* this.write(plan, 'all')
     this.control.renewLease(this.options.config.lease)
     if (mayTranslate()) this.watchStack()
     this.hooks.sweep(this.served(plan))
-    this.hooks.apply(this.served(plan))
+    yield* this.hooks.apply(this.served(plan))
     this.started = true
   }
 
@@ -254,22 +258,22 @@ export class Datapath {
   }
 
   /** Compares everything, also where the first plan could not be written. Throws NativeError. */
-  bring(plan: Plan): void {
-    if (this.started) this.apply(plan, 'all')
-    else this.start(plan)
+  *bring(plan: Plan): Generator<void> {
+    if (this.started) yield* this.apply(plan, 'all')
+    else yield* this.start(plan)
   }
 
   /** Brings maps and hooks in step. Throws NativeError; the next call compares everything. */
-  apply(plan: Plan, change: PlanChange | 'all'): void {
+  *apply(plan: Plan, change: PlanChange | 'all'): Generator<void> {
     if (!this.started) return
     if (change === 'all' || change.devices.size > 0) this.presumeNew(plan)
-    this.write(plan, change)
-    if (change === 'all' || change.devices.size > 0 || this.hooks.failing) this.hooks.apply(this.served(plan))
+    yield* this.write(plan, change)
+    if (change === 'all' || change.devices.size > 0 || this.hooks.failing) yield* this.hooks.apply(this.served(plan))
   }
 
   /** Programs where they could not be attached so far. true: they are attached everywhere now. */
-  attachAgain(): boolean {
-    if (this.plan && this.started) this.hooks.apply(this.served(this.plan))
+  *attachAgain(): Generator<void, boolean> {
+    if (this.plan && this.started) yield* this.hooks.apply(this.served(this.plan))
     return !this.hooks.failing
   }
 
@@ -282,10 +286,10 @@ export class Datapath {
     }
   }
 
-  private write(plan: Plan, change: PlanChange | 'all'): void {
+  private *write(plan: Plan, change: PlanChange | 'all'): Generator<void> {
     this.plan = plan
     if (plan.marks) this.control.leaveMarks(true)
-    const result = this.writer.apply(plan, change)
+    const result = yield* unlessAborted(this.leaving.signal, this.writer.applying(plan, change))
     if (!plan.marks) this.control.leaveMarks(false)
     const alarms = result.alarms.map(
       ({ family, why }) => `IPv${family} is left to the kernel: ${why}; raise limits in the configuration`
@@ -326,8 +330,8 @@ export class Datapath {
   }
 
   /** What did not fit may fit now. Throws NativeError; the next call of apply() compares everything. */
-  refit(): void {
-    if (this.plan) this.apply(this.plan, 'all')
+  *refit(): Generator<void> {
+    if (this.plan) yield* this.apply(this.plan, 'all')
   }
 
   /** Flows that each family may have. */
@@ -446,6 +450,11 @@ export class Datapath {
       this.options.log.error('snat.ports leaves no port for SNAT: new connections to the outside will be dropped')
     this.portsInUse = text
     this.portTotal = ports.length
+  }
+
+  /** Nothing is to be left: whatever writes a plan throws instead of going on. */
+  leave(): void {
+    this.leaving.abort(new Error('the datapath is about to go'))
   }
 
   /** Ends this process's part. The pinned programs go on until the lease ends. */

@@ -107,16 +107,21 @@ export class Hooks {
     return false
   }
 
-  /** Attaches and detaches the difference. Never throws: what fails is in `attached`. */
-  apply(devices: ReadonlyMap<number, WantedDevice>): void {
+  /** Attaches and detaches the difference, in steps. Never throws: what fails is in `attached`. */
+  *apply(devices: ReadonlyMap<number, WantedDevice>): Generator<void> {
     for (const hooked of [...this.attached.values()]) {
       const device = devices.get(hooked.ifindex)
-      if (!device || device.role !== hooked.role) this.detach(hooked.ifindex)
-      else hooked.device = device.name
+      if (device?.role === hooked.role) hooked.device = device.name
+      else {
+        this.detach(hooked.ifindex)
+        yield
+      }
     }
     for (const device of devices.values()) {
       const hooked = this.attached.get(device.ifindex)
-      if (!hooked || hooked.error) this.attach(device, hooked?.error ?? null)
+      if (hooked && !hooked.error) continue
+      this.attach(device, hooked?.error ?? null)
+      yield
     }
   }
 

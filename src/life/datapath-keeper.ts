@@ -16,20 +16,21 @@ export interface DatapathKeeperOptions {
   /** null: disabled. */
   datapath(): Datapath | null
   plan(): Plan
+  /** Takes steps that write the plan when nobody else works with it. */
+  inTurn<Result>(steps: () => Generator<void, Result>): Promise<Result>
   masquerade(): Pick<Masquerade, 'writeAgain'>
   problems: Problems
   onProblem(text: string): void
-  /** After what goes on just now. */
-  inTurn(action: () => Promise<boolean>): Promise<boolean>
+  /** After the start, enabling, disabling or reloading that goes on just now. */
+  afterSwitching(action: () => Promise<boolean>): Promise<boolean>
 }
 
 export class DatapathKeeper {
   private readonly maps = new Retry(mapsTimes, () => this.writeAgain())
   private readonly devices = new Retry(devicesTimes, () => this.attachAgain())
   private readonly finishing = new Retry(mapsTimes, () => this.options.datapath()?.finishing.attempt() ?? true)
-
   private readonly limits = new Retry(limitsTimes, () =>
-    this.options.inTurn(() => this.fitLimits()).catch(() => false)
+    this.options.afterSwitching(() => this.fitLimits()).catch(() => false)
   )
 
   constructor(private readonly options: DatapathKeeperOptions) {}
@@ -58,16 +59,17 @@ export class DatapathKeeper {
   async fitLimits(): Promise<boolean> {
     const datapath = this.options.datapath()
     if (!datapath) return true
-    if (await datapath.fitLimits()) this.refit()
+    if (await datapath.fitLimits()) await this.refit()
     return datapath.limitsProblem === null
   }
 
   /** Maps of other sizes have taken over. */
-  refit(): void {
+  async refit(): Promise<void> {
+    const datapath = this.options.datapath()
     try {
-      this.options.datapath()?.refit()
+      await this.inTurn(datapath, (own) => own.refit())
     } catch (error) {
-      this.mapsFailed(error as Error)
+      if (this.options.datapath() === datapath) this.mapsFailed(error as Error)
     }
     this.look()
   }
@@ -96,13 +98,16 @@ export class DatapathKeeper {
   }
 
   /** Compares everything. true: the maps hold what they should, or there are none. */
-  private writeAgain(): boolean {
-    const { datapath, plan, masquerade, problems } = this.options
+  private async writeAgain(): Promise<boolean> {
+    const { plan, masquerade, problems } = this.options
+    const datapath = this.options.datapath()
     try {
-      datapath()?.bring(plan())
-      datapath()?.writePorts()
+      await this.inTurn(datapath, (own) => own.bring(plan()))
+      this.options.datapath()?.writePorts()
       masquerade().writeAgain()
     } catch (error) {
+      // it has gone meanwhile, and nothing of it is to be tried again
+      if (this.options.datapath() !== datapath) return true
       this.mapsFailed(error as Error)
       return false
     }
@@ -110,10 +115,21 @@ export class DatapathKeeper {
     return true
   }
 
-  private attachAgain(): boolean {
-    const { datapath, onProblem } = this.options
+  /** Nothing where it has gone before its turn comes. */
+  private async inTurn<Result>(
+    datapath: Datapath | null,
+    steps: (datapath: Datapath) => Generator<void, Result>
+  ): Promise<Result | undefined> {
+    const now = this.options.datapath
+    return this.options.inTurn(function* () {
+      return datapath && now() === datapath ? yield* steps(datapath) : undefined
+    })
+  }
+
+  private async attachAgain(): Promise<boolean> {
+    const { onProblem } = this.options
     try {
-      return datapath()?.attachAgain() ?? true
+      return (await this.inTurn(this.options.datapath(), (datapath) => datapath.attachAgain())) ?? true
     } catch (error) {
       onProblem((error as Error).message)
       return false

@@ -40,7 +40,7 @@ export interface PeriodicActions {
   keepEgress(): void
   /** Devices on which a program could not be attached. */
   keepDevices(): void
-  lookAtSettings(): void
+  lookAtSettings(): Promise<void> | void
   lookAtGuard(): Promise<void>
   lookAtForeign(): void
 }

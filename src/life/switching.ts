@@ -46,8 +46,8 @@ export interface Switched {
   step(): Promise<void>
   /** Loads the programs and takes over what is pinned; nothing is attached. Throws. */
   open(): Promise<Datapath>
-  /** Writes the maps and attaches the programs, which are off. Throws. */
-  fill(datapath: Datapath): void
+  /** Writes the maps and attaches the programs, which are off. Rejects. */
+  fill(datapath: Datapath): Promise<void>
   /** Switches the programs on, with all that belongs to it. */
   begin(takenOver: boolean): Promise<void>
   /** Rejects when the programs do not do what they should. */
@@ -305,7 +305,7 @@ export class Switching {
       return { report, why: (error as Error).message }
     }
     try {
-      this.node.fill(datapath)
+      await this.node.fill(datapath)
     } catch (error) {
       await this.undo()
       return { report, why: `the maps could not be written: ${(error as Error).message}; nothing is attached` }

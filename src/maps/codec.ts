@@ -19,7 +19,7 @@ import {
 } from '../address.js'
 import { REASON_MAX, reasonCode, reasonName } from '../reasons.js'
 import type { Address, Mac, Prefix } from '../state/types.js'
-import { classRow, splitClassRow, type ClassRow } from './keys.js'
+import { type ClassRow, classRow, splitClassRow } from './keys.js'
 import { CODES, GROUP_LEGS, STRUCTS } from './layout.js'
 
 const {

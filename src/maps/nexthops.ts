@@ -7,6 +7,7 @@
 import { noMac } from '../address.js'
 import { type NexthopKey, nexthopKey, splitNexthopKey } from '../plan/keys.js'
 import type { Plan, WantedNexthop, WantedRoute } from '../plan/types.js'
+import { eachOf } from '../slice.js'
 import type { Address } from '../state/types.js'
 import { CapacityError, type MapAccess } from './access.js'
 import { decodeGroup, decodeNexthop, encodeGroup, encodeNexthop, type NexthopRow } from './codec.js'
@@ -14,7 +15,6 @@ import { createIndexPool } from './index-pool.js'
 import { GROUP_LEGS } from './layout.js'
 import { createMirror, indexKey, type Mirror } from './mirror.js'
 import { createSnatSourceRows } from './snat-sources.js'
-
 
 export interface NexthopRows {
   mirror: Mirror
@@ -27,8 +27,8 @@ export interface NexthopRows {
   has(key: NexthopKey): boolean
   keys(): Iterable<NexthopKey>
   keyAt(index: number): NexthopKey | undefined
-  /** Zeroes the rows of these keys, all keys if absent, that the plan does not have. true: there were some. */
-  prune(plan: Plan, among?: Iterable<NexthopKey>): boolean
+  /** Zeroes the rows of these keys, all keys if absent, that the plan does not have. In steps. */
+  prune(plan: Plan, among?: Iterable<NexthopKey>): Generator<void>
   settle(): void
 }
 
@@ -97,11 +97,10 @@ export function createNexthopRows(access: MapAccess): NexthopRows {
       if (wanted.sources !== '' && !lists.has(wanted.key)) lists.set(wanted.key, sources.acquire(wanted.sources))
       mirror.put(indexKey(index), encodeNexthop(rowOf(wanted, lists.get(wanted.key) ?? 0)))
     },
-    prune(plan, among = [...indexes.keys()]) {
-      let pruned = false
-      for (const key of among) {
+    prune: (plan, among = [...indexes.keys()]) =>
+      eachOf(among, (key) => {
         const index = indexes.get(key)
-        if (index === undefined || plan.nexthops.has(key)) continue
+        if (index === undefined || plan.nexthops.has(key)) return
         mirror.remove(indexKey(index))
         indexes.delete(key)
         keys.delete(index)
@@ -109,10 +108,7 @@ export function createNexthopRows(access: MapAccess): NexthopRows {
         const list = lists.get(key)
         if (list !== undefined) sources.release(list)
         lists.delete(key)
-        pruned = true
-      }
-      return pruned
-    }
+      })
   }
 }
 
@@ -122,8 +118,8 @@ function rowOf(wanted: WantedNexthop, sources: number): NexthopRow {
 
 export interface GroupRows {
   mirror: Mirror
-  /** users: index of each group that a route in the maps refers to. */
-  load(users: Iterable<number>): void
+  /** found: by the group's index, how many routes in the maps refer to it; several such lists. */
+  load(found: readonly ReadonlyMap<number, number>[]): void
   /** Index of the group with these legs, one more user. CapacityError: no row is left. */
   acquire(route: WantedRoute & { action: 'group' }): number
   release(index: number): void
@@ -149,14 +145,14 @@ export function createGroupRows(access: MapAccess, nexthops: NexthopRows): Group
       left.clear()
       pool.settle()
     },
-    load(references) {
+    load(found) {
       mirror.load()
       pool.clear()
       indexes.clear()
       contents.clear()
       users.clear()
       left.clear()
-      for (const index of references) users.set(index, (users.get(index) ?? 0) + 1)
+      for (const counts of found) for (const [index, count] of counts) users.set(index, (users.get(index) ?? 0) + count)
       for (const [name, bytes] of [...mirror.rows]) {
         const index = Buffer.from(name, 'hex').readUInt32LE()
         if (!users.has(index)) mirror.remove(name)

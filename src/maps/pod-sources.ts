@@ -2,6 +2,7 @@
 
 import { addressIn, maskAddress, splitPrefix, toMapped, unmappedPrefix } from '../address.js'
 import type { Plan, PodSource } from '../plan/types.js'
+import { eachOf } from '../slice.js'
 import type { Prefix } from '../state/types.js'
 import { isFull, type MapAccess } from './access.js'
 import { CODES, STRUCTS } from './layout.js'
@@ -12,8 +13,8 @@ const keyAt = STRUCTS.pod_source_key.offset
 export interface PodSourceRows {
   mirror: Mirror
   load(): void
-  /** Brings the rows of these devices, of all if absent, to what the plan says. How many did not fit. */
-  write(plan: Plan, among?: Iterable<number>): number
+  /** Brings the rows of these devices, of all if absent, to what the plan says, in steps. How many did not fit. */
+  write(plan: Plan, among?: Iterable<number>): Generator<void, number>
 }
 
 export function createPodSourceRows(access: MapAccess): PodSourceRows {
@@ -50,10 +51,11 @@ export function createPodSourceRows(access: MapAccess): PodSourceRows {
         keys.set(ifindex, (keys.get(ifindex) ?? new Set()).add(key))
       }
     },
-    write(plan, among) {
+    *write(plan, among) {
       let refused = 0
-      for (const ifindex of among ?? new Set([...keys.keys(), ...plan.devices.keys()]))
+      yield* eachOf(among ?? new Set([...keys.keys(), ...plan.devices.keys()]), (ifindex) => {
         refused += writeDevice(ifindex, plan.devices.get(ifindex)?.sources ?? [])
+      })
       return refused
     }
   }

@@ -63,16 +63,20 @@ export function packRow(bytes: Buffer, at: number): Packed {
   return other === 0 ? action + 4 * index : -1
 }
 
-/** Places by the length of their prefixes, longer ones first. Nothing may come or go meanwhile. */
+const placesInStep = 1 << 17
+
+/** Places by the length of their prefixes, longer ones first. Nothing may come or go meanwhile. -1: many have been looked at since. */
 export function* longestFirst(column: PrefixColumn): Generator<number> {
   const counts = new Uint32Array(129)
   for (let at = 0; at < column.end; at++) {
     const length = column.lengths[at] as number
     if (length > 0) counts[length - 1] = (counts[length - 1] as number) + 1
   }
+  let done = 0
   for (let length = 128; length >= 0; length--) {
     let left = counts[length] as number
     for (let at = 0; left > 0; at++) {
+      if (++done % placesInStep === 0) yield -1
       if (column.lengths[at] !== length + 1) continue
       left--
       yield at

@@ -11,27 +11,26 @@ import type { Family, Prefix } from '../state/types.js'
 import { CapacityError, isFull, type MapAccess } from './access.js'
 import { decodeClassRouteKey, decodeRouteKey, encodeClassRouteKey, encodeRouteKey } from './codec.js'
 import { mostPrefixes } from './generations.js'
-import { familyOfKey, prefixOfRow, type ClassRow, type RouteRowKey } from './keys.js'
+import { type ClassRow, familyOfKey, prefixOfRow, type RouteRowKey } from './keys.js'
 import { CODES, STRUCTS } from './layout.js'
 import { batchesOf, type RowDifference } from './mirror.js'
 import type { GroupRows, NexthopRows } from './nexthops.js'
 import { findKey, longestFirst, type Packed, packRow, placeKey, putKey, putRow } from './route-columns.js'
 
 export interface RouteRows<Key extends RouteRowKey> {
-  load(): void
-  /** Indexes of groups that the rows refer to, once for each route. */
-  groupsInUse(): Iterable<number>
+  /** In steps. room: a column for as many prefixes. Returns how many rows refer to each group, by its index. */
+  load(room: PrefixMap['columns'] | null): Generator<void, Map<number, number>>
   /** true: it was written. CapacityError: the map is full. */
   write(key: Key, wanted: WantedClassRoute): boolean
-  /** Many, in this order, each once. true: something was written. After a throw the rows remembered are those in the map. */
-  writeAll(all: Iterable<readonly [key: Key, wanted: WantedClassRoute]>): boolean
-  /** A whole family's of the node's own, longer prefixes first; otherwise as writeAll(). */
-  writeFamily(family: Family, wanted: RouteMap): boolean
+  /** Many, in this order, each once, in steps; after each, and after a throw, the rows remembered are those in the map. */
+  writeAll(all: Iterable<readonly [key: Key, wanted: WantedClassRoute]>): Generator<void>
+  /** A whole family's of the node's own, longer prefixes first; otherwise as writeAll(). `wanted` must not change meanwhile. */
+  writeFamily(family: Family, wanted: RouteMap): Generator<void>
   remove(key: Key): boolean
   has(key: Key): boolean
   keys(): Iterable<Key>
-  /** Of the node's own rows, those that the plan does not have. whole: they have all of the plan. */
-  keysBeyond(wanted: ReadonlyMap<Key, WantedClassRoute>, whole: boolean): Iterable<Key>
+  /** Of the node's own rows, those that the plan does not have. whole: they have all of the plan. null: many have been looked at since. */
+  keysBeyond(wanted: ReadonlyMap<Key, WantedClassRoute>, whole: boolean): Iterable<Key | null>
   size(): number
   /** Leaves it to the kernel's stack for whatever reason; other rows refer to next hops or groups, or are none of ours. */
   isStack(key: Key): boolean
@@ -46,7 +45,8 @@ type Marked = number
 
 const local: Packed = CODES.ROUTE_STACK + 4 * reasonCode('local')
 const rowsInStep = 1024
-const rowsAtOnce = 1024
+/** Of a write. */
+const rowsAtOnce = 512
 
 /**
  * After a row was written or removed: its prefix; lost: of an address that
@@ -131,7 +131,7 @@ export function createRouteRows(
     }
   }
   const releaseGroup = (packed: Packed | undefined): void => {
-    if (packed !== undefined && packed >= 0 && packed % 4 === CODES.ROUTE_GROUP) groups.release(packed >> 2)
+    if (packed !== undefined && isGroup(packed)) groups.release(packed >> 2)
   }
 
   const get = (key: RouteRowKey): Packed | undefined => {
@@ -306,8 +306,12 @@ export function createRouteRows(
         for (const key of rows.keys()) if (!wanted.has(key)) yield key
         return
       }
+      let done = 0
       for (const column of Object.values(prefixes.columns))
-        for (const at of column.places()) if (wanted.columns[column.family].findAs(column, at) < 0) yield column.key(at)
+        for (const at of column.places()) {
+          if (++done % rowsInStep === 0) yield null
+          if (wanted.columns[column.family].findAs(column, at) < 0) yield column.key(at)
+        }
     },
     size: () => rows.size,
     isStack: (key) => {
@@ -316,33 +320,33 @@ export function createRouteRows(
     },
     count: (family) => counts[family],
     capacity: (family) => maps[family].info.maxEntries,
-    load() {
+    *load(room) {
       rows.clear()
       counts[4] = counts[6] = 0
-      for (const map of [maps[4], maps[6]]) {
-        const { keySize, valueSize } = map.info
-        const column = prefixes?.columns[map === maps[4] ? 4 : 6]
-        for (const { keys, values, count } of batchesOf(map, rowsAtOnce))
+      const users = new Map<number, number>()
+      for (const family of [4, 6] as const) {
+        const { keySize, valueSize } = maps[family].info
+        const column = prefixes?.columns[family]
+        if (room) column?.reserve(room[family].size)
+        for (const { keys, values, count } of batchesOf(maps[family], rowsInStep)) {
           for (let at = 0; at < count; at++) {
             const packed = packRow(values, at * valueSize)
+            if (isGroup(packed)) users.set(packed >> 2, (users.get(packed >> 2) ?? 0) + 1)
             if (column) {
               // first: an insertion may make the values another array
               const place = placeKey(column, keys, at * keySize)
               column.values[place] = packed * 2 + marks[column.family]
             } else set(kind.decode(keys.subarray(at * keySize, (at + 1) * keySize)), packed)
           }
-        if (column) counts[column.family] = column.size
+          yield
+        }
+        if (column) counts[family] = column.size
       }
+      return users
     },
-    *groupsInUse() {
-      for (const marked of rows.values()) {
-        const packed = marked >> 1
-        if (packed >= 0 && packed % 4 === CODES.ROUTE_GROUP) yield packed >> 2
-      }
-    },
-    writeAll(all) {
+    *writeAll(all) {
       const batches: Record<Family, Pending[]> = { 4: [], 6: [] }
-      let any = false
+      let done = 0
       const send = (family: Family, least: number): void => {
         const batch = batches[family]
         if (batch.length < least) return
@@ -351,13 +355,13 @@ export function createRouteRows(
       }
       try {
         for (const [key, wanted] of all) {
+          if (++done % rowsAtOnce === 0) yield
           const before = get(key)
           const after = pack(wanted)
           if (before === after) {
             releaseGroup(before)
             continue
           }
-          any = true
           const family = familyOfKey(key)
           batches[family].push({ key, before, after })
           send(family, rowsAtOnce)
@@ -368,9 +372,8 @@ export function createRouteRows(
         for (const { after } of [...batches[4], ...batches[6]]) releaseGroup(after)
         throw error
       }
-      return any
     },
-    writeFamily(family, wanted) {
+    *writeFamily(family, wanted) {
       const column = prefixes?.columns[family]
       if (!column) throw new Error('rows of classes are not written by family')
       const from = wanted.columns[family]
@@ -381,7 +384,7 @@ export function createRouteRows(
       const empty = column.size === 0
       const told = { left: mostPrefixes + 1 }
       let pending = 0
-      let any = false
+      let done = 0
       const send = (): void => {
         const count = pending
         pending = 0
@@ -389,6 +392,8 @@ export function createRouteRows(
       }
       try {
         for (const at of longestFirst(from)) {
+          if (at < 0 || ++done % rowsInStep === 0) yield
+          if (at < 0) continue
           const number = from.values[at] as number
           let packed = known[number]
           if (packed === undefined) {
@@ -400,17 +405,17 @@ export function createRouteRows(
             releaseGroup(packed)
             continue
           }
-          any = true
           places[pending] = at
           after[pending++] = packed
-          if (pending === rowsAtOnce) send()
+          if (pending < rowsAtOnce) continue
+          send()
+          yield
         }
         send()
       } catch (error) {
         for (const packed of after.subarray(0, pending)) releaseGroup(packed)
         throw error
       }
-      return any
     },
     write(prefix, wanted) {
       const before = get(prefix)
@@ -455,6 +460,10 @@ export function createRouteRows(
       }
     }
   }
+}
+
+function isGroup(packed: Packed): boolean {
+  return packed >= 0 && packed % 4 === CODES.ROUTE_GROUP
 }
 
 function unpack(packed: Packed): Buffer {

@@ -1,6 +1,7 @@
 // Compares the kernel's maps with what the writer put there, and writes them
 // right.
 
+import { toEnd } from '../slice.js'
 import type { Family, Prefix } from '../state/types.js'
 import type { MapAccess } from './access.js'
 import { decodeControl } from './codec.js'
@@ -87,30 +88,20 @@ function* compareInSteps(tables: Tables): Generator<void, Wrong[]> {
   return found
 }
 
-export function compareMaps(tables: Tables): MapDifference[] {
-  return toEnd(compareInSteps(tables)).map(({ difference }) => difference)
-}
-
-/** What was wrong, each row written right. Throws NativeError, with the rest not yet repaired. */
-export function repairMaps(tables: Tables): MapDifference[] {
-  return repairAll(toEnd(compareInSteps(tables)))
+/** What is wrong. repair: each row is written right at the end; throws NativeError, with the rest not yet repaired. */
+export function* checkInSteps(tables: Tables, repair: boolean): Generator<void, MapDifference[]> {
+  const wrong = yield* compareInSteps(tables)
+  return repair ? repairAll(wrong) : wrong.map(({ difference }) => difference)
 }
 
 /** The same in steps. What is wrong may be written while it goes on: then all is compared again at its end, and repaired at once. */
 export function* repairInSteps(tables: Tables, isWritten: () => boolean): Generator<void, MapDifference[]> {
   const wrong = yield* compareInSteps(tables)
   if (wrong.length === 0) return []
-  return isWritten() ? repairMaps(tables) : repairAll(wrong)
+  return isWritten() ? toEnd(checkInSteps(tables, true)) : repairAll(wrong)
 }
 
 function repairAll(wrong: Wrong[]): MapDifference[] {
   for (const { repair } of wrong) repair()
   return wrong.map(({ difference }) => difference)
-}
-
-function toEnd<Result>(steps: Generator<void, Result>): Result {
-  for (;;) {
-    const { done, value } = steps.next()
-    if (done) return value
-  }
 }

@@ -20,28 +20,31 @@
 //   alone, with its addresses (`leftOut`): all that it says and hears is the stack's. Where only old and new rows together do not fit, the old
 //   ones leave first, with the family on the stack for that moment.
 // - After a throw the maps hold something between the old plan and the new; the
-//   next apply reads them and goes on from there.
+//   next apply reads them and goes on from there. The same holds of an apply in
+//   steps that has not been brought to its end; between its steps nothing but the
+//   policy is written, and the plan must not change.
 
 import { familyOf, neighbourKey, splitNeighbourKey } from '../address.js'
 import type { PlanChange } from '../plan/change.js'
-import { classRouteKey, splitClassRouteKey, type ClassRouteKey, type NexthopKey } from '../plan/keys.js'
+import { type ClassRouteKey, classRouteKey, type NexthopKey, splitClassRouteKey } from '../plan/keys.js'
 import { RouteMap } from '../plan/route-map.js'
-import type { Plan, WantedRoute } from '../plan/types.js'
-import { Slice } from '../slice.js'
+import type { Plan, WantedDevice } from '../plan/types.js'
+import { eachOf, Slice, toEnd } from '../slice.js'
 import type { Family, NeighbourKey, Prefix } from '../state/types.js'
 import { CapacityError, isFull, type MapAccess } from './access.js'
 import { createClassNumbers } from './classes.js'
 import { decodeNeighbourKey, encodeNeighbour, encodeNeighbourKey } from './codec.js'
 import { createDeviceRows } from './devices.js'
 import { createGenerations } from './generations.js'
-import { classRow, familyOfKey, lengthOfKey, splitClassRow, type ClassRow, type RouteRowKey } from './keys.js'
+import { type ClassRow, classRow, familyOfKey, type RouteRowKey, splitClassRow } from './keys.js'
 import { createMasqueradeRows, type MasqueradeRows } from './masquerade.js'
 import { createMirror } from './mirror.js'
 import { createGroupRows, createNexthopRows } from './nexthops.js'
+import { byLength, withValues } from './order.js'
 import { createPodSourceRows } from './pod-sources.js'
 import { createPodRows } from './pods.js'
 import { classRoutes, createRouteRows, nodeRoutes, type RouteRows } from './routes.js'
-import { compareMaps, type MapDifference, repairInSteps, repairMaps } from './verify.js'
+import { checkInSteps, type MapDifference, repairInSteps } from './verify.js'
 
 export interface ApplyResult {
   /** Families left to the stack because something does not fit, and why. */
@@ -55,15 +58,19 @@ export interface ApplyResult {
 export interface Writer {
   /** change 'all': compare everything. Throws NativeError. */
   apply(plan: Plan, change: PlanChange | 'all'): ApplyResult
+  /** The same in steps of a few milliseconds at most (src/slice.ts). */
+  applying(plan: Plan, change: PlanChange | 'all'): Generator<void, ApplyResult>
   /** The masquerade policy: has nothing to do with the plan, and is written without one. */
   readonly masquerade: Pick<MasqueradeRows, 'write' | 'inForce'>
   /** Where the maps are not as the last apply left them. */
   verify(): MapDifference[]
   /** Writes the maps right; returns what was wrong. */
   repair(): MapDifference[]
+  /** verify() or repair() in steps. No plan may be applied meanwhile. */
+  checking(repair: boolean): Generator<void, MapDifference[]>
   /**
    * The same in slices, so that the event loop turns, and of large tables so slowly that it takes a small part
-   * of the time; null: not now, the last time is too recent or goes on.
+   * of the time; null: not now, the last time is too recent or goes on, or the maps are written as a whole.
    */
   repairSlowly(): Promise<MapDifference[] | null>
   /** Device's first row in `counters`, divided by REASON_MAX; by ifindex. */
@@ -142,47 +149,53 @@ export function createWriter(access: MapAccess, pause = delay): Writer {
   /** performance.now() before which maps are not compared by repairSlowly. */
   let repairNotBefore = 0
 
-  const load = (plan: Plan): void => {
+  function* load(plan: Plan): Generator<void> {
     leftOut.clear()
     generations.load()
     nexthops.load()
-    routes.load()
-    ofClasses.load()
-    groups.load([...routes.groupsInUse(), ...ofClasses.groupsInUse()])
+    yield
+    const room = plan.routes instanceof RouteMap ? plan.routes.columns : null
+    const users = [yield* routes.load(room), yield* ofClasses.load(null)]
+    groups.load(users)
     pods.load()
+    yield
     podSources.load()
+    yield
     devices.load(pods.found())
-    classes.load([...ofClasses.keys()].map((key) => Number.parseInt(key, 10)))
+    yield
+    const numbers = new Set<number>()
+    yield* eachOf(ofClasses.keys(), (key) => numbers.add(splitClassRow(key).number))
+    classes.load(numbers)
     classes.adopt(devices.mirror.rows.values(), plan)
     neighbours.load()
+    yield
   }
 
-  const addRoutes = (plan: Plan, { change, skip }: Attempt): void => {
+  function* addRoutes(plan: Plan, { change, skip }: Attempt): Generator<void> {
     if (change === 'all' && plan.routes instanceof RouteMap) {
-      for (const family of families) if (!skip.has(family)) routes.writeFamily(family, plan.routes)
+      for (const family of families) if (!skip.has(family)) yield* routes.writeFamily(family, plan.routes)
     } else {
       const wanted = change === 'all' ? plan.routes.keys() : change.routes
-      const ordered = byLength(wanted, (key) => plan.routes.has(key) && !skip.has(familyOfKey(key)), -1)
-      routes.writeAll(withRoutes(ordered, plan.routes))
+      const ordered = yield* byLength(wanted, (key) => plan.routes.has(key) && !skip.has(familyOfKey(key)), -1)
+      yield* routes.writeAll(withValues(ordered, plan.routes))
     }
     const ofClass = change === 'all' ? plan.classRoutes.keys() : change.classRoutes
-    for (const key of byLength(ofClass, (each) => plan.classRoutes.has(each) && !skip.has(familyOfKey(each)), -1)) {
-      const route = plan.classRoutes.get(key)
+    const passes = (key: ClassRouteKey) => plan.classRoutes.has(key) && !skip.has(familyOfKey(key))
+    const ordered = yield* byLength(ofClass, passes, -1)
+    yield* eachOf(withValues(ordered, plan.classRoutes), ([key, route]) => {
       const { key: name, prefix } = splitClassRouteKey(key)
-      if (route) ofClasses.write(classRow(classes.numberOf(name), prefix), route)
-    }
+      ofClasses.write(classRow(classes.numberOf(name), prefix), route)
+    })
   }
 
   /** added: after addRoutes(). */
-  const removeRoutes = (plan: Plan, { change, skip }: Attempt, added: boolean): void => {
-    const gone = change === 'all' ? routes.keysBeyond(plan.routes, added && skip.size === 0) : change.routes
-    for (const prefix of byLength(gone, (key) => !plan.routes.has(key) && !skip.has(familyOfKey(key)), 1)) {
-      routes.remove(prefix)
-    }
-    const rows = change === 'all' ? [...ofClasses.keys()] : rowsOf(change.classRoutes)
-    for (const row of byLength(rows, (each) => !isWanted(plan, each) && !skip.has(familyOfKey(each)), 1)) {
-      ofClasses.remove(row)
-    }
+  function* removeRoutes(plan: Plan, { change, skip }: Attempt, added: boolean): Generator<void> {
+    const beyond = change === 'all' ? routes.keysBeyond(plan.routes, added && skip.size === 0) : change.routes
+    const gone = yield* byLength(beyond, (key) => !plan.routes.has(key) && !skip.has(familyOfKey(key)), 1)
+    yield* eachOf(gone, (prefix) => routes.remove(prefix))
+    const rows = change === 'all' ? ofClasses.keys() : rowsOf(change.classRoutes)
+    const goneOfClasses = yield* byLength(rows, (row) => !isWanted(plan, row) && !skip.has(familyOfKey(row)), 1)
+    yield* eachOf(goneOfClasses, (row) => ofClasses.remove(row))
     classes.prune(plan, skip)
   }
 
@@ -204,7 +217,7 @@ export function createWriter(access: MapAccess, pause = delay): Writer {
   }
 
   /** Rows for devices that have none: an uplink's first, by which answers come back. */
-  const admit = (plan: Plan, ifindexes: Iterable<number>): void => {
+  function* admit(plan: Plan, ifindexes: Iterable<number>): Generator<void> {
     const ofPods: number[] = []
     for (const ifindex of ifindexes) {
       const role = plan.devices.get(ifindex)?.role
@@ -212,13 +225,16 @@ export function createWriter(access: MapAccess, pause = delay): Writer {
       if (role === 'pod') ofPods.push(ifindex)
       else if (role) devices.reserve(ifindex)
     }
-    for (const ifindex of ofPods) if (!devices.reserve(ifindex)) leftOut.add(ifindex)
+    for (const ifindex of ofPods) {
+      if (!devices.reserve(ifindex)) leftOut.add(ifindex)
+      yield
+    }
   }
 
   /** What was left out, and has room now. */
-  const admitAgain = (plan: Plan, skipped: ReadonlySet<Family>): void => {
+  function* admitAgain(plan: Plan, skipped: ReadonlySet<Family>): Generator<void> {
     const again = [...leftOut]
-    admit(plan, again)
+    yield* admit(plan, again)
     for (const ifindex of again) {
       const device = plan.devices.get(ifindex)
       if (!device || leftOut.has(ifindex)) continue
@@ -232,32 +248,29 @@ export function createWriter(access: MapAccess, pause = delay): Writer {
     if (generations.pending()) generations.raise()
   }
 
-  const addPods = (plan: Plan, { change, skip }: Attempt): void => {
-    for (const address of change === 'all' ? plan.pods.keys() : change.pods) {
+  const addPods = (plan: Plan, { change, skip }: Attempt): Generator<void> =>
+    eachOf(change === 'all' ? plan.pods.keys() : change.pods, (address) => {
       const pod = plan.pods.get(address)
       const device = pod && plan.devices.get(pod.ifindex)
       if (pod && device && !leftOut.has(pod.ifindex) && !skip.has(familyOf(address)))
         pods.write(pod, devices.podId(device))
-    }
-  }
+    })
 
-  const removePods = (plan: Plan, { change }: Attempt): void => {
-    for (const address of change === 'all' ? [...pods.addresses()] : change.pods) {
+  const removePods = (plan: Plan, { change }: Attempt): Generator<void> =>
+    eachOf(change === 'all' ? [...pods.addresses()] : change.pods, (address) => {
       const wanted = plan.pods.get(address)
       if ((!wanted || leftOut.has(wanted.ifindex)) && pods.has(address)) pods.remove(address)
-    }
-  }
+    })
 
   /** families: left to the stack on every device. */
-  const addDevices = (
+  function* addDevices(
     plan: Plan,
     change: PlanChange | 'all',
     families: ReadonlySet<Family>,
     warnings: string[]
-  ): void => {
-    for (const ifindex of change === 'all' || families.size > 0 ? plan.devices.keys() : change.devices) {
-      const device = plan.devices.get(ifindex)
-      if (!device || leftOut.has(ifindex)) continue
+  ): Generator<void> {
+    const ifindexes = change === 'all' || families.size > 0 ? plan.devices.keys() : change.devices
+    const add = (device: WantedDevice): void => {
       if (device.role === 'pod') devices.podId(device)
       try {
         if (devices.write(device, families, classes.numberOf)) generations.noteAll()
@@ -266,32 +279,34 @@ export function createWriter(access: MapAccess, pause = delay): Writer {
         warnings.push(error.message)
       }
     }
+    yield* eachOf(ifindexes, (ifindex) => {
+      const device = plan.devices.get(ifindex)
+      if (device && !leftOut.has(ifindex)) add(device)
+    })
   }
 
-  const removeDevices = (plan: Plan, { change }: Attempt): void => {
-    for (const ifindex of change === 'all' ? [...devices.rows.keys()] : change.devices) {
+  const removeDevices = (plan: Plan, { change }: Attempt): Generator<void> =>
+    eachOf(change === 'all' ? [...devices.rows.keys()] : change.devices, (ifindex) => {
       if (!plan.devices.has(ifindex)) devices.remove(ifindex)
-    }
-  }
+    })
 
   /** Neighbours missing from the map cost speed only: the programs ask the kernel. */
-  const writeNeighbours = (plan: Plan, { change }: Attempt, warnings: string[]): void => {
+  function* writeNeighbours(plan: Plan, { change }: Attempt, warnings: string[]): Generator<void> {
     const keys = change === 'all' ? new Set([...plan.neighbours.keys(), ...neighbourKeys()]) : change.neighbours
     const added: NeighbourKey[] = []
-    for (const key of keys) {
+    yield* eachOf(keys, (key) => {
       if (plan.neighbours.has(key)) added.push(key)
       else neighbours.remove(neighbourRow(key))
-    }
+    })
     let refused = 0
-    for (const key of added) {
-      const wanted = plan.neighbours.get(key)
+    yield* eachOf(withValues(added, plan.neighbours), ([key, { mac, known }]) => {
       try {
-        if (wanted) neighbours.put(neighbourRow(key), encodeNeighbour(wanted.mac, wanted.known))
+        neighbours.put(neighbourRow(key), encodeNeighbour(mac, known))
       } catch (error) {
         if (!isFull(error)) throw error
         refused++
       }
-    }
+    })
     if (refused > 0) warnings.push(`${refused} neighbours do not fit: their packets ask the kernel`)
   }
   const neighbourKeys = (): NeighbourKey[] => {
@@ -305,46 +320,44 @@ export function createWriter(access: MapAccess, pause = delay): Writer {
     classes.settle()
   }
 
-  const run = (plan: Plan, attempt: Attempt, warnings: string[]): void => {
+  function* run(plan: Plan, attempt: Attempt, warnings: string[]): Generator<void> {
     const { change, tight, skip } = attempt
     const skipped = new Set(skip.keys())
     // Families that are to be served again wait until their tables are whole.
     const paused = new Set<Family>(tight ? [4, 6] : [...skipped, ...left.keys()])
     if (paused.size > 0) devices.pause(paused)
     if (tight) {
-      removeDevices(plan, attempt)
-      removePods(plan, attempt)
-      removeRoutes(plan, attempt, false)
-      releaseChanged(routes, skip, (prefix) => plan.routes.get(prefix)?.action === 'stack')
-      releaseChanged(ofClasses, skip, () => false)
+      yield* removeDevices(plan, attempt)
+      yield* removePods(plan, attempt)
+      yield* removeRoutes(plan, attempt, false)
+      yield* releaseChanged(routes, skip, (prefix) => plan.routes.get(prefix)?.action === 'stack')
+      yield* releaseChanged(ofClasses, skip, () => false)
       generations.noteAll()
       generations.raise()
-      nexthops.prune(plan)
+      yield* nexthops.prune(plan)
       settle()
     }
-    admit(plan, change === 'all' ? plan.devices.keys() : change.devices)
-    writeNeighbours(plan, attempt, warnings)
+    yield* admit(plan, change === 'all' ? plan.devices.keys() : change.devices)
+    yield* writeNeighbours(plan, attempt, warnings)
     if (!skip.has(4) || !skip.has(6)) {
-      for (const key of change === 'all' ? plan.nexthops.keys() : change.nexthops) {
-        const wanted = plan.nexthops.get(key)
-        if (wanted) nexthops.write(wanted)
-      }
+      const keys = change === 'all' ? plan.nexthops.keys() : change.nexthops
+      yield* eachOf(withValues(keys, plan.nexthops), ([, wanted]) => nexthops.write(wanted))
     }
-    addRoutes(plan, attempt)
-    addPods(plan, attempt)
-    const refused = podSources.write(plan, change === 'all' ? undefined : change.devices)
+    yield* addRoutes(plan, attempt)
+    yield* addPods(plan, attempt)
+    const refused = yield* podSources.write(plan, change === 'all' ? undefined : change.devices)
     if (refused > 0) warnings.push(`${refused} prefixes of pods.sources do not fit: packets from them are dropped`)
-    addDevices(plan, change, paused, warnings)
-    removeDevices(plan, attempt)
-    removePods(plan, attempt)
-    removeRoutes(plan, attempt, true)
+    yield* addDevices(plan, change, paused, warnings)
+    yield* removeDevices(plan, attempt)
+    yield* removePods(plan, attempt)
+    yield* removeRoutes(plan, attempt, true)
     // rows of their next hops may have been others' meanwhile
     if (paused.size > skipped.size) generations.noteAll()
     if (generations.pending()) generations.raise()
-    nexthops.prune(plan, change === 'all' ? undefined : change.nexthops)
+    yield* nexthops.prune(plan, change === 'all' ? undefined : change.nexthops)
     settle()
-    if (paused.size > skipped.size) addDevices(plan, 'all', skipped, warnings)
-    if (leftOut.size > 0) admitAgain(plan, skipped)
+    if (paused.size > skipped.size) yield* addDevices(plan, 'all', skipped, warnings)
+    if (leftOut.size > 0) yield* admitAgain(plan, skipped)
   }
 
   /** Removes routes that are to change, so that their groups become free. Only while the families are paused. */
@@ -352,10 +365,10 @@ export function createWriter(access: MapAccess, pause = delay): Writer {
     rows: RouteRows<Key>,
     skip: Attempt['skip'],
     stays: (key: Key) => boolean
-  ): void => {
-    for (const key of [...rows.keys()])
+  ): Generator<void> =>
+    eachOf(rows.keys(), (key) => {
       if (!skip.has(familyOfKey(key)) && !(rows.isStack(key) && stays(key))) rows.remove(key)
-  }
+    })
 
   /** Families whose tables cannot fit, known by counting. */
   const countFamilies = (plan: Plan): Map<Family, string> => {
@@ -374,13 +387,13 @@ export function createWriter(access: MapAccess, pause = delay): Writer {
   }
 
   /** Runs with less and less until it fits. Each round takes a family away or is the last. */
-  const fit = (plan: Plan, change: PlanChange | 'all', known: Map<Family, string>): string[] => {
+  function* fit(plan: Plan, change: PlanChange | 'all', known: Map<Family, string>): Generator<void, string[]> {
     const attempt: Attempt = { change, tight: false, skip: new Map([...known, ...countFamilies(plan)]) }
     if (attempt.skip.size < left.size) attempt.change = 'all'
     for (;;) {
       const warnings: string[] = []
       try {
-        run(plan, attempt, warnings)
+        yield* run(plan, attempt, warnings)
         left = attempt.skip
         return warnings
       } catch (error) {
@@ -391,6 +404,34 @@ export function createWriter(access: MapAccess, pause = delay): Writer {
         attempt.tight = true
       }
     }
+  }
+
+  function* applying(plan: Plan, change: PlanChange | 'all'): Generator<void, ApplyResult> {
+    applies++
+    const whole = !loaded || change === 'all'
+    if (!loaded) yield* load(plan)
+    // what was written before the throw needs generations of its own, and may be no difference any more
+    if (broken) generations.noteAll()
+    broken = true
+    loaded = false
+    // Still too much, in all likelihood: then only the rest is kept up to date.
+    const hopeless = left.size > 0 && !whole && sizeOf(plan) >= sizeWhenLeft
+    const warnings = yield* fit(plan, whole ? 'all' : change, hopeless ? left : new Map())
+    broken = false
+    loaded = true
+    sizeWhenLeft = left.size > 0 ? Math.min(sizeWhenLeft || Number.POSITIVE_INFINITY, sizeOf(plan)) : 0
+    const alarms = [...left].map(([family, why]) => ({ family, why }))
+    return {
+      alarms,
+      warnings,
+      leftOut: [...leftOut].map((ifindex) => plan.devices.get(ifindex)?.name ?? `${ifindex}`)
+    }
+  }
+
+  function* checking(repair: boolean): Generator<void, MapDifference[]> {
+    if (!loaded) return []
+    const wrong = yield* checkInSteps(tables, repair)
+    return repair ? afterRepair(wrong) : wrong
   }
 
   const afterRepair = (wrong: MapDifference[]): MapDifference[] => {
@@ -423,29 +464,11 @@ export function createWriter(access: MapAccess, pause = delay): Writer {
         masquerade: masquerade.mirror.rows.size
       }
     },
-    apply(plan, change) {
-      applies++
-      const whole = !loaded || change === 'all'
-      if (!loaded) load(plan)
-      // what was written before the throw needs generations of its own, and may be no difference any more
-      if (broken) generations.noteAll()
-      broken = true
-      loaded = false
-      // Still too much, in all likelihood: then only the rest is kept up to date.
-      const hopeless = left.size > 0 && !whole && sizeOf(plan) >= sizeWhenLeft
-      const warnings = fit(plan, whole ? 'all' : change, hopeless ? left : new Map())
-      broken = false
-      loaded = true
-      sizeWhenLeft = left.size > 0 ? Math.min(sizeWhenLeft || Number.POSITIVE_INFINITY, sizeOf(plan)) : 0
-      const alarms = [...left].map(([family, why]) => ({ family, why }))
-      return {
-        alarms,
-        warnings,
-        leftOut: [...leftOut].map((ifindex) => plan.devices.get(ifindex)?.name ?? `${ifindex}`)
-      }
-    },
-    verify: () => (loaded ? compareMaps(tables) : []),
-    repair: () => (loaded ? afterRepair(repairMaps(tables)) : []),
+    apply: (plan, change) => toEnd(applying(plan, change)),
+    applying,
+    verify: () => toEnd(checking(false)),
+    repair: () => toEnd(checking(true)),
+    checking,
     async repairSlowly() {
       if (!loaded || performance.now() < repairNotBefore) return null
       repairNotBefore = Number.POSITIVE_INFINITY
@@ -457,6 +480,11 @@ export function createWriter(access: MapAccess, pause = delay): Writer {
       try {
         const steps = repairInSteps(tables, () => applies !== applied || !loaded)
         for (;;) {
+          // what it would compare with is read anew, or stands between two plans
+          if (!loaded) {
+            steps.return([])
+            return null
+          }
           const begin = process.cpuUsage()
           const step = steps.next()
           worked += millisecondsSince(begin)
@@ -482,34 +510,6 @@ function millisecondsSince(begin: NodeJS.CpuUsage): number {
 
 function delay(milliseconds: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, milliseconds))
-}
-
-function* withRoutes(
-  keys: Iterable<Prefix>,
-  routes: ReadonlyMap<Prefix, WantedRoute>
-): Iterable<[key: Prefix, wanted: WantedRoute]> {
-  for (const key of keys) {
-    const wanted = routes.get(key)
-    if (wanted) yield [key, wanted]
-  }
-}
-
-/** The keys that pass, ordered by prefix length. */
-function* byLength<Key extends RouteRowKey | ClassRouteKey>(
-  keys: Iterable<Key>,
-  passes: (key: Key) => boolean,
-  order: 1 | -1
-): Iterable<Key> {
-  const buckets: Key[][] = []
-  for (const key of keys) {
-    if (!passes(key)) continue
-    const length = lengthOfKey(key)
-    const bucket = buckets[length]
-    if (bucket) bucket.push(key)
-    else buckets[length] = [key]
-  }
-  if (order < 0) buckets.reverse()
-  for (const bucket of buckets) if (bucket) yield* bucket
 }
 
 function neighbourRow(key: NeighbourKey): string {

@@ -16,6 +16,8 @@
 //   until one is whole.
 // - What State did on its own account is published at once and confirmed by a
 //   dump later; what it cannot tell is dumped at once.
+// - While somebody reads State in slices (`readers`) it stands still: events, and
+//   what a dump has shown, wait.
 // - No slice of work holds the event loop for more than about 10 ms.
 // - Everything happens in the network namespace of the process.
 
@@ -24,6 +26,7 @@ import { clearChanges, hasChanges, mergeChanges, noChanges } from '../state/chan
 import { type DumpKind, dumpKinds, type RoutePart } from '../state/messages.js'
 import { type Replacement, State } from '../state/state.js'
 import type { Changes } from '../state/types.js'
+import type { Turns } from '../turns.js'
 import { type MessageCursor, messagesOf } from './bytes.js'
 import { joinedGroups } from './constants.js'
 import { type DecodeCounters, decodeRoutes, nextFact } from './decode.js'
@@ -52,8 +55,10 @@ export interface SyncStatus {
 }
 
 export interface SyncOptions {
-  /** Something changed in State. The first call, with `all`, says that State is complete. The object is the callee's. */
-  onChanges(changes: Changes): void
+  /** Something changed in State. The first call, with `all`, says that State is complete. The object is the callee's. Who fails is told again with the next change. */
+  onChanges(changes: Changes): Promise<void> | void
+  /** Work that goes through State in slices. Absent: nobody does. */
+  readers?: Pick<Turns, 'busy' | 'idle'>
   /** `state` of the status became another. */
   onStatus?(status: SyncStatus): void
   log?(level: 'info' | 'warning' | 'error', message: string): void
@@ -70,10 +75,12 @@ export interface Sync {
   close(): Promise<void>
 }
 
-/** Least distance of two onChanges while busy; a callee that takes longer gets no more than half of the time. */
+/** Least distance of two onChanges while busy; a callee that takes longer before it returns gets no more than half of the time. */
 const publishInterval = 1
 /** Of work that events are not to wait for. */
 const shortSlice = 2
+/** Of events: publishing comes on top. */
+const eventSlice = 4
 /** Of a dump, before the clock is looked at. */
 const routesAtOnce = 256
 const interruptedAttempts = 5
@@ -336,11 +343,14 @@ class SyncLoop implements Sync {
       if (!whole) this.logInterrupted(kind)
       if (!whole && kind !== 'routes6') return 'failed'
       const slice = new Slice(this.following ? shortSlice : undefined)
+      while (this.isRead) await this.readersGone()
       const steps = whole ? replacement.finish(changes) : replacement.unite(changes)
       for (const _ of steps) {
         if (!slice.due(true)) continue
         this.take(changes)
         await slice.rest()
+        while (this.isRead) await this.readersGone()
+        slice.start()
       }
       this.counts.dumps++
       return whole ? 'whole' : 'united'
@@ -353,10 +363,14 @@ class SyncLoop implements Sync {
     return 'failed'
   }
 
-  /** Changes that a dump has brought so far. */
-  private take(changes: Changes): void {
+  private gather(changes: Changes): void {
     mergeChanges(this.pending, changes)
     clearChanges(changes)
+  }
+
+  /** Changes that a dump has brought so far. */
+  private take(changes: Changes): void {
+    this.gather(changes)
     if (this.following) this.publishSoon()
   }
 
@@ -429,19 +443,29 @@ class SyncLoop implements Sync {
   }
 
   private async applyChunks(replaying: boolean): Promise<void> {
+    while (this.isRead) await this.readersGone()
     const chunks = this.queue
     this.queue = []
-    const slice = new Slice()
-    for (const chunk of chunks) {
-      const cursor = messagesOf(chunk)
-      for (let fact = this.fact(cursor); fact && !this.closed; fact = this.fact(cursor)) {
-        this.state.apply(fact, this.pending, replaying)
-        this.counts.events++
-        if (slice.due()) {
-          if (!replaying) this.publishSoon()
-          await slice.rest()
+    const slice = new Slice(eventSlice)
+    const changes = noChanges()
+    const rest = async () => {
+      this.gather(changes)
+      if (!replaying) this.publishSoon()
+      await slice.rest()
+      while (this.isRead) await this.readersGone()
+      slice.start()
+    }
+    try {
+      for (const chunk of chunks) {
+        const cursor = messagesOf(chunk)
+        for (let fact = this.fact(cursor); fact && !this.closed; fact = this.fact(cursor)) {
+          for (const _ of this.state.applying(fact, changes, replaying)) if (slice.due(true)) await rest()
+          this.counts.events++
+          if (slice.due()) await rest()
         }
       }
+    } finally {
+      this.gather(changes)
     }
     if (this.state.needsDump.size > 0) {
       this.want(this.state.needsDump)
@@ -449,6 +473,14 @@ class SyncLoop implements Sync {
     }
     this.confirmSoon()
     if (!replaying) this.publishSoon()
+  }
+
+  private get isRead(): boolean {
+    return this.options.readers?.busy ?? false
+  }
+
+  private readersGone(): Promise<void> | undefined {
+    return this.options.readers?.idle()
   }
 
   private publishSoon(): void {
@@ -465,14 +497,18 @@ class SyncLoop implements Sync {
     const changes = this.pending
     this.pending = noChanges()
     const begin = performance.now()
+    void this.tell(changes)
+    const end = performance.now()
+    this.publishNotBefore = end + Math.max(publishInterval, end - begin)
+  }
+
+  private async tell(changes: Changes): Promise<void> {
     try {
-      this.options.onChanges(changes)
+      await this.options.onChanges(changes)
     } catch (error) {
       this.fail('a change could not be processed', error)
       mergeChanges(this.pending, changes)
     }
-    const end = performance.now()
-    this.publishNotBefore = end + Math.max(publishInterval, end - begin)
   }
 
   private enter(phase: SyncStatus['state']): void {

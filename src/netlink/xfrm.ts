@@ -80,8 +80,7 @@ export function policiesOf(chunk: Buffer): IpsecPolicy[] {
       else if (attributeType(bytes, at) === XFRMA_IF_ID) interfaceId = readU32(bytes, at + 4, stop)
     }
     const six = readU16(bytes, body + 40, end) === AF_INET6
-    const prefix = (address: number, length: number) =>
-      prefixKey(addressIn(bytes, address, six ? 16 : 4), length)
+    const prefix = (address: number, length: number) => prefixKey(addressIn(bytes, address, six ? 16 : 4), length)
     policies.push({
       direction,
       destination: prefix(body, readU8(bytes, body + 42, end)),

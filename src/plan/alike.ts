@@ -6,7 +6,8 @@
 //   - its one route leads to one gateway of its own family, or is left to the stack
 //
 // Holds while the state stands still, thus within one plan. Who has got nothing
-// from another goes by its key, as in an update; the rest are never strings.
+// from another goes by its key, as in an update; the rest are never strings. In
+// steps (src/slice.ts).
 
 import { splitPrefix } from '../address.js'
 import { PrefixBegins } from '../prefix-begins.js'
@@ -24,10 +25,12 @@ import type { World } from './world-types.js'
 
 type Table = World['state']['routes4']
 type KindOf = (prefix: Prefix) => Route | null
+const keysInStep = 128
+
 /** true: the prefix at this place got what others of its kind have. */
 type Give = (kind: Route, column: PrefixColumn, at: number) => boolean
 
-export function countUses({ uses, state }: World, table: Table, kindOf: KindOf): void {
+export function* countUses({ uses, state }: World, table: Table, kindOf: KindOf): Generator<void> {
   const known = new Map<Route, number | number[] | undefined>()
   const special = new PrefixBegins(kernelsOwn)
   if (table instanceof RouteTable)
@@ -37,7 +40,10 @@ export function countUses({ uses, state }: World, table: Table, kindOf: KindOf):
     uses.addAs(column, at, known.get(kind))
     return true
   }
+  let done = 0
   for (const prefix of keysBut(table, give)) {
+    if (prefix === null || ++done % keysInStep === 0) yield
+    if (prefix === null) continue
     uses.refresh(prefix, state)
     const kind = kindOf(prefix)
     const { address, length } = splitPrefix(prefix)
@@ -46,7 +52,7 @@ export function countUses({ uses, state }: World, table: Table, kindOf: KindOf):
 }
 
 /** Plans prefixes that have no plan yet. */
-export function planPrefixes(world: World, table: Table, kindOf: KindOf, change: PlanChange): void {
+export function* planPrefixes(world: World, table: Table, kindOf: KindOf, change: PlanChange): Generator<void> {
   const { plan, nexthops, options, cover, translated } = world
   const known = new Map<Route, { wanted: WantedRoute | null; given: number }>()
   if (plan.routes instanceof RouteMap && table instanceof RouteTable)
@@ -60,7 +66,10 @@ export function planPrefixes(world: World, table: Table, kindOf: KindOf, change:
     one.given++
     return true
   }
+  let done = 0
   for (const prefix of keysBut(table, give)) {
+    if (prefix === null || ++done % keysInStep === 0) yield
+    if (prefix === null) continue
     const kind = kindOf(prefix)
     const plain = kind && isPlain(world, prefix) ? kind : null
     const one = plain && known.get(plain)
@@ -76,7 +85,8 @@ export function planPrefixes(world: World, table: Table, kindOf: KindOf, change:
     if (wanted?.action === 'nexthop' && given > 0) nexthops.acquire(wanted.nexthop, change, given)
 }
 
-function keysBut(table: Table, give: Give): Iterable<Prefix> {
+/** null: many have been given something since. */
+function keysBut(table: Table, give: Give): Iterable<Prefix | null> {
   return table instanceof RouteTable ? table.keysBut(give) : table.keys()
 }
 

@@ -1,6 +1,7 @@
 // What a new plan changed against the one before, so that the writer works
 // only on that. A key that is no longer in the plan was removed.
 
+import { toEnd } from '../slice.js'
 import type { Address, NeighbourKey, Prefix } from '../state/types.js'
 import type { ClassKey, ClassRouteKey, NexthopKey } from './keys.js'
 import { RouteMap } from './route-map.js'
@@ -13,6 +14,8 @@ import type {
   WantedPod,
   WantedRoute
 } from './types.js'
+
+const keysInStep = 512
 
 export interface PlanChange {
   devices: Set<number>
@@ -62,35 +65,48 @@ export function isEmpty(change: PlanChange): boolean {
 }
 
 export function comparePlans(before: Plan, after: Plan): PlanChange {
+  return toEnd(comparingPlans(before, after))
+}
+
+/** In steps (src/slice.ts). */
+export function* comparingPlans(before: Plan, after: Plan): Generator<void, PlanChange> {
   return {
-    devices: compareTables(before.devices, after.devices, sameDevice),
+    devices: yield* compareTables(before.devices, after.devices, sameDevice),
     unserved: JSON.stringify(before.unserved) !== JSON.stringify(after.unserved),
-    pods: compareTables(before.pods, after.pods, sameFlat),
-    nexthops: compareTables(before.nexthops, after.nexthops, sameFlat),
-    routes: compareRoutes(before.routes, after.routes),
-    classes: compareTables(before.classes, after.classes, (a, b) => JSON.stringify(a) === JSON.stringify(b)),
-    classRoutes: compareTables(before.classRoutes, after.classRoutes, sameRoute),
-    neighbours: compareTables(before.neighbours, after.neighbours, sameNeighbour),
-    managed: compareTables(before.managed, after.managed, () => true)
+    pods: yield* compareTables(before.pods, after.pods, sameFlat),
+    nexthops: yield* compareTables(before.nexthops, after.nexthops, sameFlat),
+    routes: yield* compareRoutes(before.routes, after.routes),
+    classes: yield* compareTables(before.classes, after.classes, (a, b) => JSON.stringify(a) === JSON.stringify(b)),
+    classRoutes: yield* compareTables(before.classRoutes, after.classRoutes, sameRoute),
+    neighbours: yield* compareTables(before.neighbours, after.neighbours, sameNeighbour),
+    managed: yield* compareTables(before.managed, after.managed, () => true)
   }
 }
 
-function compareRoutes(before: Plan['routes'], after: Plan['routes']): Set<Prefix> {
-  if (!(after instanceof RouteMap)) return compareTables(before, after, sameRoute)
+function* compareRoutes(before: Plan['routes'], after: Plan['routes']): Generator<void, Set<Prefix>> {
+  if (!(after instanceof RouteMap)) return yield* compareTables(before, after, sameRoute)
   if (before.size === 0) return after.copyOfKeys()
   return before instanceof RouteMap
-    ? after.keysUnlike(before, sameRoute)
-    : compareTables<Prefix, WantedRoute>(before, after, sameRoute)
+    ? yield* after.keysUnlike(before, sameRoute)
+    : yield* compareTables<Prefix, WantedRoute>(before, after, sameRoute)
 }
 
-function compareTables<K, V>(before: Map<K, V>, after: Map<K, V>, same: (a: V, b: V) => boolean): Set<K> {
-  if (before.size === 0) return new Set(after.keys())
+function* compareTables<K, V>(
+  before: Map<K, V>,
+  after: Map<K, V>,
+  same: (a: V, b: V) => boolean
+): Generator<void, Set<K>> {
   const changed = new Set<K>()
+  let done = 0
   for (const [key, value] of after) {
     const old = before.get(key)
     if (old === undefined || !same(old, value)) changed.add(key)
+    if (++done % keysInStep === 0) yield
   }
-  for (const key of before.keys()) if (!after.has(key)) changed.add(key)
+  for (const key of before.keys()) {
+    if (!after.has(key)) changed.add(key)
+    if (++done % keysInStep === 0) yield
+  }
   return changed
 }
 

@@ -8,6 +8,8 @@ import type { PlanOptions } from './options.js'
 import { TABLE_LOCAL } from './routes.js'
 import type { World } from './world-types.js'
 
+const keysInStep = 1024
+
 export interface Covers {
   cover: Cover
   /** Prefixes of the cover that come from table local. */
@@ -47,8 +49,8 @@ function coversOthers(prefix: Prefix): boolean {
   return length < address.length * 4 && !isKernelsOwn(address, length)
 }
 
-/** Takes in whether a prefix has a route of table local; `prefixes` as in moveTranslated. */
-export function moveLocal(world: World, prefix: Prefix, prefixes: Set<Prefix>): void {
+/** Takes in whether a prefix has a route of table local; `prefixes` as in moveTranslated. In steps. */
+export function* moveLocal(world: World, prefix: Prefix, prefixes: Set<Prefix>): Generator<void> {
   if (!coversOthers(prefix)) return
   const { state, cover, localCover, options } = world
   const routes = (familyOfPrefix(prefix) === 4 ? state.routes4 : state.routes6).get(prefix)
@@ -61,35 +63,42 @@ export function moveLocal(world: World, prefix: Prefix, prefixes: Set<Prefix>): 
     localCover.delete(prefix)
     if (!options.stackPrefixes.includes(prefix)) cover.remove(prefix)
   }
-  addInside(world, prefix, prefixes)
+  yield* addInside(world, prefix, prefixes)
 }
 
 /**
  * Takes in whether a prefix is translated; adds what has to be planned anew to
  * `prefixes` and the world's dirty sets. A single address costs the same however
- * many others there are; for a shorter prefix all routes are looked through.
+ * many others there are; for a shorter prefix all routes are looked through, in steps.
  */
-export function moveTranslated(world: World, prefix: Prefix, translated: boolean, prefixes: Set<Prefix>): void {
+export function* moveTranslated(
+  world: World,
+  prefix: Prefix,
+  translated: boolean,
+  prefixes: Set<Prefix>
+): Generator<void> {
   if (translated === world.translated.prefixes.has(prefix)) return
   if (translated) world.translated.add(prefix, translatedDestination)
   else world.translated.remove(prefix)
   prefixes.add(prefix)
   const { address, length } = splitPrefix(prefix)
   if (length < address.length * 4) {
-    addInside(world, prefix, prefixes)
+    yield* addInside(world, prefix, prefixes)
     return
   }
   const place = world.places.get(address)
   if (place) world.dirtyDevices.add(place.ifindex)
 }
 
-function addInside(world: World, prefix: Prefix, prefixes: Set<Prefix>): void {
+function* addInside(world: World, prefix: Prefix, prefixes: Set<Prefix>): Generator<void> {
   const { state, places, cover, translated, dirtyDevices, dirtyPods } = world
   const { address, length, family } = splitPrefix(prefix)
   // cheap, for there may be a million
   const digits = address.slice(0, length >> 2)
+  let done = 0
   for (const known of [family === 4 ? state.routes4 : state.routes6, cover.prefixes, translated.prefixes]) {
     for (const inner of known.keys()) {
+      if (++done % keysInStep === 0) yield
       if (!inner.startsWith(digits)) continue
       const { address: other, length: longer } = splitPrefix(inner)
       if (longer > length && contains(address, length, other)) prefixes.add(inner)

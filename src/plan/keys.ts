@@ -33,7 +33,12 @@ export function splitNexthopKey(key: NexthopKey): {
   snat6: Address[]
   noSource: boolean
 } {
-  const [ifindex, gateway, mtu, snat4, snat6] = key.split('/') as [string, Address | 'onlink', string, ...SourcesInKey[]]
+  const [ifindex, gateway, mtu, snat4, snat6] = key.split('/') as [
+    string,
+    Address | 'onlink',
+    string,
+    ...SourcesInKey[]
+  ]
   return {
     ifindex: Number(ifindex),
     gateway: gateway === 'onlink' ? null : gateway,
@@ -45,7 +50,9 @@ export function splitNexthopKey(key: NexthopKey): {
 }
 
 function addressesIn(sources: SourcesInKey | undefined): Address[] {
-  return sources === undefined || sources === '-' || sources === 'none' || sources === '?' ? [] : splitAddresses(sources as AddressList)
+  return sources === undefined || sources === '-' || sources === 'none' || sources === '?'
+    ? []
+    : splitAddresses(sources as AddressList)
 }
 
 /** For SNAT in a key. */

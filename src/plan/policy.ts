@@ -34,6 +34,7 @@ import type { Policy, RouteClass, World } from './world-types.js'
 
 /** Prefixes that a class may be made of: what is planned anew when one of them changes. */
 const mostPrefixes = 32_768
+const prefixesInStep = 128
 const families: readonly Family[] = [4, 6]
 
 export function createPolicy(state: NodeState): Policy {
@@ -83,11 +84,13 @@ export function isPlainNode({ rules }: Policy): boolean {
   return rules[4].plain && rules[6].plain
 }
 
-/** Takes in prefixes that changed; true: routes that rules lead to are among them, and the devices have to be looked at. */
-export function refreshTables({ policy, state }: World, prefixes: ReadonlySet<Prefix>): boolean {
+/** Takes in prefixes that changed, in steps; true: routes that rules lead to are among them, and the devices have to be looked at. */
+export function* refreshTables({ policy, state }: World, prefixes: ReadonlySet<Prefix>): Generator<void, boolean> {
   if (isPlainNode(policy)) return false
   let touched = false
+  let done = 0
   for (const prefix of prefixes) {
+    if (++done % prefixesInStep === 0) yield
     const family = familyOfPrefix(prefix)
     const routes = (family === 4 ? state.routes4 : state.routes6).get(prefix) ?? []
     const changed = new Set<number>()
@@ -254,7 +257,13 @@ function inboundSteps(
   return found
 }
 
-function buildClass(world: World, key: ClassKey, family: Family, steps: readonly Step[], change: PlanChange): RouteClass {
+function buildClass(
+  world: World,
+  key: ClassKey,
+  family: Family,
+  steps: readonly Step[],
+  change: PlanChange
+): RouteClass {
   const { policy, state, options } = world
   const known = policy.classes.get(key)
   if (known && !known.stale) return known
@@ -291,7 +300,13 @@ function buildClass(world: World, key: ClassKey, family: Family, steps: readonly
 
 const askMain: WantedClassRoute = { action: 'main' }
 
-function wantedRoute(world: World, family: Family, answer: Answer, key: ClassKey, change: PlanChange): WantedClassRoute {
+function wantedRoute(
+  world: World,
+  family: Family,
+  answer: Answer,
+  key: ClassKey,
+  change: PlanChange
+): WantedClassRoute {
   switch (answer.kind) {
     case 'main':
       return askMain

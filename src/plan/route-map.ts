@@ -6,6 +6,8 @@ import { type PrefixColumn, PrefixMap, PrefixSet } from '../prefix-map.js'
 import type { Family, Prefix } from '../state/types.js'
 import type { WantedRoute } from './types.js'
 
+const keysInStep = 1024
+
 export class RouteMap extends Map<Prefix, WantedRoute> {
   /** Numbers of routes. */
   private readonly rows = new PrefixMap()
@@ -91,8 +93,8 @@ export class RouteMap extends Map<Prefix, WantedRoute> {
     for (const [number, route] of this.routes.entries()) if (route) yield [route, this.users[number] ?? 0]
   }
 
-  /** Prefixes that are in one of both, or have routes that are not the same; two of many users are compared once. */
-  keysUnlike(before: RouteMap, isSame: (a: WantedRoute, b: WantedRoute) => boolean): Set<Prefix> {
+  /** Prefixes that are in one of both, or have routes that are not the same; two of many users are compared once. In steps. */
+  *keysUnlike(before: RouteMap, isSame: (a: WantedRoute, b: WantedRoute) => boolean): Generator<void, Set<Prefix>> {
     const found = new PrefixSet()
     const answers: Map<number, boolean>[] = []
     const same = (number: number, old: number): boolean => {
@@ -105,14 +107,19 @@ export class RouteMap extends Map<Prefix, WantedRoute> {
       answers[number].set(old, answer)
       return answer
     }
+    let done = 0
     for (const column of Object.values(this.columns)) {
       const old = before.columns[column.family]
       for (const at of column.places()) {
+        if (++done % keysInStep === 0) yield
         const place = old.findAs(column, at)
         if (place >= 0 && same(column.values[at] as number, old.values[place] as number)) continue
         found.add(column.key(at))
       }
-      for (const at of old.places()) if (column.findAs(old, at) < 0) found.add(old.key(at))
+      for (const at of old.places()) {
+        if (++done % keysInStep === 0) yield
+        if (column.findAs(old, at) < 0) found.add(old.key(at))
+      }
     }
     return found
   }

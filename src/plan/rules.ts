@@ -19,7 +19,7 @@ import { createHash } from 'node:crypto'
 import { formatPrefix, prefixKey, unspecified } from '../address.js'
 import type { Address, Family, Prefix, Rule } from '../state/types.js'
 import { contains } from './cover.js'
-import { classKey, type ClassKey } from './keys.js'
+import { type ClassKey, classKey } from './keys.js'
 import { TABLE_LOCAL, TABLE_MAIN } from './routes.js'
 import { RuleAction, ruleText, tableName } from './rule-text.js'
 

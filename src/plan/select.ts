@@ -3,7 +3,7 @@
 import { splitPrefix } from '../address.js'
 import type { Address, Prefix } from '../state/types.js'
 import { contains } from './cover.js'
-import { prefixIn, type ClassRouteKey } from './keys.js'
+import { type ClassRouteKey, prefixIn } from './keys.js'
 import type { Plan, WantedClassRoute } from './types.js'
 
 type RouteKey = Prefix | ClassRouteKey

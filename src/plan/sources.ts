@@ -153,7 +153,8 @@ function findConfigured(
   for (const entry of entries) {
     const found = [...state.addresses.values()].flat().filter((address) => isMeant(entry, address, state))
     for (const { family, local, ifindex } of found) lists[family].set(local, ifindex)
-    for (const family of [4, 6] as const) if ('device' in entry || familyOfPrefix(entry.prefix) === family) asked.add(family)
+    for (const family of [4, 6] as const)
+      if ('device' in entry || familyOfPrefix(entry.prefix) === family) asked.add(family)
     if (found.length === 0) lacking.entries.push(entryText(entry))
   }
   for (const family of asked) if (lists[family].size === 0) lacking.families.push(family)

@@ -13,8 +13,12 @@
 //   next hop     routes by the object and by groups with it
 //   prefix       itself; in table local also what is inside it
 //   neighbour    next hops through it, routes that pass over it when it is not there
+//
+// In steps (src/slice.ts): an event may concern all routes. Between them the plan
+// and what belongs to it are neither what they were nor what they will be.
 
 import { familyOfPrefix, splitNeighbourKey } from '../address.js'
+import { eachOf } from '../slice.js'
 import type { Changes, Link, NeighbourKey, NodeState, Prefix } from '../state/types.js'
 import { emptyChange, type PlanChange } from './change.js'
 import { moveLocal, moveTranslated } from './covering.js'
@@ -22,6 +26,8 @@ import { isPlainNode, refreshRules, refreshTables, staleClass, staleClasses, tra
 import type { Plan } from './types.js'
 import { planDevices, planNeighbour, planPods, planPrefix, refreshRole } from './world.js'
 import type { World } from './world-types.js'
+
+const prefixesInStep = 128
 
 /** What is to be looked at. */
 interface Work {
@@ -33,37 +39,43 @@ interface Work {
 }
 
 /** destinations: those of which it changed whether they are translated. */
-export function updateWorld(world: World, changes: Changes, destinations: ReadonlyMap<Prefix, boolean>): PlanChange {
+export function* updateWorld(
+  world: World,
+  changes: Changes,
+  destinations: ReadonlyMap<Prefix, boolean>
+): Generator<void, PlanChange> {
   const change = emptyChange()
   const work: Work = { prefixes: new Set(changes.prefixes), touched: new Set(changes.links), diverted: false }
   if (changes.rules) takeRules(world, work)
-  const renamed = takeLinks(world, changes.links, work)
-  takeObjects(world, changes.objects, work)
-  for (const prefix of work.prefixes) world.uses.refresh(prefix, world.state, work.touched)
+  const renamed = yield* takeLinks(world, changes.links, work)
+  yield* takeObjects(world, changes.objects, work)
+  yield* eachOf(work.prefixes, (prefix) => world.uses.refresh(prefix, world.state, work.touched))
   const { moved, uplinks } = moveRoles(world, work.touched)
-  for (const ifindex of moved) addThrough(world.state, ifindex, work.prefixes)
+  for (const ifindex of moved) yield* addThrough(world.state, ifindex, work.prefixes)
   if (moved.size > 0 || renamed) loosenClasses(world, work)
-  takeSources(world, changes, uplinks, work)
-  for (const prefix of changes.prefixes) moveLocal(world, prefix, work.prefixes)
-  takeTranslated(world, destinations, work, change)
+  yield* takeSources(world, changes, uplinks, work)
+  yield* takeLocal(world, changes.prefixes, work)
+  yield* takeTranslated(world, destinations, work, change)
   takeGateways(world, changes.neighbours, work)
-  if (refreshTables(world, changes.prefixes) || work.diverted)
+  if ((yield* refreshTables(world, changes.prefixes)) || work.diverted)
     for (const ifindex of world.plan.devices.keys()) world.dirtyDevices.add(ifindex)
   for (const ifindex of moved) world.dirtyDevices.add(ifindex)
-  for (const prefix of work.prefixes) planPrefix(world, prefix, change)
-  planDevices(world, change)
+  yield* eachOf(work.prefixes, (prefix) => planPrefix(world, prefix, change))
+  yield* planDevices(world, change)
   for (const ifindex of changes.links) world.nexthops.refreshDevice(ifindex, change)
-  for (const key of changes.neighbours) {
+  yield* eachOf(changes.neighbours, (key) => {
     world.nexthops.refresh(key, change)
     const { address } = splitNeighbourKey(key)
     if (world.places.has(address)) world.dirtyPods.add(address)
     planNeighbour(world, key, change)
-  }
-  planPods(world, change)
+  })
+  yield* planPods(world, change)
   if (uplinks.size > 0) {
-    for (const [key, { ifindex }] of world.state.neighbours) if (uplinks.has(ifindex)) planNeighbour(world, key, change)
-    for (const [key, { ifindex }] of [...world.plan.neighbours])
+    const planOne = ([key, { ifindex }]: [NeighbourKey, { ifindex: number }]): void => {
       if (uplinks.has(ifindex)) planNeighbour(world, key, change)
+    }
+    yield* eachOf(world.state.neighbours, planOne)
+    yield* eachOf([...world.plan.neighbours], planOne)
   }
   if (moved.size > 0 || changes.links.size > 0) tellUnserved(world, change)
   return change
@@ -75,7 +87,7 @@ function takeRules(world: World, work: Work): void {
 }
 
 /** true: one has another name or MTU, came or went. */
-function takeLinks(world: World, links: ReadonlySet<number>, { prefixes, touched }: Work): boolean {
+function* takeLinks(world: World, links: ReadonlySet<number>, { prefixes, touched }: Work): Generator<void, boolean> {
   let renamed = false
   for (const ifindex of links) {
     const before = world.links.get(ifindex)
@@ -89,7 +101,7 @@ function takeLinks(world: World, links: ReadonlySet<number>, { prefixes, touched
     for (const address of world.addressesOf.get(ifindex) ?? []) world.dirtyPods.add(address)
     if (isSameToRoutes(before, after)) continue
     renamed = true
-    addThrough(world.state, ifindex, prefixes)
+    yield* addThrough(world.state, ifindex, prefixes)
   }
   return renamed
 }
@@ -98,28 +110,34 @@ function isSameToRoutes(before: Link | undefined, after: Link | undefined): bool
   return before?.name === after?.name && before?.mtu === after?.mtu
 }
 
-function takeObjects(world: World, objects: ReadonlySet<number>, work: Work): void {
+function* takeObjects(world: World, objects: ReadonlySet<number>, work: Work): Generator<void> {
   if (objects.size === 0) return
   const { state } = world
   loosenClasses(world, work)
-  for (const id of objects) for (const prefix of state.routeUsers.byObject(id)) work.prefixes.add(prefix)
+  for (const id of objects) yield* addAll(state.routeUsers.byObject(id), work.prefixes)
   for (const { id, group } of state.nexthopObjects.values()) {
-    if (!group.some((member) => objects.has(member.id))) continue
-    for (const prefix of state.routeUsers.byObject(id)) work.prefixes.add(prefix)
+    if (group.some((member) => objects.has(member.id))) yield* addAll(state.routeUsers.byObject(id), work.prefixes)
   }
 }
 
-/** Routes through the device, by next hops of their own and by objects. */
-function addThrough(state: NodeState, ifindex: number, prefixes: Set<Prefix>): void {
-  for (const prefix of state.routeUsers.throughDevice(ifindex)) prefixes.add(prefix)
-  addByObjects(state, ifindex, prefixes)
+function addAll(from: Iterable<Prefix>, prefixes: Set<Prefix>): Generator<void> {
+  return eachOf(from, (prefix) => prefixes.add(prefix))
 }
 
-function addByObjects({ routeUsers, nexthopObjects }: NodeState, ifindex: number, prefixes: Set<Prefix>): void {
+/** Routes through the device, by next hops of their own and by objects. */
+function* addThrough(state: NodeState, ifindex: number, prefixes: Set<Prefix>): Generator<void> {
+  yield* addAll(state.routeUsers.throughDevice(ifindex), prefixes)
+  yield* addByObjects(state, ifindex, prefixes)
+}
+
+function* addByObjects(
+  { routeUsers, nexthopObjects }: NodeState,
+  ifindex: number,
+  prefixes: Set<Prefix>
+): Generator<void> {
   const isOn = (id: number): boolean => nexthopObjects.get(id)?.nexthop?.ifindex === ifindex
   for (const { id, group } of nexthopObjects.values()) {
-    if (!isOn(id) && !group.some((member) => isOn(member.id))) continue
-    for (const prefix of routeUsers.byObject(id)) prefixes.add(prefix)
+    if (isOn(id) || group.some((member) => isOn(member.id))) yield* addAll(routeUsers.byObject(id), prefixes)
   }
 }
 
@@ -143,7 +161,7 @@ function loosenClasses(world: World, work: Work): void {
 }
 
 /** Which source addresses next hops have depends on addresses, and on which devices are in a VRF. */
-function takeSources(world: World, changes: Changes, newUplinks: Iterable<number>, work: Work): void {
+function* takeSources(world: World, changes: Changes, newUplinks: Iterable<number>, work: Work): Generator<void> {
   if (changes.addresses.size === 0 && changes.links.size === 0) return
   const uplinks = new Set(newUplinks)
   for (const [ifindex, { role }] of world.roles) if (role === 'uplink') uplinks.add(ifindex)
@@ -153,15 +171,17 @@ function takeSources(world: World, changes: Changes, newUplinks: Iterable<number
   world.plan.lackingSources = world.sources.lacking()
   for (const { family, ifindex, through } of moves) {
     const found = new Set<Prefix>()
-    if (through === 'all') addThrough(world.state, ifindex, found)
+    if (through === 'all') yield* addThrough(world.state, ifindex, found)
     else {
-      for (const gateway of through) for (const prefix of routeUsers.throughGateway(ifindex, gateway)) found.add(prefix)
+      for (const gateway of through) yield* addAll(routeUsers.throughGateway(ifindex, gateway), found)
       for (const gateway of gateways.get(ifindex) ?? [])
         if (gateway.length !== (family === 4 ? 8 : 32))
-          for (const prefix of routeUsers.throughGateway(ifindex, gateway)) found.add(prefix)
-      if (nexthopObjects.size > 0) addByObjects(world.state, ifindex, found)
+          yield* addAll(routeUsers.throughGateway(ifindex, gateway), found)
+      if (nexthopObjects.size > 0) yield* addByObjects(world.state, ifindex, found)
     }
-    for (const prefix of found) if (familyOfPrefix(prefix) === family) work.prefixes.add(prefix)
+    yield* eachOf(found, (prefix) => {
+      if (familyOfPrefix(prefix) === family) work.prefixes.add(prefix)
+    })
   }
   let preferred = false
   for (const address of turned) {
@@ -175,15 +195,25 @@ function takeSources(world: World, changes: Changes, newUplinks: Iterable<number
   if (moves.length > 0 || preferred) loosenClasses(world, work)
 }
 
-function takeTranslated(
+function* takeLocal(world: World, changed: ReadonlySet<Prefix>, work: Work): Generator<void> {
+  let done = 0
+  for (const prefix of changed) {
+    yield* moveLocal(world, prefix, work.prefixes)
+    if (++done % prefixesInStep === 0) yield
+  }
+}
+
+function* takeTranslated(
   world: World,
   destinations: ReadonlyMap<Prefix, boolean>,
   work: Work,
   change: PlanChange
-): void {
+): Generator<void> {
+  let done = 0
   for (const [prefix, translated] of destinations) {
-    moveTranslated(world, prefix, translated, work.prefixes)
+    yield* moveTranslated(world, prefix, translated, work.prefixes)
     if (translateInClasses(world, prefix, change)) work.diverted = true
+    if (++done % prefixesInStep === 0) yield
   }
 }
 

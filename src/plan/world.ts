@@ -5,6 +5,7 @@
 // agree with the state for every prefix; dirtyDevices and dirtyPods are empty.
 
 import { formatAddress, neighbourKey, noMac, splitPrefix } from '../address.js'
+import { eachOf } from '../slice.js'
 import type { Address, Family, NeighbourKey, NodeState, Prefix } from '../state/types.js'
 import { emptyPlan, type PlanChange, sameDevice, sameFlat, sameNeighbour, sameRoute } from './change.js'
 import { isKernelsOwn } from './cover.js'
@@ -141,11 +142,15 @@ function movePod(world: World, address: Address, place: PodPlace | null, length:
 }
 
 /** Builds the rows of dirtyDevices and their classes; with rules of one's own those of all devices, for they look at which addresses are pods'. */
-export function planDevices(world: World, change: PlanChange): void {
+export function* planDevices(world: World, change: PlanChange): Generator<void> {
   if (world.dirtyDevices.size === 0) return
   const plain = isPlainNode(world.policy)
   const dirty = plain ? world.dirtyDevices : new Set([...world.dirtyDevices, ...world.plan.devices.keys()])
-  for (const ifindex of dirty) planDevice(world, ifindex, change)
+  // with rules of one's own each may be the first of a class
+  for (const ifindex of dirty) {
+    planDevice(world, ifindex, change)
+    yield
+  }
   if (!plain || world.policy.classes.size > 0) settleClasses(world, change)
   world.dirtyDevices.clear()
 }
@@ -211,29 +216,31 @@ function halfLeft(world: World, family: Family, own: readonly Address[]): LeftTo
 }
 
 /** Builds the pods in dirtyPods. After planDevices: a pod follows its device's rules. */
-export function planPods(world: World, change: PlanChange): void {
-  for (const address of world.dirtyPods) {
-    const before = world.plan.pods.get(address)
-    const place = world.places.get(address)
-    const link = place && world.state.links.get(place.ifindex)
-    if (before && before.ifindex !== place?.ifindex) {
-      unmanage(world, neighbourKey(before.ifindex, address), change)
-    }
-    if (!place || !link) {
-      if (before) change.pods.add(address)
-      world.plan.pods.delete(address)
-      continue
-    }
-    const family: Family = address.length === 8 ? 4 : 6
-    const left = world.plan.devices.get(place.ifindex)?.stack.some((entry) => entry.family === family)
-    const open = !left && coveredBy(world, address, address.length * 4) === null
-    const after = buildPod(address, place, link, world.state, open)
-    if (link.netkitMode !== 'l3') manage(world, place.ifindex, address, change)
-    if (before && sameFlat(before, after)) continue
-    world.plan.pods.set(address, after)
-    change.pods.add(address)
-  }
+export function* planPods(world: World, change: PlanChange): Generator<void> {
+  yield* eachOf(world.dirtyPods, (address) => planPod(world, address, change))
   world.dirtyPods.clear()
+}
+
+function planPod(world: World, address: Address, change: PlanChange): void {
+  const before = world.plan.pods.get(address)
+  const place = world.places.get(address)
+  const link = place && world.state.links.get(place.ifindex)
+  if (before && before.ifindex !== place?.ifindex) {
+    unmanage(world, neighbourKey(before.ifindex, address), change)
+  }
+  if (!place || !link) {
+    if (before) change.pods.add(address)
+    world.plan.pods.delete(address)
+    return
+  }
+  const family: Family = address.length === 8 ? 4 : 6
+  const left = world.plan.devices.get(place.ifindex)?.stack.some((entry) => entry.family === family)
+  const open = !left && coveredBy(world, address, address.length * 4) === null
+  const after = buildPod(address, place, link, world.state, open)
+  if (link.netkitMode !== 'l3') manage(world, place.ifindex, address, change)
+  if (before && sameFlat(before, after)) return
+  world.plan.pods.set(address, after)
+  change.pods.add(address)
 }
 
 function manage(world: World, ifindex: number, address: Address, change: PlanChange): void {

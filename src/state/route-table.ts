@@ -28,6 +28,7 @@ const marks = 8
 const whole = -1
 /** Of kinds with the same next hops: where there are more, each route is kept whole. */
 const mostPeers = 32
+const keysInStep = 1024
 
 export class RouteTable implements ReadonlyMap<Prefix, Route[]> {
   private readonly rows = new PrefixMap()
@@ -126,12 +127,14 @@ export class RouteTable implements ReadonlyMap<Prefix, Route[]> {
     return this.rows.keys()
   }
 
-  /** Keys of those that `isDone` does not take. kind: as kindOf(). */
-  *keysBut(isDone: (kind: Route, column: PrefixColumn, at: number) => boolean): Generator<Prefix> {
+  /** Keys of those that `isDone` does not take. kind: as kindOf(). null: many have been looked at since. */
+  *keysBut(isDone: (kind: Route, column: PrefixColumn, at: number) => boolean): Generator<Prefix | null> {
+    let done = 0
     for (const column of Object.values(this.columns)) {
       for (const at of column.places()) {
         const kind = this.kindAt(column, at)
         if (!kind || !isDone(kind, column, at)) yield column.key(at)
+        if (++done % keysInStep === 0) yield null
       }
     }
   }

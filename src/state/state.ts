@@ -3,7 +3,8 @@
 // Invariants:
 // - Only apply and a replacement at its end change anything; between two calls
 //   the tables are consistent. Routes are replaced prefix by prefix, other
-//   tables at once.
+//   tables at once; so are those that go, or come to life, with an event that is
+//   applied in steps.
 // - Facts about a device that does not exist are dropped: late events of a
 //   dead ifindex leave no trace.
 // - What the kernel does to routes without a message when a link, an address or
@@ -14,6 +15,8 @@
 // - Whoever dumps takes the kinds out of both before the dump begins.
 
 import { familyOfPrefix } from '../address.js'
+import { PrefixSet } from '../prefix-map.js'
+import { eachOf, toEnd } from '../slice.js'
 import { applyAddress, replaceAddresses } from './addresses.js'
 import { noChanges } from './changes.js'
 import { applyLink, type LinkEffect, replaceLinks } from './links.js'
@@ -96,12 +99,20 @@ export class State implements NodeState {
    * may be older than the last dump, so a removal that fits nothing is normal.
    */
   apply(message: StateMessage, changes: Changes, replaying = false): void {
+    toEnd(this.applying(message, changes, replaying))
+  }
+
+  /**
+   * The same in steps, for all routes may go with a device: between them each prefix is as before the event or as after
+   * it, and `changes` may be emptied. No other event may be applied before the last.
+   */
+  *applying(message: StateMessage, changes: Changes, replaying = false): Generator<void> {
     switch (message.kind) {
       case 'link':
-        this.applyLink(message, changes, replaying)
+        yield* this.applyLink(message, changes, replaying)
         break
       case 'address':
-        this.applyAddress(message.removed, message.address, changes, replaying)
+        yield* this.applyAddress(message.removed, message.address, changes, replaying)
         break
       case 'route': {
         const kind = message.route.family === 4 ? 'routes4' : 'routes6'
@@ -124,7 +135,7 @@ export class State implements NodeState {
         }
         break
       case 'nexthop':
-        if (message.removed) this.forgetObject(message.object.id, changes, replaying)
+        if (message.removed) yield* this.forgetObject(message.object.id, changes, replaying)
         else if (this.nexthopTable.set(message.object)) changes.objects.add(message.object.id)
         break
     }
@@ -251,16 +262,16 @@ export class State implements NodeState {
     }
   }
 
-  private applyLink(message: StateMessage & { kind: 'link' }, changes: Changes, replaying: boolean): void {
+  private *applyLink(message: StateMessage & { kind: 'link' }, changes: Changes, replaying: boolean): Generator<void> {
     const { removed, link, running } = message
     const master = this.links.get(link.ifindex)?.master ?? link.master
     const effect = applyLink(this.links, this.running, removed, link, running)
     if (effect === 'none') return
     changes.links.add(link.ifindex)
-    if (isLoss(effect)) this.lose(link.ifindex, effect, changes, replaying)
+    if (isLoss(effect)) yield* this.lose(link.ifindex, effect, changes, replaying)
     if (!removed && master !== link.master && this.shiftsRoutes(link.ifindex, [master, link.master])) this.ask(false)
-    if (effect === 'up') this.revive(link.ifindex, 'up', changes, replaying)
-    if (effect === 'back') this.revive(link.ifindex, 'carrier', changes, replaying)
+    if (effect === 'up') yield* this.revive(link.ifindex, 'up', changes, replaying)
+    if (effect === 'back') yield* this.revive(link.ifindex, 'carrier', changes, replaying)
     if (removed) this.forgetDevice(link.ifindex, changes)
   }
 
@@ -271,7 +282,12 @@ export class State implements NodeState {
     return false
   }
 
-  private applyAddress(removed: boolean, address: InterfaceAddress, changes: Changes, replaying: boolean): void {
+  private *applyAddress(
+    removed: boolean,
+    address: InterfaceAddress,
+    changes: Changes,
+    replaying: boolean
+  ): Generator<void> {
     const { ifindex, family, local } = address
     if (!this.links.has(ifindex) && !removed) return
     if (!applyAddress(this.addresses, removed, address)) return
@@ -282,32 +298,32 @@ export class State implements NodeState {
     // A dump may show routes that went with it.
     if (removed && this.incoming.has('routes4')) this.needsDump.add('routes4')
     // A new address revives next hops that died with the last one.
-    if (!removed) this.revive(ifindex, 'address', changes, replaying)
+    if (!removed) yield* this.revive(ifindex, 'address', changes, replaying)
     const last = removed && !this.addresses.get(ifindex)?.some((other) => other.family === 4)
-    if (last) this.lose(ifindex, 'addresses', changes, replaying)
+    if (last) yield* this.lose(ifindex, 'addresses', changes, replaying)
   }
 
   /** Does to the device's routes and next hop objects what the kernel does. */
-  private lose(ifindex: number, loss: Loss, changes: Changes, replaying: boolean): void {
+  private *lose(ifindex: number, loss: Loss, changes: Changes, replaying: boolean): Generator<void> {
     let confirm = false
     let any = false
     this.disturb()
     const isUp = (other: number): boolean => this.links.get(other)?.up === true
-    for (const key of new Set(this.routeUsers.throughDevice(ifindex))) {
+    yield* eachOf(yield* gathered(this.routeUsers.throughDevice(ifindex)), (key) => {
       const routes = this.tableOf(key).get(key) ?? []
       const left = afterLoss(routes, ifindex, loss, isUp)
-      if (!left) continue
+      if (!left) return
       any = true
       confirm ||= !routes.every((route) => isPlainLoss(route, loss))
       this.setRoutes(key, left, changes)
-    }
+    })
     const objects = loss === 'addresses' ? [] : this.nexthopTable.onDevice(ifindex)
-    for (const { id } of objects) this.dropObject(id, changes)
+    for (const { id } of objects) yield* this.dropObject(id, changes)
     if (replaying ? any || objects.length > 0 : confirm || objects.length > 0) this.ask(!replaying)
   }
 
   /** Lets the device's next hops live again as the kernel does. */
-  private revive(ifindex: number, revival: Revival, changes: Changes, replaying: boolean): void {
+  private *revive(ifindex: number, revival: Revival, changes: Changes, replaying: boolean): Generator<void> {
     const link = this.links.get(ifindex)
     if (!link?.up) return
     this.disturb()
@@ -318,15 +334,15 @@ export class State implements NodeState {
     const lives = { routes4: running || link.carrier, routes6: running && revival !== 'address' }
     const bound =
       revival !== 'carrier' || (this.addresses.get(ifindex)?.some((address) => address.family === 4) ?? false)
-    for (const key of new Set(this.routeUsers.throughDevice(ifindex))) {
+    yield* eachOf(yield* gathered(this.routeUsers.throughDevice(ifindex)), (key) => {
       const kind = kindOf(key)
-      if (!lives[kind]) continue
+      if (!lives[kind]) return
       const { routes, sure } = afterRevival(this.routeTables[kind].get(key) ?? [], ifindex, bound)
       if (!sure) this.needsDump.add(kind)
-      if (!routes) continue
+      if (!routes) return
       this.setRoutes(key, routes, changes)
       if (replaying) this.doubts.add(kind)
-    }
+    })
   }
 
   /** By State itself; see putRoutes. */
@@ -365,25 +381,22 @@ export class State implements NodeState {
   }
 
   /** RTM_DELNEXTHOP: its routes go with it, unannounced. */
-  private forgetObject(id: number, changes: Changes, replaying: boolean): void {
+  private *forgetObject(id: number, changes: Changes, replaying: boolean): Generator<void> {
     const known = this.nexthopTable.objects.has(id)
-    if (known) this.dropObject(id, changes)
+    if (known) yield* this.dropObject(id, changes)
     if (known || replaying) this.ask(!replaying)
   }
 
-  private dropObject(id: number, changes: Changes): void {
+  private *dropObject(id: number, changes: Changes): Generator<void> {
     this.disturb()
     for (const touched of this.nexthopTable.forget(id)) {
       changes.objects.add(touched)
       if (this.nexthopTable.objects.has(touched)) continue
-      for (const key of [...this.routeUsers.byObject(touched)]) {
+      yield* eachOf(yield* gathered(this.routeUsers.byObject(touched)), (key) => {
         const routes = this.tableOf(key).get(key) ?? []
-        this.setRoutes(
-          key,
-          routes.filter(({ nexthopId }) => nexthopId !== touched),
-          changes
-        )
-      }
+        const others = routes.filter(({ nexthopId }) => nexthopId !== touched)
+        this.setRoutes(key, others, changes)
+      })
     }
   }
 
@@ -412,6 +425,13 @@ export class State implements NodeState {
 }
 
 type RouteKind = 'routes4' | 'routes6'
+
+/** What is about to change. */
+function* gathered(keys: Iterable<Prefix>): Generator<void, Set<Prefix>> {
+  const found = new PrefixSet()
+  yield* eachOf(keys, (key) => found.add(key))
+  return found
+}
 
 function kindOf(key: Prefix): RouteKind {
   return familyOfPrefix(key) === 4 ? 'routes4' : 'routes6'

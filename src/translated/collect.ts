@@ -110,7 +110,8 @@ class Collector {
   }
 
   private addRange(range: Range, who: string | null): void {
-    for (const prefix of prefixesBetween(range.first, range.last)) if (!this.destinations.get(prefix)) this.destinations.set(prefix, who)
+    for (const prefix of prefixesBetween(range.first, range.last))
+      if (!this.destinations.get(prefix)) this.destinations.set(prefix, who)
   }
 
   private narrow(limit: Limit, { limit: own, lookups }: Effect): Limit {

@@ -39,9 +39,7 @@ function inRange(info: Buffer, limit: Limit): Limit {
   if (info.length < 65) return limit
   const flags = info[64] as number
   if ((flags & 2) === 0 || (flags & 32) !== 0) return limit
-  const between = (length: number) => [
-    { first: addressIn(info, 32, length), last: addressIn(info, 48, length) }
-  ]
+  const between = (length: number) => [{ first: addressIn(info, 32, length), last: addressIn(info, 48, length) }]
   const left = (family: 4 | 6) =>
     limit[family].length === 0 ? limit[family] : intersect(limit[family], between(family === 4 ? 4 : 16))
   return { 4: left(4), 6: left(6) }

@@ -7,8 +7,8 @@ import { hexAddress } from '../../src/address.js'
 import type { Deletion } from '../../src/maps/deletion.js'
 import { STRUCTS } from '../../src/maps/layout.js'
 import { ip, tcp, udp } from '../packets/packet.js'
-import { devices, onLink, type PodName, type TestNode, testNode, to } from './node.js'
 import { hex } from '../plan/node.js'
+import { devices, onLink, type PodName, type TestNode, testNode, to } from './node.js'
 
 type Family = 4 | 6
 

@@ -5,11 +5,11 @@ import { execFileSync } from 'node:child_process'
 import t from 'tap'
 import { stackPairRow } from '../../src/maps/stack-pairs.js'
 import { echo, fragments, icmpError, ip, raw, type Transport, tcp, udp } from '../packets/packet.js'
+import { hex } from '../plan/node.js'
 import { Control } from './layout.js'
 import { devices, type TestNode, testNode, to } from './node.js'
 import { out, pod } from './snat_flow.js'
 import { Stage } from './traced.js'
-import { hex } from '../plan/node.js'
 
 const service = { 4: '10.96.0.10', 6: 'fd00:96::10' } as const
 const remotePod = { 4: '10.2.0.7', 6: 'fd00:2::7' } as const

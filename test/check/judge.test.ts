@@ -28,7 +28,7 @@ const device = (ifindex: number, name: string, role: 'pod' | 'uplink'): WantedDe
 const node = (...devices: WantedDevice[]) => {
   const plan = emptyPlan()
   for (const each of devices) plan.devices.set(each.ifindex, each)
-  return { state: new State(), plan }
+  return { state: new State(), plan, otherTables: new Map<number, number>() }
 }
 
 const one = node(device(2, 'eth0', 'uplink'), device(3, 'veth1', 'pod'))

@@ -5,10 +5,10 @@
 import { readFileSync } from 'node:fs'
 import { text } from 'node:stream/consumers'
 import { hexAddress } from '../../src/address.js'
-import type { Address } from '../../src/state/types.js'
 import { forgetUntranslated } from '../../src/conntrack/forget.js'
 import { handBack, type LiveFlow } from '../../src/conntrack/hand-back.js'
 import { readTranslated } from '../../src/conntrack/translated.js'
+import type { Address } from '../../src/state/types.js'
 
 export type Act =
   | { verb: 'translated'; pods: Address[] }

@@ -10,9 +10,9 @@ import { OUTSIDE, OUTSIDE_ROUTER } from '../lab/addresses.js'
 import type { Lab } from '../lab/lab.js'
 import type { LabNode } from '../lab/node.js'
 import { until } from '../lab/process.js'
+import { hex } from '../plan/node.js'
 import { type Kind, Population } from './population.js'
 import { act, invalid, MASQUERADE, strictNode } from './support.js'
-import { hex } from '../plan/node.js'
 
 t.setTimeout(300_000)
 

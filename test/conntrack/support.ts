@@ -3,16 +3,16 @@
 
 import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
-import type { Address } from '../../src/state/types.js'
 import type { Forgotten } from '../../src/conntrack/forget.js'
 import type { HandBackResult, LiveFlow } from '../../src/conntrack/hand-back.js'
 import type { TranslatedFlows } from '../../src/conntrack/translated.js'
+import type { Address } from '../../src/state/types.js'
 import type { LabHost } from '../lab/host.js'
 import { Lab, type LabOptions } from '../lab/lab.js'
 import type { LabNode } from '../lab/node.js'
 import type { Background } from '../lab/process.js'
-import type { Act } from './act.js'
 import { hex } from '../plan/node.js'
+import type { Act } from './act.js'
 
 const ACT = fileURLToPath(new URL('./act.js', import.meta.url))
 const CONNECTIONS = fileURLToPath(new URL('./connections.js', import.meta.url))

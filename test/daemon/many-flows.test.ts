@@ -11,8 +11,8 @@ import { measureJiffies, readClock } from '../../src/datapath/clock.js'
 import { expireFlows } from '../../src/datapath/expiry.js'
 import { STRUCTS } from '../../src/maps/layout.js'
 import { native } from '../../src/native.js'
-import { fillTables, manyFlows } from './flow-table.js'
 import { hex } from '../plan/node.js'
+import { fillTables, manyFlows } from './flow-table.js'
 
 t.setTimeout(300_000)
 

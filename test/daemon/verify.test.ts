@@ -4,12 +4,13 @@
 // Mostly waits: for second looks.
 
 import t from 'tap'
-import type { Prefix } from '../../src/state/types.js'
 import { hexMac } from '../../src/address.js'
 import { verifyNode } from '../../src/answers/verify.js'
 import { readState } from '../../src/netlink/read-state.js'
 import { defaultPlanOptions } from '../../src/plan/options.js'
 import { makePlan } from '../../src/plan/planner.js'
+import { inSlices } from '../../src/slice.js'
+import type { Prefix } from '../../src/state/types.js'
 import { enterNamespace, ip, ipBatch } from '../netlink/namespace.js'
 import { key } from '../plan/node.js'
 
@@ -32,8 +33,9 @@ t.test('a lost event is found and mended, one that is on its way is neither', as
   const source = {
     options: () => defaultPlanOptions,
     translated: new Set<Prefix>(),
+    inTurn: <Result>(steps: () => Generator<void, Result>) => inSlices(steps()),
     resync: () => void asked.push('resync'),
-    replan: () => void asked.push('replan')
+    replan: async () => void asked.push('replan')
   }
   t.match(await verifyNode(node, source, false), { ok: true, total: 0, differences: [] })
 

@@ -45,7 +45,7 @@ function fake(t: Test, refuse: Record<string, string> = {}) {
       datapath = { takenOver: false, isServing: false, hooks: { attached: new Map() } } as unknown as Datapath
       return datapath
     },
-    fill() {},
+    async fill() {},
     begin: () => step('begin'),
     prove: () => step('prove'),
     leaveEgress: () => step('leaveEgress'),

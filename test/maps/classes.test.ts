@@ -2,8 +2,8 @@
 // none has it, and kept by a daemon that starts again.
 
 import t from 'tap'
-import { classRow } from '../../src/maps/keys.js'
 import * as codec from '../../src/maps/codec.js'
+import { classRow } from '../../src/maps/keys.js'
 import { createWriter, type Writer } from '../../src/maps/writer.js'
 import type { PlanChange } from '../../src/plan/change.js'
 import { defaultPlanOptions } from '../../src/plan/options.js'

@@ -1,7 +1,7 @@
 import t from 'tap'
-import { classRow } from '../../src/maps/keys.js'
 import { hexAddress, hexMac } from '../../src/address.js'
 import * as codec from '../../src/maps/codec.js'
+import { classRow } from '../../src/maps/keys.js'
 import { spreadLegs } from '../../src/maps/nexthops.js'
 import { podSlotIndex } from '../../src/maps/pods.js'
 import { hex, key } from '../plan/node.js'
@@ -79,7 +79,10 @@ t.test('flows, events and control come out readable', async (t) => {
 t.test('slots of pods: IPv4 neighbours never share one, IPv6 is folded and multiplied', async (t) => {
   t.equal(podSlotIndex(hex('10.1.0.2')), 0x0a010002 & 16383)
   const fold = (0xfd000000 ^ 0x00010002) >>> 0
-  t.equal(podSlotIndex(hexAddress(`fd000000${'0'.repeat(16)}00010002`)), Number((BigInt(fold) * 0x9e3779b1n) & 0xffffffffn) >>> 18)
+  t.equal(
+    podSlotIndex(hexAddress(`fd000000${'0'.repeat(16)}00010002`)),
+    Number((BigInt(fold) * 0x9e3779b1n) & 0xffffffffn) >>> 18
+  )
   t.equal(new Set(Array.from({ length: 256 }, (_, i) => podSlotIndex(hex(`10.1.7.${i}`)))).size, 256)
 })
 

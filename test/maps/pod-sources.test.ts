@@ -1,11 +1,11 @@
 // From pods.sources to the rows of pod_sources.
 
 import t from 'tap'
-import type { Prefix } from '../../src/state/types.js'
 import { decodePodSource, decodePodSourceKey } from '../../src/maps/pod-sources.js'
 import { createWriter } from '../../src/maps/writer.js'
 import { defaultPlanOptions } from '../../src/plan/options.js'
 import { createPlanner } from '../../src/plan/planner.js'
+import type { Prefix } from '../../src/state/types.js'
 import { addPod, everything, key, plainNode, some, type TestNode } from '../plan/node.js'
 import { type FakeObject, fakeObject } from './fake.js'
 

@@ -1,7 +1,6 @@
 // The comparison of maps and plan that goes on in slices, beside everything else.
 
 import t from 'tap'
-import type { Prefix } from '../../src/state/types.js'
 import * as codec from '../../src/maps/codec.js'
 import { createGroupRows, createNexthopRows } from '../../src/maps/nexthops.js'
 import { createRouteRows, nodeRoutes, type RouteRows } from '../../src/maps/routes.js'
@@ -9,6 +8,7 @@ import { createWriter } from '../../src/maps/writer.js'
 import { defaultPlanOptions } from '../../src/plan/options.js'
 import { createPlanner } from '../../src/plan/planner.js'
 import type { WantedRoute } from '../../src/plan/types.js'
+import type { Prefix } from '../../src/state/types.js'
 import { addRoutes, everything, key, leg, plainNode, route } from '../plan/node.js'
 import { type FakeObject, fakeObject } from './fake.js'
 

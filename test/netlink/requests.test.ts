@@ -1,8 +1,8 @@
 import t from 'tap'
 import { hexAddress } from '../../src/address.js'
 import { openNeighbourRequests } from '../../src/netlink/requests.js'
-import { enterNamespace, ip, peerNamespace, settle } from './namespace.js'
 import { hex } from '../plan/node.js'
+import { enterNamespace, ip, peerNamespace, settle } from './namespace.js'
 
 enterNamespace(import.meta.url)
 

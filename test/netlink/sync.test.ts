@@ -4,10 +4,11 @@ import { formatAddress, formatPrefix, hexPrefix, prefixKey } from '../../src/add
 import { type Sync, type SyncOptions, startSync } from '../../src/netlink/sync.js'
 import { mergeChanges, noChanges } from '../../src/state/changes.js'
 import type { Changes } from '../../src/state/types.js'
+import { Turns } from '../../src/turns.js'
+import { hex } from '../plan/node.js'
 import { layout } from './layout.js'
 import { enterNamespace, ip, ipBatch, ipBatchAsync, ipFile, peerNamespace, settle, writeBatch } from './namespace.js'
 import { askOracle, differences } from './oracle.js'
-import { hex } from '../plan/node.js'
 
 enterNamespace(import.meta.url)
 t.setTimeout(300_000)
@@ -41,7 +42,7 @@ function watch(options: Partial<SyncOptions> = {}): Watched {
         watched.calls++
         mergeChanges(seen, changes)
         isReady()
-        options.onChanges?.(changes)
+        return options.onChanges?.(changes)
       }
     }),
     taken() {
@@ -174,6 +175,61 @@ t.test('changes are precise and quick when all is quiet', async (t) => {
   ip('route del 10.77.0.0/16')
 })
 
+t.test('while somebody reads State it stands still, and is right afterwards', async (t) => {
+  const turns = new Turns()
+  const watched = watch({ readers: turns })
+  await watched.ready
+  await quiet(watched)
+  let over = false
+  const reading = turns.run(function* () {
+    while (!over) yield
+  })
+  const routes = () => JSON.stringify([...watched.sync.state.routes4.keys()])
+  const before = routes()
+  const { calls } = watched
+  ipBatch(Array.from({ length: 500 }, (_, i) => `route add 10.78.${i >> 8}.${i & 255}/32 via 192.0.2.2`))
+  watched.sync.resync()
+  ip('route del 10.78.0.7/32')
+  await new Promise((resolve) => setTimeout(resolve, 300))
+  t.equal(routes(), before, 'neither events nor what a dump shows')
+  t.equal(watched.calls, calls)
+  over = true
+  await reading
+  t.same(await agreement(watched), [])
+  t.equal(watched.taken().prefixes.size, 499 + 1)
+  ipBatch(
+    Array.from({ length: 500 }, (_, i) => i).flatMap((i) =>
+      i === 7 ? [] : [`route del 10.78.${i >> 8}.${i & 255}/32`]
+    )
+  )
+  t.same(await agreement(watched), [])
+  await watched.sync.close()
+})
+
+t.test('who cannot take a change in is told again with the next, also if that shows later', async (t) => {
+  let failing = false
+  const watched = watch({
+    onChanges: async () => {
+      await new Promise((resolve) => setImmediate(resolve))
+      if (failing) throw new Error('not now')
+    }
+  })
+  await watched.ready
+  await quiet(watched)
+  failing = true
+  ip('route add 10.77.0.0/16 via 192.0.2.2')
+  t.same(await settle(() => (watched.log.length > 0 ? [] : ['not told'])), [])
+  t.match(watched.log, [/a change could not be processed: not now/])
+  failing = false
+  watched.taken()
+  ip('route add 10.78.0.0/16 via 192.0.2.2')
+  t.same(await agreement(watched), [])
+  t.same([...watched.taken().prefixes].sort(), ['0a4d0000/16', '0a4e0000/16'])
+  ip('route del 10.77.0.0/16')
+  ip('route del 10.78.0.0/16')
+  await watched.sync.close()
+})
+
 t.test(
   '[Y5] silently removed routes are noticed: link down, up again, address and nexthop object deleted',
   async (t) => {
@@ -289,9 +345,7 @@ t.test('[Y2][Y4] IPv6 routes that change under a dump take no others with them',
   const churn = Array.from({ length: 120 }, () =>
     ['del', 'add'].flatMap((verb) => Array.from({ length: moving }, (_, number) => `route ${verb} ${route(number)}`))
   ).flat()
-  const keys = Array.from({ length: all - moving }, (_, index) =>
-    prefixKey(hex(network(moving + index)), 64)
-  )
+  const keys = Array.from({ length: all - moving }, (_, index) => prefixKey(hex(network(moving + index)), 64))
   let lost = 0
   const watched = watch({
     onChanges: () => {

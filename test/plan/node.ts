@@ -255,11 +255,9 @@ export function plainNode(): TestNode {
   const tables = { routes4: new Map<Prefix, Route[]>(), routes6: new Map<Prefix, Route[]>() }
   const node: TestNode = {
     links: new Map(
-      [
-        link(1, 'lo', { type: 772, mac: noMac, mtu: 65536 }),
-        link(2, 'eth0'),
-        link(3, 'eth1', { mtu: 9000 })
-      ].map((entry) => [entry.ifindex, entry])
+      [link(1, 'lo', { type: 772, mac: noMac, mtu: 65536 }), link(2, 'eth0'), link(3, 'eth1', { mtu: 9000 })].map(
+        (entry) => [entry.ifindex, entry]
+      )
     ),
     addresses: new Map([
       [1, [interfaceAddress(1, '127.0.0.1/8', { scope: 254 })]],

@@ -1,6 +1,6 @@
 import t from 'tap'
-import type { NexthopKey } from '../../src/plan/keys.js'
 import { neighbourKey } from '../../src/address.js'
+import type { NexthopKey } from '../../src/plan/keys.js'
 import { defaultPlanOptions, type PlanOptions } from '../../src/plan/options.js'
 import { makePlan } from '../../src/plan/planner.js'
 import type { Plan, WantedRoute } from '../../src/plan/types.js'

@@ -2,8 +2,8 @@
 // says, and what is left to the kernel.
 
 import t from 'tap'
-import { classRouteKey, type ClassKey } from '../../src/plan/keys.js'
 import { neighbourKey, splitPrefix } from '../../src/address.js'
+import { type ClassKey, classRouteKey } from '../../src/plan/keys.js'
 import { defaultPlanOptions } from '../../src/plan/options.js'
 import { createPlanner, makePlan } from '../../src/plan/planner.js'
 import { ruleText } from '../../src/plan/rule-text.js'

@@ -1,10 +1,10 @@
 // Destinations that the node translates, in the plan.
 
 import t from 'tap'
-import type { Prefix } from '../../src/state/types.js'
-import { classRouteKey, type ClassKey } from '../../src/plan/keys.js'
+import { type ClassKey, classRouteKey } from '../../src/plan/keys.js'
 import { defaultPlanOptions } from '../../src/plan/options.js'
 import { createPlanner } from '../../src/plan/planner.js'
+import type { Prefix } from '../../src/state/types.js'
 import {
   addPod,
   addRoutes,

@@ -1,6 +1,5 @@
 import { isIP } from 'node:net'
 import t from 'tap'
-import type { Address } from '../../src/state/types.js'
 import {
   addressBefore,
   addressIn,
@@ -33,6 +32,7 @@ import {
   unmappedPrefix,
   unspecified
 } from '../../src/address.js'
+import type { Address } from '../../src/state/types.js'
 
 function randomHex(digits: number, zeroBias: number): Address {
   let hex = ''
@@ -209,7 +209,8 @@ t.test('masks, neighbouring addresses and ranges', async (t) => {
 })
 
 t.test('literals are looked at', async (t) => {
-  for (const bad of ['', '0a01', '0A010002', '10.1.0.2', '0a0100020', 'g'.repeat(8)]) t.throws(() => hexAddress(bad), bad)
+  for (const bad of ['', '0a01', '0A010002', '10.1.0.2', '0a0100020', 'g'.repeat(8)])
+    t.throws(() => hexAddress(bad), bad)
   for (const bad of ['', '0a010000', '0a010000/', '0a010000/33', '0a010000/08', '0a010000/8/8', '10.0.0.0/8'])
     t.throws(() => hexPrefix(bad), bad)
   for (const bad of ['', '0a0b0c0d0e', '0a:0b:0c:0d:0e:0f', '0A0B0C0D0E0F']) t.throws(() => hexMac(bad), bad)

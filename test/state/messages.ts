@@ -4,7 +4,18 @@ import { familyOfPrefix, hexMac, hexPrefix, parseAddress, parsePrefix } from '..
 import { noChanges } from '../../src/state/changes.js'
 import type { StateMessage } from '../../src/state/messages.js'
 import type { State } from '../../src/state/state.js'
-import type { Address, Changes, InterfaceAddress, Link, Neighbour, NexthopObject, Prefix, Route, RouteNexthop, Rule } from '../../src/state/types.js'
+import type {
+  Address,
+  Changes,
+  InterfaceAddress,
+  Link,
+  Neighbour,
+  NexthopObject,
+  Prefix,
+  Route,
+  RouteNexthop,
+  Rule
+} from '../../src/state/types.js'
 
 export function hex(text: string): Address {
   const address = parseAddress(text)
@@ -13,7 +24,14 @@ export function hex(text: string): Address {
 }
 
 export function hop(ifindex: number, gateway: string | null = null): RouteNexthop {
-  return { ifindex, gateway: gateway === null ? null : hex(gateway), weight: 1, dead: false, onlink: false, encap: false }
+  return {
+    ifindex,
+    gateway: gateway === null ? null : hex(gateway),
+    weight: 1,
+    dead: false,
+    onlink: false,
+    encap: false
+  }
 }
 
 export function route(prefix: string, nexthops: RouteNexthop[], fields: Partial<Route> = {}): Route {

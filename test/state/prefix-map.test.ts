@@ -1,9 +1,9 @@
 // Columns say what a Map and a Set of prefix keys say, whatever is done to them.
 
 import t from 'tap'
-import type { Prefix } from '../../src/state/types.js'
 import { hexPrefix } from '../../src/address.js'
 import { PrefixMap, PrefixSet } from '../../src/prefix-map.js'
+import type { Prefix } from '../../src/state/types.js'
 import { randomSource } from '../plan/churn.js'
 
 type Random = (below: number) => number

@@ -36,7 +36,8 @@ function randomRoute(random: Random): Route {
     scope: pick(random, 0, 253, 254),
     nexthops,
     nexthopId: random(4) === 0 ? 1 + random(3) : 0,
-    preferredSource: random(3) === 0 ? (four ? hexAddress('c0000209') : hexAddress('20010db8000000000000000000000009')) : null,
+    preferredSource:
+      random(3) === 0 ? (four ? hexAddress('c0000209') : hexAddress('20010db8000000000000000000000009')) : null,
     mtu: 0,
     unsupported: []
   }
@@ -106,7 +107,10 @@ function compared(state: State): [unknown, unknown] {
     [...state.routes4, ...state.routes6].flatMap(([key, routes]) => (routes.some(fits) ? [key] : [])).sort()
   const gateways = [
     null,
-    ...[0, 1, 2, 3].flatMap((last) => [hexAddress(`c000020${last}`), hexAddress(`20010db800000000000000000000000${last}`)])
+    ...[0, 1, 2, 3].flatMap((last) => [
+      hexAddress(`c000020${last}`),
+      hexAddress(`20010db800000000000000000000000${last}`)
+    ])
   ]
   const said: unknown[] = []
   const found: unknown[] = []

@@ -72,7 +72,9 @@ t.test('[Y2][Y4] dumps that a change ran into are taken together: none missing, 
   for (const route of [{ ...second, mtu: 1400 }, third, third]) replacement.add(add(route))
   t.equal(state.routes6.size, 0, 'nothing shows before the end')
   const shown = () =>
-    [first, second, third].map(({ destination }) => state.routes6.get(prefixKey(destination, 48))?.map(({ mtu }) => mtu))
+    [first, second, third].map(({ destination }) =>
+      state.routes6.get(prefixKey(destination, 48))?.map(({ mtu }) => mtu)
+    )
   Array.from(replacement.unite(noChanges()))
   t.same(shown(), [[0], [1400], [0]], 'the later dump counts')
   const whole = state.beginReplace('routes6')

@@ -4,8 +4,8 @@
 import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import type { Test } from 'tap'
-import type { Prefix } from '../../src/state/types.js'
 import { formatPrefix } from '../../src/address.js'
+import type { Prefix } from '../../src/state/types.js'
 import { startTranslated, type Translated, type TranslatedDiff } from '../../src/translated/translated.js'
 
 export function fixture(name: string): string {

@@ -3,14 +3,14 @@
 
 import t from 'tap'
 import { splitPrefix } from '../../src/address.js'
-import type { Prefix } from '../../src/state/types.js'
 import { contains } from '../../src/plan/cover.js'
+import type { Prefix } from '../../src/state/types.js'
 import { enterNamespace } from '../netlink/namespace.js'
 import { randomSource } from '../plan/churn.js'
+import { hex } from '../plan/node.js'
 import { nft, tool, watch } from './node.js'
 import { Oracle } from './oracle.js'
 import { randomTable } from './random-rules.js'
-import { hex } from '../plan/node.js'
 
 t.setTimeout(300_000)
 enterNamespace(import.meta.url)
