@@ -9,6 +9,7 @@
 
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
+import { familyOfPrefix } from '../address.js'
 import { type Config, defaultConfig } from '../config/config.js'
 import type { EnableResult } from '../control/api.js'
 import type { PinnedDisabled } from '../control/pinned-api.js'
@@ -152,7 +153,7 @@ function pinnedPolicy(pinDirectory: string) {
       .map(({ key, value }) => ({ ...decodeMasqueradeKey(key), masquerade: decodeMasquerade(value) }))
       .filter((row) => row.epoch === epoch)
       .map(({ prefix, masquerade }) => ({ prefix, masquerade }))
-    const masqueraded = wanted.some(({ prefix, masquerade }) => masquerade && prefix.indexOf('/') > 8)
+    const masqueraded = wanted.some(({ prefix, masquerade }) => masquerade && familyOfPrefix(prefix) === 6)
     return wanted.length === 0 ? null : { wanted, ipv6: { masqueraded, why: 'as it was pinned' } }
   } finally {
     control?.close()
