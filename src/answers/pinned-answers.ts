@@ -40,7 +40,10 @@ export class PinnedAnswers implements PinnedControls {
     return maps
       .rows('pods')
       .map(({ key, value }) => ({ address: decodeAddress(key), pod: decodePod(value) }))
-      .sort((a, b) => a.pod.ifindex - b.pod.ifindex || a.address.length - b.address.length || (a.address < b.address ? -1 : 1))
+      .sort(
+        (a, b) =>
+          a.pod.ifindex - b.pod.ifindex || a.address.length - b.address.length || (a.address < b.address ? -1 : 1)
+      )
       .map(({ address, pod }): PinnedPodRow => {
         const device = this.deviceOf(pod)
         const attached = this.source.devices === null ? null : device === null ? [] : programs(pod.ifindex)
@@ -87,7 +90,9 @@ export class PinnedAnswers implements PinnedControls {
   private fromPins(): FromPins {
     const { isForwarding: forwarding, secondsLeft } = this.source.control
     const until =
-      forwarding && secondsLeft !== null ? `${new Date(Date.now() + secondsLeft * 1000).toISOString().slice(0, 19)}Z` : null
+      forwarding && secondsLeft !== null
+        ? `${new Date(Date.now() + secondsLeft * 1000).toISOString().slice(0, 19)}Z`
+        : null
     return { source: 'pins', forwarding, until }
   }
 

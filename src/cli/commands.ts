@@ -185,7 +185,8 @@ export async function disable(session: Session, force: boolean): Promise<Exit> {
     const text = await disableByPins(session, error, force)
     const value = JSON.parse(text) as EnableResult
     if (!session.json) session.print(session.paint.warn((error as Error).message))
-    if (!session.json && value.done) session.print('It was done without the daemon, which stays disabled when it starts.')
+    if (!session.json && value.done)
+      session.print('It was done without the daemon, which stays disabled when it starts.')
     return showChange(session, { value, text }, words)
   }
 }

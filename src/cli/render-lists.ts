@@ -57,7 +57,8 @@ function pinnedState({ ready, forwarding, programs, device, ifindex, mac, l3 }: 
   if (ready) return paint.good('forwarding')
   if (!forwarding) return paint.warn('through the kernel: the programs are off, or their lease is over')
   if (mac === null && !l3) return paint.warn('through the kernel: its MAC was not known')
-  if (ready === null) return paint.warn(`not known: device ${ifindex} is in another network namespace than this command`)
+  if (ready === null)
+    return paint.warn(`not known: device ${ifindex} is in another network namespace than this command`)
   if (device === null) return paint.warn(`its device, number ${ifindex}, is gone`)
   const others = programs?.length ? 'from_pod is not attached' : 'no program is attached'
   return paint.warn(`through the kernel: ${others}`)

@@ -1,7 +1,7 @@
 // One run of the command: where the daemon is, how to print, which exit status.
 
-import { type Answer, type ControlClient, controlClient } from '../control/client.js'
 import { parseDuration } from '../config/duration.js'
+import { type Answer, type ControlClient, controlClient } from '../control/client.js'
 import { type Paint, painter } from './text.js'
 
 export const exitStatus = { fine: 0, error: 1, refused: 2, usage: 64 } as const

@@ -69,8 +69,7 @@ export function controlClient(socketPath: string, timeout?: number): ControlClie
       const path = eventsPath + queryText(all ? { all: 'true' } : {})
       const limit = patienceFor('GET', path)
       const response = await open(socketPath, 'GET', path, undefined, limit, signal)
-      if (response.statusCode !== 200)
-        throw await refusal(response.statusCode, partsOf(response, limit, socketPath))
+      if (response.statusCode !== 200) throw await refusal(response.statusCode, partsOf(response, limit, socketPath))
       const beat = Number(response.headers[beatHeader] ?? 0)
       // a daemon of an earlier version gives none
       const silence = beat > 0 ? missedBeats * beat : null

@@ -21,9 +21,7 @@ export function leftBehind(pinDirectory: string): string | null {
     const left = control.secondsLeft
     const until =
       left === null ? 'for ever' : `until ${new Date(Date.now() + left * 1000).toISOString().slice(0, 19)}Z (${left} s)`
-    const unfinished = isUnfinished(pinDirectory)
-      ? ' It was replacing maps, which its next start goes on with.'
-      : ''
+    const unfinished = isUnfinished(pinDirectory) ? ' It was replacing maps, which its next start goes on with.' : ''
     return `Its programs${where} go on forwarding for ${count(pinDirectory)} pod addresses ${until}; systemctl restart hostrouted takes them over, hostrouted --remove takes them off.${unfinished}`
   } finally {
     control.close()

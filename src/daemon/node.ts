@@ -111,7 +111,12 @@ export class Node {
     setLevel(options.log, this.config.log.level)
     checkCapabilities()
     this.lock = lockRunDirectory(runDirectory)
-    noteDirectories(runDirectory, { config: path, pinDirectory, stateDirectory, namespace: native().networkNamespace() })
+    noteDirectories(runDirectory, {
+      config: path,
+      pinDirectory,
+      stateDirectory,
+      namespace: native().networkNamespace()
+    })
     this.guardKeeper = new GuardKeeper({
       pinDirectory,
       runDirectory,

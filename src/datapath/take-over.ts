@@ -85,7 +85,12 @@ async function markPairs(map: BpfMap, pairs: ReadonlySet<string>): Promise<void>
   }
 }
 
-async function writeOwners(object: Pick<BpfObject, 'map'>, pods: Map<Address, LocalPod>, flows: PodFlow[], now: number): Promise<void> {
+async function writeOwners(
+  object: Pick<BpfObject, 'map'>,
+  pods: Map<Address, LocalPod>,
+  flows: PodFlow[],
+  now: number
+): Promise<void> {
   const slice = new Slice()
   for (const family of [4, 6] as const) {
     const map = object.map(`owners${family}`)

@@ -61,11 +61,17 @@ t.test('a daemon that was killed: pods and snat are read from the pins', async (
 
   const snat = await ask(node, 'snat')
   t.equal(snat.status, 2, snat.stderr)
-  t.match(snat.stdout, /This is what it has pinned[\s\S]*\ntcp +10\.244\.1\.2:\d+ +192\.168\.100\.11:\d+ .*:7 +established/)
+  t.match(
+    snat.stdout,
+    /This is what it has pinned[\s\S]*\ntcp +10\.244\.1\.2:\d+ +192\.168\.100\.11:\d+ .*:7 +established/
+  )
   const list = JSON.parse((await ask(node, 'snat', '--json')).stdout) as FlowList & FromPins
   t.match(list, { source: 'pins', forwarding: true, until: /Z$/, total: list.flows.length })
   for (const { podPort, natPort } of live)
-    t.ok(list.flows.some((row) => row.podPort === podPort && row.natPort === natPort), 'a flow with its port')
+    t.ok(
+      list.flows.some((row) => row.podPort === podPort && row.natPort === natPort),
+      'a flow with its port'
+    )
   const top = await ask(node, 'snat', 'top')
   t.match(top.stdout, /This is what it has pinned[\s\S]*Pods by flows[\s\S]*10\.244\.1\.2 +pod1/)
   t.match(JSON.parse((await ask(node, 'snat', 'top', '--json')).stdout) as FlowTop, { source: 'pins', ports: Number })
@@ -75,7 +81,10 @@ t.test('a daemon that was killed: pods and snat are read from the pins', async (
   t.match(gone.stdout, /10\.244\.1\.3 +- .*its device, number \d+, is gone\n/)
   await daemon.endLease()
   const ended = await ask(node, 'pods')
-  t.match(ended.stdout, /leave all packets to the kernel[\s\S]*through the kernel: the programs are off, or their lease is over/)
+  t.match(
+    ended.stdout,
+    /leave all packets to the kernel[\s\S]*through the kernel: the programs are off, or their lease is over/
+  )
   t.match(JSON.parse((await ask(node, 'pods', '--json')).stdout), [{ forwarding: false, until: null, ready: false }])
 })
 
@@ -116,14 +125,25 @@ t.test('disable without the daemon: as it does it, and the next start stays disa
   const flow = await flowOf(node)
   const done = await ask(node, 'disable')
   t.equal(done.status, 0, done.stdout + done.stderr)
-  t.match(done.stdout, /It was done without the daemon, .*\nhostroute is disabled.*\n1 connection through SNAT continues.*0 cannot/)
+  t.match(
+    done.stdout,
+    /It was done without the daemon, .*\nhostroute is disabled.*\n1 connection through SNAT continues.*0 cannot/
+  )
   t.equal((await attached(node)).length, 0)
   t.notOk(existsSync(daemon.pinDirectory))
-  t.match(JSON.parse(readFileSync(`${daemon.stateDirectory}/switch.json`, 'utf8')), { enabled: false, configured: true })
+  t.match(JSON.parse(readFileSync(`${daemon.stateDirectory}/switch.json`, 'utf8')), {
+    enabled: false,
+    configured: true
+  })
   await goesOn(t, flow, 'a connection through SNAT goes on through the stack')
 
   const again = await ask(node, 'disable', '--json')
-  t.match(JSON.parse(again.stdout) as PinnedDisabled, { done: true, mode: 'disabled', handedBack: null, source: 'pins' })
+  t.match(JSON.parse(again.stdout) as PinnedDisabled, {
+    done: true,
+    mode: 'disabled',
+    handedBack: null,
+    source: 'pins'
+  })
   await daemon.start({ config: plain, waitReady: false })
   await until('it answers', async () => (await ask(node, 'status')).stdout.includes('disabled'), patience)
   t.match(await status(node), { mode: 'disabled', why: /switched off by `hostroute disable`/ })
