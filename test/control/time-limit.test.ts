@@ -61,7 +61,7 @@ t.test('events: the daemon gives signs of life, and is taken for dead without', 
   const directory = mkdtempSync(join(tmpdir(), 'hr-beat-'))
   const path = join(directory, 's')
   const node = fakeNode()
-  const server = await startControlServer({ path, control: node, beatEvery: 50 })
+  const server = await startControlServer({ path, control: node, beatEvery: 500 })
   t.teardown(async () => {
     await server.close()
     rmSync(directory, { recursive: true })
@@ -69,7 +69,7 @@ t.test('events: the daemon gives signs of life, and is taken for dead without', 
   const ending = new AbortController()
   const events: unknown[] = []
   const stream = controlClient(path, 200).events((event) => events.push(event), ending.signal)
-  await sleep(600)
+  await sleep(2500)
   node.emit(fakeEvent)
   while (events.length === 0) await sleep(10)
   t.same(events, [fakeEvent], 'it was listened all the time')
