@@ -11,6 +11,7 @@ import {
   LineCounter,
   type Node,
   parseAllDocuments,
+  visit,
   type YAMLMap
 } from 'yaml'
 import { isTransient } from '../transient.js'
@@ -49,7 +50,7 @@ export function loadConfig(path: string): { config: Config; text: string | null;
 /** Checks the text of a config.yaml; `file` is for messages. Throws ConfigError with all problems. */
 export function parseConfig(text: string, file: string): Config {
   const lineCounter = new LineCounter()
-  const documents = parseAllDocuments(text, { lineCounter, prettyErrors: false, uniqueKeys: true, merge: false })
+  const documents = parseAllDocuments(text, { lineCounter, prettyErrors: false, uniqueKeys: false, merge: false })
   const reader = new Reader(file, lineCounter)
   const config = structuredClone(defaultConfig)
   if (Array.isArray(documents)) reader.readDocuments(documents, config)
@@ -79,6 +80,8 @@ class Reader {
     }
     const [document, second] = documents
     if (!document || this.problems.length > 0) return
+    this.findRepeated(document)
+    if (this.problems.length > 0) return
     if (second) this.report(second.contents?.range[0] ?? 0, '', 'a second document starts here; only one is allowed')
     if (document.contents === null || isEmpty(document.contents)) return
     this.readSection(
@@ -88,6 +91,20 @@ class Reader {
       '',
       config as unknown as Record<string, unknown>
     )
+  }
+
+  /** Not left to the parser, which compares each key with each. */
+  private findRepeated(document: Document): void {
+    visit(document, {
+      Map: (_, { items }) => {
+        const met = new Set<unknown>()
+        for (const { key } of items) {
+          if (!isScalar(key)) continue
+          if (met.has(key.value)) this.report(offsetOf(key), '', 'is not YAML: Map keys must be unique')
+          met.add(key.value)
+        }
+      }
+    })
   }
 
   private readSection(
