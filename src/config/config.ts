@@ -11,6 +11,7 @@ import {
   LineCounter,
   type Node,
   parseAllDocuments,
+  visit,
   type YAMLMap
 } from 'yaml'
 import { isTransient } from '../transient.js'
@@ -23,6 +24,8 @@ export { type Config, configReference } from './reference.js'
 
 /** Bytes. */
 const largest = 1024 * 1024
+/** Of a file that is something else there would be as many as it has lines. */
+const mostProblems = 20
 
 /** What holds without a file. Made anew for each caller by structuredClone() if it is to be changed. */
 export const defaultConfig: Config = defaults(reference as Section) as unknown as Config
@@ -47,21 +50,29 @@ export function loadConfig(path: string): { config: Config; text: string | null;
 /** Checks the text of a config.yaml; `file` is for messages. Throws ConfigError with all problems. */
 export function parseConfig(text: string, file: string): Config {
   const lineCounter = new LineCounter()
-  const documents = parseAllDocuments(text, { lineCounter, prettyErrors: false, uniqueKeys: true, merge: false })
+  const documents = parseAllDocuments(text, { lineCounter, prettyErrors: false, uniqueKeys: false, merge: false })
   const reader = new Reader(file, lineCounter)
   const config = structuredClone(defaultConfig)
   if (Array.isArray(documents)) reader.readDocuments(documents, config)
-  if (reader.problems.length > 0) throw new ConfigError(reader.problems)
+  if (reader.problems.length > 0) throw new ConfigError(reader.told)
   return config
 }
 
 class Reader {
   readonly problems: Problem[] = []
+  private more = 0
 
   constructor(
     private readonly file: string,
     private readonly lines: LineCounter
   ) {}
+
+  /** The first of them, and how many there are besides. */
+  get told(): Problem[] {
+    const { file, problems, more } = this
+    const text = `${more} more problems are not listed`
+    return more === 0 ? problems : [...problems, { file, line: 0, column: 0, key: '', text }]
+  }
 
   readDocuments(documents: Document.Parsed[], config: Config): void {
     for (const document of documents) {
@@ -69,6 +80,8 @@ class Reader {
     }
     const [document, second] = documents
     if (!document || this.problems.length > 0) return
+    this.findRepeated(document)
+    if (this.problems.length > 0) return
     if (second) this.report(second.contents?.range[0] ?? 0, '', 'a second document starts here; only one is allowed')
     if (document.contents === null || isEmpty(document.contents)) return
     this.readSection(
@@ -78,6 +91,20 @@ class Reader {
       '',
       config as unknown as Record<string, unknown>
     )
+  }
+
+  /** Not left to the parser, which compares each key with each. */
+  private findRepeated(document: Document): void {
+    visit(document, {
+      Map: (_, { items }) => {
+        const met = new Set<unknown>()
+        for (const { key } of items) {
+          if (!isScalar(key)) continue
+          if (met.has(key.value)) this.report(offsetOf(key), '', 'is not YAML: Map keys must be unique')
+          met.add(key.value)
+        }
+      }
+    })
   }
 
   private readSection(
@@ -176,6 +203,7 @@ class Reader {
   }
 
   private unknownKey(node: Node, full: string, path: string, section: Section): void {
+    if (this.isFull) return this.report(0, full, '')
     const here = Object.keys(section)
     const elsewhere = allKeys(reference as Section, '')
     const last = full.slice(full.lastIndexOf('.') + 1)
@@ -186,7 +214,15 @@ class Reader {
     this.report(offsetOf(node), full, `unknown key; ${hint}`)
   }
 
+  private get isFull(): boolean {
+    return this.problems.length >= mostProblems
+  }
+
   private report(offset: number, key: string, text: string): void {
+    if (this.isFull) {
+      this.more += 1
+      return
+    }
     const { line, col } = this.lines.linePos(offset)
     this.problems.push({ file: this.file, line: Math.max(line, 1), column: Math.max(col, 1), key, text })
   }

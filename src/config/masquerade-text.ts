@@ -32,6 +32,9 @@ const keys = [
   'masqueradeCIDRs'
 ] as const
 
+/** Of a file that is something else there would be as many as it has lines. */
+const mostWarnings = 20
+
 type List = 'nonMasqueradeCIDRs' | 'masqueradeCIDRs'
 
 /** Reads one file's text. Throws ConfigError that names the line. */
@@ -318,7 +321,9 @@ class FileReader {
   }
 
   private warnAt(offset: number, text: string): void {
-    this.file.warnings.push(`${this.file.path}:${this.lineAt(offset)}: ${text}`)
+    const { path, warnings } = this.file
+    if (warnings.length < mostWarnings) warnings.push(`${path}:${this.lineAt(offset)}: ${text}`)
+    else if (warnings.length === mostWarnings) warnings.push(`${path}: further warnings are not listed`)
   }
 
   private lineAt(offset: number): number {

@@ -163,11 +163,12 @@ export class Switching {
       const probation = () => (confirmWithin === undefined ? null : Date.now() + confirmWithin * 1000)
       let report: object | null = null
       const { wanted } = this
+      const unkept = this.node.problems.text('switch-not-kept')
       // before anything is attached: a daemon that dies meanwhile comes back on probation
       if (confirmWithin !== undefined && !this.set(true, probation())) {
         const why = `it could not be undone after a crash, since ${this.node.problems.text('switch-not-kept')}`
         this.wanted = wanted
-        this.node.problems.set('switch-not-kept', null)
+        this.node.problems.set('switch-not-kept', unkept)
         return this.result(false, `not ${this.node.datapath() ? 'on probation' : 'enabled'}: ${why}`)
       }
       if (!this.node.datapath()) {
@@ -184,7 +185,8 @@ export class Switching {
       this.endProbation()
       if (confirmWithin !== undefined) this.beginProbation(confirmWithin * 1000)
       this.renewLease()
-      return this.result(true, this.node.problems.list()[0]?.text ?? null, report)
+      const { problems } = this.node
+      return this.result(true, together(problems.list()[0]?.text, problems.text('switch-not-kept')), report)
     })
   }
 
@@ -215,7 +217,9 @@ export class Switching {
         }
       }
       const handedBack = await this.turnOff(byCommand)
-      return this.result(true, this.node.problems.text('left-behind'), null, handedBack)
+      const { problems } = this.node
+      const why = together(problems.text('left-behind'), problems.text('switch-not-kept'))
+      return this.result(true, why, null, handedBack)
     })
   }
 
@@ -449,4 +453,9 @@ function notServed({ hooks }: Datapath): string | null {
   const [first] = all.filter(({ error }) => error !== null)
   if (!first || all.some(({ error }) => error === null)) return null
   return `no program could be attached to any of ${all.length} devices; ${first.device}: ${first.error}`
+}
+
+/** What is there, each once; null: nothing is. */
+function together(...texts: (string | null | undefined)[]): string | null {
+  return [...new Set(texts.filter((text) => text))].join('; ') || null
 }

@@ -294,3 +294,16 @@ t.test('[D7] what pods may send with is named by device and prefix', async (t) =
     { device: 'eth7', prefix: `fd000096${'0'.repeat(24)}/32`, masquerade: false }
   ])
 })
+
+t.test('of a file that is something else the first problems are told, and how many there are', async (t) => {
+  const started = performance.now()
+  const problems = problemsOf(Array.from({ length: 30_000 }, (_, n) => `key${n}: 1`).join('\n'))
+  t.equal(problems.length, 21)
+  t.match(problems[0], /^config\.yaml:1:1: key0: unknown key/)
+  t.equal(problems.at(-1), 'config.yaml: 29980 more problems are not listed')
+  t.ok(performance.now() - started < 10_000, 'no key is compared with each')
+  t.strictSame(problemsOf('ipv4: true\nsnat: {enabled: true, enabled: true}'), [
+    'config.yaml:2:23: is not YAML: Map keys must be unique'
+  ])
+  t.ok(problemsOf(`snat:\n a: ${'['.repeat(20_000)}`).length <= 21, 'of what is no YAML, too')
+})

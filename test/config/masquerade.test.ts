@@ -168,6 +168,13 @@ t.test('[M2] unknown keys are accepted with a warning', async (t) => {
   ])
 })
 
+t.test('[M2] of many unknown keys the first are told', async (t) => {
+  const { warnings } = read(Array.from({ length: 3000 }, (_, n) => `key${n}: 1`).join('\n'))
+  t.equal(warnings.length, 21)
+  t.match(warnings[0], /ip-masq-agent:1: unknown key key0 is ignored/)
+  t.match(warnings.at(-1), /further warnings are not listed/)
+})
+
 t.test('[M3] several files: lists united, switches ORed, shortest interval, with provenance', async (t) => {
   const files = [
     read('nonMasqueradeCIDRs: [10.1.0.0/16, 10.2.0.0/16]\nresyncInterval: 90s', '/a'),

@@ -69,3 +69,23 @@ t.test('a lost event is found and mended, one that is on its way is neither', as
   t.strictSame(asked, ['replan', 'resync'], 'what the daemon knows is read anew')
   ip('link del up0')
 })
+
+t.test('20,000 lost events hold the daemon up no longer than they take to read', async (t) => {
+  ipBatch([
+    'link add up0 type veth peer name far0',
+    'link set up0 up addrgenmode none',
+    'link set far0 up addrgenmode none',
+    'addr add 192.0.2.10/24 dev up0',
+    ...Array.from({ length: 20_000 }, (_, n) => `route add 10.${n >> 8}.${n & 255}.0/24 via 192.0.2.1`)
+  ])
+  const plan = makePlan(await readState(10_000), defaultPlanOptions)
+  plan.routes.clear()
+  const source = { options: () => defaultPlanOptions, translated: new Set<string>(), resync() {}, replan() {} }
+  const cpu = process.cpuUsage()
+  const { total, differences } = await verifyNode({ plan, datapath: null }, source, false)
+  const { user } = process.cpuUsage(cpu)
+  t.ok(total >= 20_000, `${total} differences`)
+  t.equal(differences.length, 300, 'so many are listed')
+  t.ok(user < 15_000_000, `${Math.round(user / 1000)} ms of CPU`)
+  ip('link del up0')
+})
