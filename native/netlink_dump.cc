@@ -54,7 +54,7 @@ Napi::Value NetlinkDump::begin(Napi::Env env, uint16_t type, Bytes request, Napi
   if (!failure && group != 0) failure = events_.open(64 * 1024, static_cast<int>(protocol));
   if (!failure && group != 0) failure = events_.join(group);
   if (!failure) failure = socket_.sendDump(type, request.data, request.size);
-  if (!failure) failure = Feed::start(env, callback, "hr-dump", true);
+  if (!failure) failure = CallbackThread::start(env, callback, "hr-dump", true);
   if (failure) deferred_.Reject(makeError(env, *failure).Value());
   return promise;
 }

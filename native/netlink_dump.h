@@ -11,13 +11,13 @@
 #include <vector>
 
 #include "arguments.h"
-#include "feed.h"
+#include "callback_thread.h"
 #include "netlink_socket.h"
 #include "route_parts.h"
 
 namespace hostroute {
 
-class NetlinkDump : public Feed {
+class NetlinkDump : public CallbackThread {
 public:
   // dumpNetlink(type, request, onChunk, events, protocol) of src/native.ts.
   static Napi::Value start(const Napi::CallbackInfo &info);

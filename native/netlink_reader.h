@@ -8,12 +8,12 @@
 #include <mutex>
 #include <vector>
 
-#include "feed.h"
+#include "callback_thread.h"
 #include "netlink_socket.h"
 
 namespace hostroute {
 
-class NetlinkReader : public Feed {
+class NetlinkReader : public CallbackThread {
 public:
   // openNetlinkReader(options, onMessages) of src/native.ts.
   static Napi::Value open(const Napi::CallbackInfo &info);

@@ -9,11 +9,11 @@
 #include <mutex>
 #include <vector>
 
-#include "feed.h"
+#include "callback_thread.h"
 
 namespace hostroute {
 
-class RingReader : public Feed {
+class RingReader : public CallbackThread {
 public:
   // readRing(map, onRecords) of src/native.ts.
   static Napi::Value open(const Napi::CallbackInfo &info);

@@ -11,11 +11,11 @@
 #include <string>
 #include <vector>
 
-#include "feed.h"
+#include "callback_thread.h"
 
 namespace hostroute {
 
-class TapDevice : public Feed {
+class TapDevice : public CallbackThread {
 public:
   // openTap(name, onFrames) of src/native.ts.
   static Napi::Value open(const Napi::CallbackInfo &info);
@@ -39,7 +39,7 @@ private:
   Descriptor device_;
   std::string name_;
   uint32_t ifindex_ = 0;
-  std::vector<uint8_t> frame_; // of the feed's thread
+  std::vector<uint8_t> frame_; // of the own thread
 
   std::mutex mutex_; // the rest
   std::vector<uint8_t> bytes_;

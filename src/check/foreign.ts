@@ -9,7 +9,7 @@ import { defaultPolicy } from './policy.js'
 import { checkPrograms } from './programs.js'
 import { readRules } from './read-rules.js'
 import type { Finding } from './report.js'
-import { judgeRules } from './rules.js'
+import { judgeRules } from './rule-findings.js'
 import { createTools } from './tool.js'
 
 /** What would be refused if hostroute were enabled now, gravest first. */

@@ -3,7 +3,7 @@
 //
 // - A backend is asked only when the kernel says that it has tables: looking at
 //   a legacy table would make it.
-// - The kernel's own list of tables (nf-tables.ts, /proc/net) says what must be
+// - The kernel's own list of tables (table-list.ts, /proc/net) says what must be
 //   read. What of it no tool could show is a finding that refuses.
 // - Tables that iptables-nft shows whole are taken from it: its words are the
 //   ones people wrote. All others of nf_tables are taken from nft.
@@ -14,11 +14,11 @@ import type { Family } from '../state/types.js'
 import { parseIpsets } from './ipset.js'
 import { type IpSets, noSets, parseListing, parseSave } from './iptables-save.js'
 import { type IpvsService, ipvsDestinations } from './ipvs.js'
-import { countChainUses, listNfTables, type TableName } from './nf-tables.js'
-import { parseNft } from './nft.js'
+import { parseNft } from './nft-json.js'
 import { type Finding, finding } from './report.js'
 import { type Backend, isIptablesTable, type RuleFamily, type RuleTable } from './ruleset.js'
 import { serviceSets } from './service-proxy.js'
+import { countChainUses, listNfTables, type TableName } from './table-list.js'
 import type { Tools } from './tool.js'
 
 export interface RulesRead {

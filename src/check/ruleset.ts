@@ -1,7 +1,7 @@
 // Netfilter rules in one form, whatever tool wrote them: tables of chains of
 // rules, each rule reduced to the conditions that decide whether a packet of
 // the fast path can match it and to the effects it has on such a packet.
-// iptables-save.ts and nft.ts make it, classify.ts judges it.
+// iptables-save.ts and nft-json.ts make it, classify.ts judges it.
 //
 // Invariant: what a parser does not know becomes the condition `other` (may
 // match) or the effect `change` (does something): never less than it is.

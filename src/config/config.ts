@@ -15,12 +15,12 @@ import {
   type YAMLMap
 } from 'yaml'
 import { isTransient } from '../transient.js'
+import { type Config, isKey, type Key, reference, type Section } from './keys.js'
 import { ConfigError, didYouMean, type Problem } from './problem.js'
 import { readTextFile } from './read-file.js'
-import { type Config, isKey, type Key, reference, type Section } from './reference.js'
 
+export { type Config, configReference } from './keys.js'
 export { ConfigError, formatProblem, type Problem } from './problem.js'
-export { type Config, configReference } from './reference.js'
 
 /** Bytes. */
 const largest = 1024 * 1024

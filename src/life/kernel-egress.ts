@@ -11,7 +11,7 @@
 // the kernel chooses, whatever snat.addresses says.
 
 import { familyOfPrefix, formatPrefix, splitPrefix } from '../address.js'
-import { listNfTables } from '../check/nf-tables.js'
+import { listNfTables } from '../check/table-list.js'
 import type { Config } from '../config/config.js'
 import type { MasqueradePolicy } from '../config/masquerade.js'
 import { native } from '../native.js'

@@ -80,7 +80,13 @@ t.test('20,000 lost events hold the daemon up no longer than they take to read',
   ])
   const plan = makePlan(await readState(10_000), defaultPlanOptions)
   plan.routes.clear()
-  const source = { options: () => defaultPlanOptions, translated: new Set<string>(), resync() {}, replan() {} }
+  const source = {
+    options: () => defaultPlanOptions,
+    translated: new Set<Prefix>(),
+    inTurn: <Result>(steps: () => Generator<void, Result>) => inSlices(steps()),
+    resync() {},
+    async replan() {}
+  }
   const cpu = process.cpuUsage()
   const { total, differences } = await verifyNode({ plan, datapath: null }, source, false)
   const { user } = process.cpuUsage(cpu)

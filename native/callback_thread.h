@@ -1,9 +1,9 @@
-// A thread that feeds a JavaScript function.
+// A thread that calls a JavaScript function.
 //
-// Life: start() on the JavaScript thread, then run() on the feed's own thread
+// Life: start() on the JavaScript thread, then run() on the own thread of it
 // and deliver() on the JavaScript thread whenever run() asked by wake(), then
 // close() on the JavaScript thread, from anywhere and any number of times, also
-// inside deliver(). The feed keeps itself alive from start() to close() plus
+// inside deliver(). It keeps itself alive from start() to close() plus
 // the time node needs to let go; the end of the environment closes it.
 //
 // One wake-up delivers one portion: node would deliver a re-armed one without
@@ -22,14 +22,14 @@
 
 namespace hostroute {
 
-class Feed : public std::enable_shared_from_this<Feed> {
+class CallbackThread : public std::enable_shared_from_this<CallbackThread> {
 public:
-  Feed() = default;
-  virtual ~Feed();
-  Feed(const Feed &) = delete;
-  Feed &operator=(const Feed &) = delete;
+  CallbackThread() = default;
+  virtual ~CallbackThread();
+  CallbackThread(const CallbackThread &) = delete;
+  CallbackThread &operator=(const CallbackThread &) = delete;
 
-  // holdsProcess: the process does not end by itself while the feed is open.
+  // holdsProcess: the process does not end by itself while it is open.
   Result start(Napi::Env env, Napi::Function callback, const char *name, bool holdsProcess);
   void close();
   bool closed() const { return closed_; }
@@ -39,7 +39,7 @@ protected:
   virtual void run() = 0;
   virtual void deliver(Napi::Env env, Napi::Function callback) = 0;
 
-  // On the feed's thread.
+  // On the own thread.
   void wake();
   bool stopping() const { return stopping_; }
   // Waits until `descriptor` (may be -1) is readable or poke() was called. True: the descriptor is.
@@ -51,10 +51,10 @@ protected:
   static void call(Napi::Env env, Napi::Function callback, std::initializer_list<napi_value> arguments);
 
 private:
-  static void *threadMain(void *feed);
+  static void *threadMain(void *thread);
   static void onWake(napi_env env, napi_value callback, void *context, void *data);
   static void onFinalize(napi_env env, void *data, void *context);
-  static void onEnvironmentEnd(void *feed);
+  static void onEnvironmentEnd(void *thread);
   void stop();
 
   napi_env env_ = nullptr;
@@ -66,7 +66,7 @@ private:
   bool closed_ = true;
 };
 
-// {close()} for JavaScript, around a feed.
-Napi::Object closeHandle(Napi::Env env, const std::shared_ptr<Feed> &feed);
+// {close()} for JavaScript, around a thread.
+Napi::Object closeHandle(Napi::Env env, const std::shared_ptr<CallbackThread> &thread);
 
 } // namespace hostroute

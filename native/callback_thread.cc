@@ -1,4 +1,4 @@
-#include "feed.h"
+#include "callback_thread.h"
 
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -8,13 +8,13 @@
 
 namespace hostroute {
 
-Feed::~Feed() = default;
+CallbackThread::~CallbackThread() = default;
 
-Result Feed::start(Napi::Env env, Napi::Function callback, const char *name, bool holdsProcess) {
+Result CallbackThread::start(Napi::Env env, Napi::Function callback, const char *name, bool holdsProcess) {
   env_ = env;
   poke_ = Descriptor(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!poke_) return Failure{"cannot start a reader", errno, "eventfd"};
-  auto *self = new std::shared_ptr<Feed>(shared_from_this());
+  auto *self = new std::shared_ptr<CallbackThread>(shared_from_this());
   napi_status status = napi_create_threadsafe_function(env, callback, nullptr, Napi::String::New(env, name),
                                                        0, 1, self, onFinalize, self, onWake, &function_);
   if (status != napi_ok) {
@@ -43,13 +43,13 @@ Result Feed::start(Napi::Env env, Napi::Function callback, const char *name, boo
   return std::nullopt;
 }
 
-void Feed::close() {
+void CallbackThread::close() {
   if (closed_) return;
   napi_remove_env_cleanup_hook(env_, onEnvironmentEnd, this);
   stop();
 }
 
-void Feed::stop() {
+void CallbackThread::stop() {
   closed_ = true;
   stopping_ = true;
   poke();
@@ -57,21 +57,21 @@ void Feed::stop() {
   napi_release_threadsafe_function(function_, napi_tsfn_abort);
 }
 
-void Feed::onEnvironmentEnd(void *feed) {
-  auto *self = static_cast<Feed *>(feed);
+void CallbackThread::onEnvironmentEnd(void *thread) {
+  auto *self = static_cast<CallbackThread *>(thread);
   if (!self->closed_) self->stop();
 }
 
-void *Feed::threadMain(void *feed) {
-  static_cast<Feed *>(feed)->run();
+void *CallbackThread::threadMain(void *thread) {
+  static_cast<CallbackThread *>(thread)->run();
   return nullptr;
 }
 
-void Feed::wake() {
+void CallbackThread::wake() {
   if (!woken_.exchange(true)) napi_call_threadsafe_function(function_, nullptr, napi_tsfn_nonblocking);
 }
 
-bool Feed::wait(int descriptor) {
+bool CallbackThread::wait(int descriptor) {
   struct pollfd polled[] = {{poke_.get(), POLLIN, 0}, {descriptor, POLLIN, 0}};
   while (poll(polled, 2, -1) < 0 && errno == EINTR)
     continue;
@@ -80,26 +80,27 @@ bool Feed::wait(int descriptor) {
   return polled[1].revents != 0;
 }
 
-void Feed::poke() {
+void CallbackThread::poke() {
   uint64_t one = 1;
   while (write(poke_.get(), &one, sizeof(one)) < 0 && errno == EINTR)
     continue;
 }
 
-void Feed::onWake(napi_env env, napi_value callback, void *context, void *) {
+void CallbackThread::onWake(napi_env env, napi_value callback, void *context, void *) {
   if (!env) return; // what was still queued when the function went, after onFinalize()
-  auto feed = *static_cast<std::shared_ptr<Feed> *>(context);
-  feed->woken_ = false;
-  if (feed->closed_) return;
+  auto thread = *static_cast<std::shared_ptr<CallbackThread> *>(context);
+  thread->woken_ = false;
+  if (thread->closed_) return;
   Napi::HandleScope scope(env);
-  feed->deliver(env, Napi::Function(env, callback));
+  thread->deliver(env, Napi::Function(env, callback));
 }
 
-void Feed::onFinalize(napi_env, void *data, void *) {
-  delete static_cast<std::shared_ptr<Feed> *>(data);
+void CallbackThread::onFinalize(napi_env, void *data, void *) {
+  delete static_cast<std::shared_ptr<CallbackThread> *>(data);
 }
 
-void Feed::call(Napi::Env env, Napi::Function callback, std::initializer_list<napi_value> arguments) {
+void CallbackThread::call(Napi::Env env, Napi::Function callback,
+                          std::initializer_list<napi_value> arguments) {
   napi_value receiver = env.Undefined();
   napi_status status =
       napi_call_function(env, receiver, callback, arguments.size(), arguments.begin(), nullptr);
@@ -109,10 +110,10 @@ void Feed::call(Napi::Env env, Napi::Function callback, std::initializer_list<na
   if (napi_get_and_clear_last_exception(env, &thrown) == napi_ok && thrown) napi_fatal_exception(env, thrown);
 }
 
-Napi::Object closeHandle(Napi::Env env, const std::shared_ptr<Feed> &feed) {
+Napi::Object closeHandle(Napi::Env env, const std::shared_ptr<CallbackThread> &thread) {
   Napi::Object handle = Napi::Object::New(env);
   handle.Set("close",
-             Napi::Function::New(env, [feed](const Napi::CallbackInfo &) { feed->close(); }, "close"));
+             Napi::Function::New(env, [thread](const Napi::CallbackInfo &) { thread->close(); }, "close"));
   return handle;
 }
 

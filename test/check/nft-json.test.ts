@@ -1,5 +1,5 @@
 import t from 'tap'
-import { parseNft } from '../../src/check/nft.js'
+import { parseNft } from '../../src/check/nft-json.js'
 import { judged, nftTables, textsOf } from './rules.js'
 
 t.test('[C9] nft: a firewall in families inet and netdev', async (t) => {
