@@ -41,6 +41,7 @@ import { checkCapabilities, type Lock, lockRunDirectory } from '../life/prefligh
 import type { ProblemCode } from '../life/problem-kinds.js'
 import { Problems } from '../life/problems.js'
 import { RecentErrors } from '../life/recent-errors.js'
+import { lookForProblems } from '../life/standing.js'
 import { Switching } from '../life/switching.js'
 import { type Logger, rateLimit, setLevel, subsystem } from '../log.js'
 import { native } from '../native.js'
@@ -524,12 +525,24 @@ export class Node {
     this.log.info(
       `configuration read again${restartNeeded.length > 0 ? `; only a restart brings ${restartNeeded.join(', ')} into force` : ''}`
     )
+    this.noticeNow()
     const also = [
       this.flowLimitProblem(),
+      this.problems.text('no-uplink'),
+      this.problems.text('no-source'),
       this.problems.text('maps-not-written'),
       this.datapath?.finishing.problem ?? null
     ]
     return { ok, problems: [...this.masquerade.problems, ...also.filter((text) => text !== null)], restartNeeded }
+  }
+
+  /** What the next look would find. One that fails is made again by the clock. */
+  private noticeNow(): void {
+    try {
+      lookForProblems(this.view)
+    } catch (error) {
+      this.problem('node', `whether there are problems is not known: ${(error as Error).message}`)
+    }
   }
 
   /** The configuration is in force, also where this cannot be read. */

@@ -81,6 +81,10 @@ const kinds = {
     affects: 'traffic',
     remedy: 'hostroute routes --device DEVICE shows the route through it; without it the device is a pod again'
   },
+  'no-uplink': {
+    affects: 'traffic',
+    remedy: 'correct uplink.devices, then: hostroute reload; ip link lists the devices'
+  },
   'rules-bypassed': {
     affects: 'traffic',
     remedy: 'hostroute check lists them, with what to do about each'

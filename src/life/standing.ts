@@ -3,6 +3,7 @@
 
 import { readFileSync } from 'node:fs'
 import { familyOf } from '../address.js'
+import { matchesGlob } from '../config/glob.js'
 import type { Datapath } from '../datapath/datapath.js'
 import type { Family } from '../state/types.js'
 import { filesReplaced } from '../version.js'
@@ -48,6 +49,12 @@ const looks: Partial<Record<ProblemCode, Look>> = {
     return names.length === 0
       ? null
       : `${names.join(', ')} was a pod's device and counts as an uplink now, since a route leads through it: its pod has neither SNAT nor source check`
+  },
+  'no-uplink': ({ config, state }) => {
+    const { devices } = config.uplink
+    if (devices === 'auto') return null
+    for (const { name } of state.links.values()) if (devices.some((each) => matchesGlob(each, name))) return null
+    return `uplink.devices (${devices.join(', ')}) names no device of the node: what the pods send is not masqueraded`
   },
   'masquerade-refused': ({ config, masquerade }) => (config.snat.enabled ? masquerade.refused : null),
   'no-source': ({ config, plan, masquerade }) =>

@@ -163,12 +163,11 @@ export class Switching {
       const probation = () => (confirmWithin === undefined ? null : Date.now() + confirmWithin * 1000)
       let report: object | null = null
       const { wanted } = this
-      const unkept = this.node.problems.text('switch-not-kept')
       // before anything is attached: a daemon that dies meanwhile comes back on probation
       if (confirmWithin !== undefined && !this.set(true, probation())) {
         const why = `it could not be undone after a crash, since ${this.node.problems.text('switch-not-kept')}`
         this.wanted = wanted
-        this.node.problems.set('switch-not-kept', unkept)
+        this.node.problems.set('switch-not-kept', null)
         return this.result(false, `not ${this.node.datapath() ? 'on probation' : 'enabled'}: ${why}`)
       }
       if (!this.node.datapath()) {

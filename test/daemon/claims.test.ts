@@ -3,7 +3,7 @@
 
 import { rmSync } from 'node:fs'
 import t from 'tap'
-import type { EnableResult, VerifyReport } from '../../src/control/api.js'
+import type { EnableResult, ReloadResult, VerifyReport } from '../../src/control/api.js'
 import { attached, control, plain, servedLab, status } from '../forwarding/served.js'
 import type { LabNode } from '../lab/node.js'
 import { until } from '../lab/process.js'
@@ -124,4 +124,17 @@ t.test('ports that cannot be written at a reload: told, and tried again', async 
   process.kill(daemon.pid, 'SIGHUP')
   await until('by signal the same', () => daemon.log.includes('it could not be brought into force'), patience)
   t.match(await status(node), { mode: 'degraded' }, 'and it lives')
+})
+
+t.test('uplink.devices that names no device: that is said, at the reload and until it is corrected', async (t) => {
+  const node = (await servedLab(t, { pods: 1 })).node(0)
+  node.daemon.writeConfig({ ...plain, uplink: { devices: ['nosuch*'] } })
+  const { value } = await control(node).post<ReloadResult>('/v1/reload')
+  t.match(value, { ok: true, problems: [/uplink\.devices \(nosuch\*\) names no device/] })
+  const { mode, problems } = await status(node)
+  t.match({ mode, problems }, { mode: 'degraded', problems: [{ code: 'no-uplink', affects: 'traffic' }] })
+  t.equal((await node.daemon.command(['status'])).status, 2)
+  node.daemon.writeConfig(plain)
+  t.match((await control(node).post<ReloadResult>('/v1/reload')).value, { ok: true, problems: [] })
+  t.strictSame((await status(node)).problems, [])
 })
