@@ -48,6 +48,7 @@ import { native } from '../native.js'
 import type { PlanChange } from '../plan/change.js'
 import { Ending, Steps, unlessAborted } from '../steps.js'
 import { lookApart } from './look.js'
+import { NodeEgress } from './node-egress.js'
 import { NodePlan } from './node-plan.js'
 import { prove } from './proof.js'
 import { removePinned } from './remove.js'
@@ -85,8 +86,7 @@ export class Node {
   private readonly switching: Switching
   private readonly guardKeeper: GuardKeeper
   private readonly claims: ConntrackClaims
-  private readonly egress: KernelEgress
-  private keepingEgress = false
+  private readonly egress: NodeEgress
   private readonly foreign: ForeignWatch
   private readonly keeper: DatapathKeeper
   private readonly leftovers: LeftoverKeeper
@@ -149,10 +149,18 @@ export class Node {
       onProblem: (text) => this.problem('hooks', text),
       afterSwitching: (action) => this.switching.inTurn(action)
     })
-    this.egress = new KernelEgress({
-      config: () => this.config,
-      policy: () => this.masquerade.policy,
-      plan: () => this.facts.plan
+    this.egress = new NodeEgress({
+      kernel: new KernelEgress({
+        config: () => this.config,
+        policy: () => this.masquerade.policy,
+        plan: () => this.facts.plan
+      }),
+      guard: this.guardKeeper,
+      switching: () => this.switching,
+      problems: this.problems,
+      log: this.log,
+      datapath: () => this.datapath,
+      synced: () => this.facts.synced
     })
     this.foreign = new ForeignWatch({
       problems: this.problems,
@@ -165,7 +173,7 @@ export class Node {
       forgetStale: (idle) => this.claims.forgetStale(idle),
       keepNeighbours: () => this.keepNeighbours(),
       keepDevices: () => this.keeper.look(),
-      keepEgress: () => this.keepEgress(),
+      keepEgress: () => this.egress.keep(),
       lookAtSettings: () => this.lookAtSettings(),
       lookAtGuard: () => this.guardKeeper.look(),
       lookAtForeign: () => this.foreign.poll()
@@ -192,8 +200,8 @@ export class Node {
       fill: (datapath) => this.fill(datapath),
       begin: (takenOver) => this.switchedOn(takenOver),
       prove: (datapath) => prove(this.view, datapath),
-      leaveEgress: () => this.leaveEgress(),
-      releaseEgress: () => this.releaseEgress(),
+      leaveEgress: () => this.egress.leave(),
+      releaseEgress: () => this.egress.release(),
       stay: () => this.guardKeeper.start(),
       nextEgress: () => this.periodic.nextEgress,
       drop: () => this.dropDatapath(),
@@ -449,37 +457,6 @@ export class Node {
     await this.steps.next()
     await this.claims.forgetStale()
     await this.steps.next()
-  }
-
-  /** The guard would refuse the rule; it ends with what it guards. */
-  private async leaveEgress(): Promise<void> {
-    if (!this.egress.isAsked) return
-    await this.guardKeeper.stop(true)
-    try {
-      if (await this.egress.leave())
-        this.log.info('the nft table inet hostroute_egress masquerades what leaves by the uplinks')
-    } catch (error) {
-      if (this.datapath) await this.guardKeeper.start()
-      throw error
-    }
-  }
-
-  private async releaseEgress(): Promise<void> {
-    if (await this.egress.release())
-      this.log.info('the nft table inet hostroute_egress has gone: hostroute masquerades')
-  }
-
-  private keepEgress(): void {
-    const { datapath, problems, egress } = this
-    const due = datapath
-      ? datapath.isServing && problems.text('egress-not-taken-back') !== null
-      : this.facts.synced && egress.isAsked && (problems.text('egress-not-left') !== null || egress.mayDiffer)
-    if (due && !this.keepingEgress) {
-      this.keepingEgress = true
-      void this.switching.keepEgress().finally(() => {
-        this.keepingEgress = false
-      })
-    }
   }
 
   private async removeAll(): Promise<void> {
