@@ -2,40 +2,20 @@
 // and every request has a time limit.
 
 import { existsSync, readFileSync, rmSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
-import t, { type Test } from 'tap'
+import t from 'tap'
 import type { FlowList, FlowTop } from '../../src/control/flow-api.js'
 import type { FromPins, PinnedDisabled, PinnedPodRow } from '../../src/control/pinned-api.js'
 import { attached, control, plain, servedLab, status } from '../forwarding/served.js'
 import { OUTSIDE } from '../lab/addresses.js'
 import { faultsIn } from '../lab/fault-orders.js'
-import type { LabNode } from '../lab/node.js'
-import { otherLayout } from '../lab/other-layout.js'
-import { type Outcome, until } from '../lab/process.js'
+import { until } from '../lab/process.js'
+import { ask, command, flowOf, goesOn, masquerade } from './dead.js'
 import { large, reload, small } from './limits.js'
 
 t.setTimeout(400_000)
 
-const command = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url))
 const patience = 60_000
-const masquerade = `table ip nat2 {
-chain post { type nat hook postrouting priority 100; ip daddr != 10.0.0.0/8 oifname up0 masquerade; }
-}
-`
-
-/** The command in the node's network namespace, as an operator runs it. */
-function ask(node: LabNode, ...words: string[]): Promise<Outcome> {
-  return node.exec([process.execPath, command, '--socket', node.daemon.socket, ...words])
-}
-
-function flowOf(node: LabNode, protocol: 'tcp' | 'udp' = 'tcp') {
-  return node.pod(0).flow({ protocol, address: OUTSIDE.v4, port: 7 })
-}
-
-async function goesOn(t: Test, flow: Awaited<ReturnType<typeof flowOf>>, what: string): Promise<void> {
-  const { received, sent, error } = await flow.finish()
-  t.match({ received, error }, { received: sent, error: null }, what)
-}
+const nobody = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups']
 
 t.test('a daemon that was killed: pods and snat are read from the pins', async (t) => {
   const node = (await servedLab(t, { pods: 2 })).node(0)
@@ -100,7 +80,6 @@ t.test('what cannot be known is said: rights, another network namespace, no pins
   t.equal((await attached(node)).length, 2, 'nothing has changed')
 
   rmSync(daemon.socket)
-  const nobody = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups']
   for (const words of [['pods'], ['snat'], ['snat', 'top'], ['disable']]) {
     const refused = await node.exec([...nobody, process.execPath, command, '--socket', daemon.socket, ...words])
     t.match(refused, { status: 1, stdout: '', stderr: /not running[\s\S]*only root can do this/ }, words.join(' '))
@@ -214,54 +193,6 @@ t.test('in the middle of a change of maps what is read, and handed back, is what
   const removed = await daemon.remove()
   t.equal(removed.status, 0, removed.stdout + removed.stderr)
   t.match(removed.stdout, /2 connections through SNAT continue through the stack; 0 cannot/)
-  await goesOn(t, older, 'a flow from before')
-  await goesOn(t, younger, 'a flow that only the new maps have')
-})
-
-t.test('what another version has pinned is read, and handed back, field by field', async (t) => {
-  const main = await otherLayout()
-  const node = (await servedLab(t, { pods: 1 }, { main, timeout: 30_000 })).node(0)
-  const { daemon } = node
-  await node.run(['nft', '-f', '-'], { input: masquerade })
-  const flow = await flowOf(node)
-  const live = (await control(node).get<FlowList>('/v1/flows', { verdict: 'snat' })).value.flows
-  await daemon.kill('SIGKILL')
-  const { flows } = JSON.parse((await ask(node, 'snat', '--json')).stdout) as FlowList
-  for (const { podPort, natPort, natAddress } of live)
-    t.ok(
-      flows.some((row) => row.podPort === podPort && row.natPort === natPort && row.natAddress === natAddress),
-      'a flow with its port'
-    )
-  const rows = JSON.parse((await ask(node, 'pods', '--json')).stdout) as PinnedPodRow[]
-  t.match(rows, [{ address: '10.244.1.2', device: 'pod1', ready: true, forwarding: true, until: /Z$/ }])
-  t.ok((rows[0]?.flows ?? 0) > 0)
-  const done = await ask(node, 'disable')
-  t.equal(done.status, 0, done.stdout + done.stderr)
-  t.match(done.stdout, /1 connection through SNAT continues through the stack; 0 cannot/)
-  await goesOn(t, flow, 'a connection through SNAT')
-})
-
-t.test('an upgrade that was not finished: both versions are in the pins, and both are read', async (t) => {
-  const main = await otherLayout()
-  const { order, environment } = faultsIn(t.testdir({}))
-  const config = { ...plain, onStop: 'keep' }
-  const node = (await servedLab(t, { pods: 1 }, { config })).node(0)
-  const { daemon } = node
-  await node.run(['nft', '-f', '-'], { input: masquerade })
-  const older = await flowOf(node)
-  await daemon.stop()
-  // copied, its layout compared, and once more what has changed
-  order({ fail: { label: 'openPinnedMap flows4', from: 3, once: false, code: 'ENOMEM' } })
-  await node.startDaemon({ config, main, environment, timeout: 60_000 })
-  t.ok(existsSync(`${daemon.pinDirectory}/next`))
-  const younger = await flowOf(node)
-  await daemon.kill('SIGKILL')
-  const { flows } = JSON.parse((await ask(node, 'snat', '--json')).stdout) as FlowList
-  t.equal(flows.filter(({ remotePort }) => remotePort === 7).length, 2, 'the flows of both')
-  const removed = await daemon.remove()
-  t.equal(removed.status, 0, removed.stdout + removed.stderr)
-  t.match(removed.stdout, /2 connections through SNAT continue through the stack; 0 cannot/)
-  t.equal((await attached(node)).length, 0)
   await goesOn(t, older, 'a flow from before')
   await goesOn(t, younger, 'a flow that only the new maps have')
 })
