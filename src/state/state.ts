@@ -250,11 +250,7 @@ export class State implements NodeState {
     }
   }
 
-  private *applyLink(
-    message: StateMessage & { kind: 'link' },
-    changes: Changes,
-    replaying: boolean
-  ): Generator<void> {
+  private *applyLink(message: StateMessage & { kind: 'link' }, changes: Changes, replaying: boolean): Generator<void> {
     const { removed, link, running } = message
     const master = this.links.get(link.ifindex)?.master ?? link.master
     const effect = applyLink(this.links, this.running, removed, link, running)

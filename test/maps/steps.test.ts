@@ -20,7 +20,10 @@ function withRoutes(count: number, gateways = 200): TestNode {
   const node = plainNode()
   addPod(node, 10, ['10.1.0.2', 'fd00::2'])
   for (let i = 0; i < count; i++)
-    addRoutes(node, route(`${20 + (i >> 16)}.${(i >> 8) & 255}.${i & 255}.0/24`, [leg(2, `192.0.2.${1 + (i % gateways)}`)]))
+    addRoutes(
+      node,
+      route(`${20 + (i >> 16)}.${(i >> 8) & 255}.${i & 255}.0/24`, [leg(2, `192.0.2.${1 + (i % gateways)}`)])
+    )
   return node
 }
 
@@ -76,7 +79,10 @@ t.test('generations are raised once, after the last row', async (t) => {
   }
   for (const steps = createWriter(object).applying(plan, 'all'); !steps.next().done; step++);
   t.ok(raised.length > 0)
-  t.ok(raised.every((at) => at >= written), `rows until step ${written}, raised in ${raised.join()}`)
+  t.ok(
+    raised.every((at) => at >= written),
+    `rows until step ${written}, raised in ${raised.join()}`
+  )
 })
 
 t.test('no device before the rows that its packets ask for are written', async (t) => {

@@ -196,7 +196,11 @@ t.test('while somebody reads State it stands still, and is right afterwards', as
   await reading
   t.same(await agreement(watched), [])
   t.equal(watched.taken().prefixes.size, 499 + 1)
-  ipBatch(Array.from({ length: 500 }, (_, i) => i).flatMap((i) => (i === 7 ? [] : [`route del 10.78.${i >> 8}.${i & 255}/32`])))
+  ipBatch(
+    Array.from({ length: 500 }, (_, i) => i).flatMap((i) =>
+      i === 7 ? [] : [`route del 10.78.${i >> 8}.${i & 255}/32`]
+    )
+  )
   t.same(await agreement(watched), [])
   await watched.sync.close()
 })

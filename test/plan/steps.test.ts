@@ -9,7 +9,19 @@ import type { Plan } from '../../src/plan/types.js'
 import { RouteTable } from '../../src/state/route-table.js'
 import type { NodeState, Route } from '../../src/state/types.js'
 import { churn, churnTranslated, startChurn } from './churn.js'
-import { addPod, addRoutes, everything, hex, key, leg, plainNode, route, setNeighbour, some, type TestNode } from './node.js'
+import {
+  addPod,
+  addRoutes,
+  everything,
+  hex,
+  key,
+  leg,
+  plainNode,
+  route,
+  setNeighbour,
+  some,
+  type TestNode
+} from './node.js'
 
 const many = 100_000
 /** Prefixes that a step may look at. */
