@@ -127,7 +127,7 @@ const kinds = {
   },
   'switch-not-kept': {
     affects: 'observation',
-    remedy: 'make the state directory writable, then give the command again'
+    remedy: 'make the state directory writable: it is tried again by itself'
   },
   'guard-not-kept': {
     affects: 'observation',

@@ -22,6 +22,7 @@ import { readSwitch, type Wanted, writeSwitch } from './switch.js'
 
 /** What refused at the start may change: k3s and CNIs set ip_forward later. */
 const startTimes = { first: 3_000, most: 60_000 }
+const keepTimes = { first: 2_000, most: 60_000 }
 /** The most that can be asked for, milliseconds. */
 const longestProbation = 3_600_000
 const byCommand = 'switched off by `hostroute disable`; `hostroute enable` starts it'
@@ -76,6 +77,8 @@ export class Switching {
   private readonly retry = new Retry(startTimes, () =>
     this.inTurn(() => this.startAgain()).catch((error: unknown) => this.afterEnd(error))
   )
+  /** What could not be written to the disk. */
+  private readonly keeping = new Retry(keepTimes, () => this.keep())
   private ended = false
   private started!: () => void
   /** The start, enabling, disabling and reloading, one after the other. */
@@ -163,11 +166,12 @@ export class Switching {
       const probation = () => (confirmWithin === undefined ? null : Date.now() + confirmWithin * 1000)
       let report: object | null = null
       const { wanted } = this
+      const lacking = this.node.problems.text('switch-not-kept')
       // before anything is attached: a daemon that dies meanwhile comes back on probation
       if (confirmWithin !== undefined && !this.set(true, probation())) {
         const why = `it could not be undone after a crash, since ${this.node.problems.text('switch-not-kept')}`
         this.wanted = wanted
-        this.node.problems.set('switch-not-kept', null)
+        this.lack(lacking)
         return this.result(false, `not ${this.node.datapath() ? 'on probation' : 'enabled'}: ${why}`)
       }
       if (!this.node.datapath()) {
@@ -236,6 +240,7 @@ export class Switching {
     this.ended = true
     this.started()
     this.retry.stop()
+    this.keeping.stop()
     clearTimeout(this.confirmTimer)
     await this.turn
   }
@@ -386,21 +391,30 @@ export class Switching {
     return this.node.drop()
   }
 
-  /** On disk first. What cannot be kept is told: until the next start it holds all the same. true: it is kept. */
+  /** On disk first. What cannot be kept is told, and tried again: until the next start it holds all the same. true: it is kept. */
   private set(enabled: boolean, confirmUntil: number | null = null): boolean {
-    const { problems, stateDirectory } = this.node
     this.wanted = { enabled, by: 'command', confirmUntil }
+    return this.keep()
+  }
+
+  private keep(): boolean {
+    const { enabled, confirmUntil } = this.wanted
     try {
-      writeSwitch(stateDirectory, { enabled, configured: this.node.config().enabled, confirmUntil })
-      problems.set('switch-not-kept', null)
+      writeSwitch(this.node.stateDirectory, { enabled, configured: this.node.config().enabled, confirmUntil })
+      this.lack(null)
       return true
     } catch (error) {
-      problems.set(
-        'switch-not-kept',
-        `that hostroute is switched ${enabled ? 'on' : 'off'} does not outlive a restart: ${(error as Error).message}`
-      )
+      const what = `that hostroute is switched ${enabled ? 'on' : 'off'}`
+      this.lack(`${what} does not outlive a restart: ${(error as Error).message}`)
       return false
     }
+  }
+
+  /** Why the switch is not on disk as it is; null: it is. */
+  private lack(why: string | null): void {
+    this.node.problems.set('switch-not-kept', why, () => this.keeping.next)
+    if (why === null) this.keeping.stop()
+    else if (this.wanted.by === 'command') this.keeping.again()
   }
 
   /** left: milliseconds. */

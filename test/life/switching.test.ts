@@ -1,13 +1,13 @@
 // Enabling and disabling, of a node that is not there: what is done to it, in which
 // order, and never two things at a time.
 
-import { writeFileSync } from 'node:fs'
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { parseConfig } from '../../src/config/config.js'
 import type { Datapath } from '../../src/datapath/datapath.js'
 import { Problems } from '../../src/life/problems.js'
-import { writeSwitch } from '../../src/life/switch.js'
+import { readSwitch, writeSwitch } from '../../src/life/switch.js'
 import { type Switched, Switching } from '../../src/life/switching.js'
 import { createLogger } from '../../src/log.js'
 import { until } from '../lab/process.js'
@@ -131,6 +131,15 @@ t.test('no probation where it cannot be kept', async (t) => {
   t.match(await switching.enable({ confirmWithin: 60 }), { done: false, mode: 'disabled', why: /^not enabled: / })
   t.strictSame(did, [], 'nothing is done')
   t.equal(switching.probationLeft, null)
-  t.strictSame(problems.list(), [])
+  t.match(
+    problems.list(),
+    [{ code: 'switch-not-kept', text: /switched off does not outlive/ }],
+    'nor is the disk right'
+  )
   t.match(await switching.enable({}), { done: true, why: /switched on does not outlive a restart/ })
+  t.match(problems.list(), [{ nextTry: /^2/ }])
+  rmSync(node.stateDirectory)
+  mkdirSync(node.stateDirectory)
+  await until('it is kept', () => problems.list().length === 0)
+  t.match(readSwitch(node.stateDirectory, true), { enabled: true, by: 'command' })
 })
