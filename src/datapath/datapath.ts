@@ -514,12 +514,18 @@ function asRefusal(error: unknown, pinDirectory: string): unknown {
 async function loadOver(options: DatapathOptions, detour: Detour, finishing: Finishing): Promise<BpfObject> {
   const { config, pinDirectory, runDirectory, log } = options
   const sizes = sizesOf(config)
-  const loadFresh = (fresh: readonly string[], freshDirectory: string) =>
-    native().loadObjectLater({ sizes, pinDirectory, fresh: [...fresh], freshDirectory })
-  if (pinned(pinDirectory) === 'nothing') return load(config, pinDirectory)
+  // not in the event loop: the verifier takes a second
+  const loadAll = () =>
+    native()
+      .loadObjectLater({ sizes, pinDirectory })
+      .catch((error: unknown) => {
+        throw asRefusal(error, pinDirectory)
+      })
+  if (pinned(pinDirectory) === 'nothing') return loadAll()
   const replacing = {
     ...{ pinDirectory, journalPath: journalOf(runDirectory), xdp: config.uplink.xdp, log },
-    load: loadFresh,
+    load: (fresh: readonly string[], freshDirectory: string) =>
+      native().loadObjectLater({ sizes, pinDirectory, fresh: [...fresh], freshDirectory }),
     openDetour(next: BpfObject) {
       detour.open(next)
       return detour.ifindex
@@ -539,5 +545,5 @@ async function loadOver(options: DatapathOptions, detour: Detour, finishing: Fin
       error
     )
   }
-  return load(config, pinDirectory)
+  return loadAll()
 }

@@ -14,7 +14,7 @@ t.test('a native call fails: all or nothing, told, and right again afterwards', 
     ...some,
     phases: ['enable', 'reload'],
     ways: ['for good'],
-    only: /^(loadObject hostroute|object\.attachTcx from_pod|map\.update routes4|map\.lookup counters|map\.updateBatch snat_ports)$/
+    only: /^(loadObjectLater hostroute|object\.attachTcx from_pod|map\.update routes4|map\.lookup counters|map\.updateBatch snat_ports)$/
   })
   await faults(reportTo(t), { ...some, phases: ['start'], ways: ['once'], only: /^(openNetlinkReader|readRing)$/ })
 })

@@ -24,7 +24,7 @@ t.test('a lack of descriptors at the start ends with a status after which system
   const { daemon } = node
   const orders = `${daemon.runDirectory}-faults`
   const environment = { NODE_OPTIONS: `--import=${preload}`, HOSTROUTE_FAULTS: orders }
-  for (const label of ['lockFile', 'loadObject hostroute', 'readRing']) {
+  for (const label of ['lockFile', 'loadObjectLater hostroute', 'readRing']) {
     const fail: Orders = { fail: { label, from: 1, once: true, code: 'EMFILE' } }
     writeFileSync(orders, JSON.stringify(fail))
     await daemon.start({ config: plain, environment, waitReady: false })
@@ -84,8 +84,8 @@ t.test('SIGTERM in the middle of the start: it ends at the next step, and what i
     return calls.slice(calls.indexOf(label) + 1)
   }
   for (const [label, never] of [
-    ['lockFile', 'loadObject hostroute'],
-    ['loadObject hostroute', 'openNetlinkReader'],
+    ['lockFile', 'loadObjectLater hostroute'],
+    ['loadObjectLater hostroute', 'openNetlinkReader'],
     ['openNetlinkReader', 'object.attachTcx from_pod'],
     ['object.attachTcx from_pod', 'object.testRun from_pod']
   ] as const) {
@@ -99,7 +99,7 @@ t.test('SIGTERM in the middle of the start: it ends at the next step, and what i
   await daemon.start({ config: plain, timeout: patience })
   await daemon.kill('SIGKILL')
   const before = (await attached(node)).length
-  await startAndEnd('loadObject hostroute')
+  await startAndEnd('loadObjectLater hostroute')
   t.equal((await attached(node)).length, before, 'it goes on')
   t.ok(pins().includes('control'))
   const calls = await startAndEnd('object.attachTcx from_pod', { onStop: 'detach' })
