@@ -70,7 +70,17 @@ function writeLayout(path: string, addon: string): void {
   const other = createRequire(import.meta.url)(addon) as Native
   const object = other.loadObject({ programs: [] })
   const types = new Map<string, Type>()
-  for (const name of ['flows4', 'reverse4', 'accounts', 'usage', 'nexthops', 'neighbours', 'control', 'traces']) {
+  for (const name of [
+    'flows4',
+    'reverse4',
+    'accounts',
+    'usage',
+    'nexthops',
+    'neighbours',
+    'control',
+    'traces',
+    'merge_rows'
+  ]) {
     const { key, value } = JSON.parse(object.map(name).layout()) as Layout
     for (const type of [key, value]) note(type, types)
   }
