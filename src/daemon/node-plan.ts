@@ -112,14 +112,9 @@ export class NodePlan {
     return this.turns.run(steps)
   }
 
-  /** Somebody works with the plan. */
-  get busy(): boolean {
-    return this.turns.busy
-  }
-
-  /** Resolves when nobody works with the plan; see Turns.idle(). */
-  idle(): Promise<void> {
-    return this.turns.idle()
+  /** Resolves when nobody works with the plan. */
+  async idle(): Promise<void> {
+    while (this.turns.busy) await this.turns.idle()
   }
 
   /** Rejects where it could not be planned; not because the daemon ends. */

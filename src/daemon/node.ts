@@ -408,7 +408,8 @@ export class Node {
       runDirectory: this.options.runDirectory,
       log: subsystem(this.options.log, 'datapath'),
       onEvents: (records) => this.events.push(records),
-      ports: () => this.masquerade.ports
+      ports: () => this.masquerade.ports,
+      idle: () => this.facts.idle()
     })
     try {
       this.masquerade.use(datapath.writer.masquerade)
@@ -483,7 +484,7 @@ export class Node {
     this.datapath = null
     this.masquerade.use(null)
     datapath.leave()
-    while (this.facts.busy) await this.facts.idle()
+    await this.facts.idle()
     stays.push(...datapath.remove())
     await this.managed?.release()
     if (stays.length === 0) this.log.info('detached; the kernel routes and nothing is left behind')
@@ -535,7 +536,7 @@ export class Node {
   private async use(config: Config, before: Config): Promise<void> {
     setLevel(this.options.log, config.log.level)
     // half a table would pass for one that fits
-    while (this.facts.busy) await this.facts.idle()
+    await this.facts.idle()
     if (await this.datapath?.configure(config)) await this.keeper.refit()
     this.masquerade.configure(config)
     await this.facts.replan()
@@ -572,7 +573,7 @@ export class Node {
       await this.removeAll()
     } else if (this.datapath) {
       await this.guardKeeper.stop(false)
-      while (this.facts.busy) await this.facts.idle()
+      await this.facts.idle()
       if (this.datapath.isServing) this.periodic.renewLease()
       this.datapath.close()
       this.log.info('the datapath goes on forwarding without the daemon, for as long as its lease allows')
