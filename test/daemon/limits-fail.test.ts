@@ -100,7 +100,7 @@ t.test('a start that cannot bring limits into force serves all the same, and tri
   const node = lab.node(0)
   await node.daemon.kill('SIGKILL')
   const problem = async () => (await status(node)).problems.find(({ code }) => code === 'limits-not-in-force')
-  order({ fail: { label: 'loadObjectLater hostroute', from: 1, once: false, code: 'ENOMEM' } })
+  order({ fail: { label: 'loadObjectLater hostroute', from: 2, once: false, code: 'ENOMEM' } })
   await node.startDaemon({ config: { ...plain, limits: large }, environment })
   await until('it is a problem', async () => typeof (await problem())?.nextTry === 'string')
   t.match(await problem(), { affects: 'observation', text: /the maps stay as they were: .*ENOMEM/ })
