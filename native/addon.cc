@@ -167,14 +167,6 @@ Napi::Value programName(const Napi::CallbackInfo &info) {
   return {};
 }
 
-// One heap for all threads: they are few and mostly asleep, and each arena of
-// its own would hold megabytes that only the start needed.
-void shareHeap() {
-#ifdef __GLIBC__
-  mallopt(M_ARENA_MAX, 1);
-#endif
-}
-
 // What loading has freed goes back to the kernel; malloc would keep it.
 void trimMemory(const Napi::CallbackInfo &) {
 #ifdef __GLIBC__
@@ -187,7 +179,6 @@ Napi::Value libbpfVersion(const Napi::CallbackInfo &info) {
 }
 
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
-  shareHeap();
   captureLibbpfLog();
   auto *environment = new Environment();
   environment->mapClass = Napi::Persistent(BpfMap::define(env));

@@ -55,6 +55,7 @@ Napi::Function BpfMap::define(Napi::Env env) {
                       InstanceMethod<&BpfMap::updateBatch>("updateBatch"),
                       InstanceMethod<&BpfMap::deleteBatch>("deleteBatch"),
                       InstanceMethod<&BpfMap::readBatch>("readBatch"), InstanceMethod<&BpfMap::dump>("dump"),
+                      InstanceMethod<&BpfMap::dumpPresent>("dumpPresent"),
                       InstanceMethod<&BpfMap::layout>("layout"), InstanceMethod<&BpfMap::pin>("pin"),
                       InstanceMethod<&BpfMap::become>("become"), InstanceMethod<&BpfMap::close>("close")});
 }
@@ -216,11 +217,18 @@ Napi::Value BpfMap::readBatch(const Napi::CallbackInfo &info) {
 }
 
 Napi::Value BpfMap::dump(const Napi::CallbackInfo &info) {
-  Napi::Env env = info.Env();
+  return dumpBy(info.Env(), readEntries);
+}
+
+Napi::Value BpfMap::dumpPresent(const Napi::CallbackInfo &info) {
+  return dumpBy(info.Env(), readPresentEntries);
+}
+
+Napi::Value BpfMap::dumpBy(Napi::Env env, Reader read) const {
   if (!isOpen(env)) return {};
   std::vector<uint8_t> keys;
   std::vector<uint8_t> values;
-  if (int error = readEntries(map_.get(), shape_, keys, values)) {
+  if (int error = read(map_.get(), shape_, keys, values)) {
     throwFailure(env, failure("dump", error, "bpf(BPF_MAP_LOOKUP_BATCH)"));
     return {};
   }

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "descriptor.h"
 #include "error.h"
@@ -41,6 +42,8 @@ public:
   const MapShape &shape() const { return shape_; }
 
 private:
+  using Reader = int (*)(int map, const MapShape &, std::vector<uint8_t> &keys, std::vector<uint8_t> &values);
+
   Napi::Value info(const Napi::CallbackInfo &info);
   Napi::Value lookup(const Napi::CallbackInfo &info);
   Napi::Value update(const Napi::CallbackInfo &info);
@@ -49,11 +52,13 @@ private:
   Napi::Value deleteBatch(const Napi::CallbackInfo &info);
   Napi::Value readBatch(const Napi::CallbackInfo &info);
   Napi::Value dump(const Napi::CallbackInfo &info);
+  Napi::Value dumpPresent(const Napi::CallbackInfo &info);
   Napi::Value layout(const Napi::CallbackInfo &info);
   Napi::Value pin(const Napi::CallbackInfo &info);
   Napi::Value become(const Napi::CallbackInfo &info);
   Napi::Value close(const Napi::CallbackInfo &info);
 
+  Napi::Value dumpBy(Napi::Env env, Reader read) const;
   bool isOpen(Napi::Env env) const;
   Failure failure(const char *verb, int error, const char *syscall) const;
 

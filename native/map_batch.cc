@@ -10,11 +10,19 @@ namespace hostroute {
 
 namespace {
 
-constexpr uint32_t kChunk = 8192;
+constexpr uint32_t kMostRows = 8192;
+constexpr size_t kMostBytes = 256 * 1024;
 // The position in a hash map: a bucket number.
 constexpr size_t kBucketBytes = 4;
 // A key deleted under the walk sends it back to the start of the map.
 constexpr uint64_t kMostWalks = 8;
+
+// Rows of one call: their buffer is cleared before each.
+uint32_t rowsOfOneCall(const MapShape &shape) {
+  size_t fit = kMostBytes / (shape.keySize + shape.valueBytes);
+  uint32_t most = std::min(kMostRows, std::max<uint32_t>(shape.maxEntries, 16));
+  return std::clamp<uint32_t>(static_cast<uint32_t>(fit), 16, most);
+}
 
 // EINVAL: the command is unknown to the kernel or refuses this map; the loop
 // finds the true error if it was something else.
@@ -77,7 +85,7 @@ int readByBatch(int map, const MapShape &shape, std::vector<uint8_t> &keys, std:
   // The kernel's position: a bucket number for hashes, the last key for others.
   std::vector<uint8_t> position(std::max<size_t>(shape.keySize, 8));
   bool first = true;
-  uint32_t chunk = std::min(kChunk, std::max<uint32_t>(shape.maxEntries, 16));
+  uint32_t chunk = rowsOfOneCall(shape);
   size_t total = 0;
   uint64_t most = kMostWalks * shape.maxEntries + chunk;
   for (;;) {
@@ -116,7 +124,7 @@ int readByKey(int map, const MapShape &shape, std::vector<uint8_t> &keys, std::v
   std::vector<uint8_t> next(shape.keySize);
   std::vector<uint8_t> value(shape.valueBytes);
   bool first = true;
-  uint64_t most = kMostWalks * shape.maxEntries + kChunk;
+  uint64_t most = kMostWalks * shape.maxEntries + kMostRows;
   for (uint64_t steps = 0; steps < most; steps++) {
     int failed = bpf_map_get_next_key(map, first ? nullptr : key.data(), next.data());
     if (failed) return failed == -ENOENT ? 0 : -failed;
@@ -229,6 +237,28 @@ int readEntries(int map, const MapShape &shape, std::vector<uint8_t> &keys, std:
   if (error) return error;
   // Hash batches go by bucket and arrays by index: neither can restart.
   if (!isArray(shape.type) && (byKey || !isHash(shape.type))) Deduplication(shape, keys, values).run();
+  return 0;
+}
+
+int readPresentEntries(int map, const MapShape &shape, std::vector<uint8_t> &keys,
+                       std::vector<uint8_t> &values) {
+  if (shape.type != BPF_MAP_TYPE_ARRAY) return readEntries(map, shape, keys, values);
+  std::vector<uint8_t> position;
+  std::vector<uint8_t> someKeys;
+  std::vector<uint8_t> someValues;
+  do {
+    if (int error = readNextEntries(map, shape, position, rowsOfOneCall(shape), someKeys, someValues))
+      return error;
+    size_t count = someKeys.size() / shape.keySize;
+    for (size_t row = 0; row < count; row++) {
+      auto value = someValues.begin() + static_cast<ptrdiff_t>(row * shape.valueBytes);
+      auto end = value + static_cast<ptrdiff_t>(shape.valueBytes);
+      if (std::all_of(value, end, [](uint8_t byte) { return byte == 0; })) continue;
+      auto key = someKeys.begin() + static_cast<ptrdiff_t>(row * shape.keySize);
+      keys.insert(keys.end(), key, key + static_cast<ptrdiff_t>(shape.keySize));
+      values.insert(values.end(), value, end);
+    }
+  } while (!position.empty());
   return 0;
 }
 

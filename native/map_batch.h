@@ -22,9 +22,13 @@ int deleteEntries(int map, const MapShape &shape, const uint8_t *keys, uint32_t 
 // faster than it can be read.
 int readEntries(int map, const MapShape &shape, std::vector<uint8_t> &keys, std::vector<uint8_t> &values);
 
-// The next entries of a hash map or a trie, `most` or a few more or less, and the position after them: empty
-// at the end. `position`: empty at the beginning. Every entry that is there throughout is there once, but of
-// a trie again when the entry at the position was deleted: then the kernel begins anew.
+// The same, but of an array only rows that are not all zeros. Per-CPU arrays are read as a whole.
+int readPresentEntries(int map, const MapShape &shape, std::vector<uint8_t> &keys,
+                       std::vector<uint8_t> &values);
+
+// The next entries of a hash map, an array or a trie, `most` or a few more or less, and the position after
+// them: empty at the end. `position`: empty at the beginning. Every entry that is there throughout is there
+// once, but of a trie again when the entry at the position was deleted: then the kernel begins anew.
 int readNextEntries(int map, const MapShape &shape, std::vector<uint8_t> &position, uint32_t most,
                     std::vector<uint8_t> &keys, std::vector<uint8_t> &values);
 

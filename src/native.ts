@@ -37,7 +37,7 @@ export interface BpfMap {
   /** Absent keys are no error. Returns how many were deleted. */
   deleteBatch(keys: Buffer, count: number): number
   /**
-   * The next entries of a hash map or trie, `most` of them or a few less, in one call: for tables
+   * The next entries of a hash map, array or trie, `most` of them or a few less, in one call: for tables
    * that are not to be held as a whole. `position`: what `next` was, null at the beginning; `next`
    * null: the end. Each entry present throughout comes once, of a trie perhaps again: it begins
    * anew when the entry at the position was deleted.
@@ -45,6 +45,8 @@ export interface BpfMap {
   readBatch(position: Buffer | null, most: number): MapBatch
   /** All entries, joined. A map that changes meanwhile: each entry present throughout is there once. */
   dump(): { keys: Buffer; values: Buffer; count: number }
+  /** The same, but of an array map (not per CPU) only rows that are not all zeros. */
+  dumpPresent(): { keys: Buffer; values: Buffer; count: number }
   /** Of keys and values, as JSON (native/map_layout.h). */
   layout(): string
   /** Pins it at `path`, on a bpffs. Throws EEXIST when something is there. */

@@ -4,7 +4,7 @@
 // rule of the family asks for it (ct, masquerade, dnat and the like; a nat
 // chain without rules does not, seen on 6.18).
 
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { type NetfilterSocket, native } from '../native.js'
 import { flag, message, family as nfFamily, nft, parse, textOf } from '../netfilter/nfnetlink.js'
 import type { Family } from '../state/types.js'
@@ -63,6 +63,8 @@ function hasVirtualServices(): boolean {
 }
 
 function linesOf(path: string): string[] {
+  // asked twice a second, and an exception costs more than the rest
+  if (!existsSync(path)) return []
   try {
     return readFileSync(path, 'utf8').split('\n')
   } catch {

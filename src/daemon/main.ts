@@ -1,4 +1,4 @@
-#!/usr/bin/env -S node --max-semi-space-size=1
+#!/usr/bin/env -S MALLOC_ARENA_MAX=1 node --max-semi-space-size=1 --no-memory-reducer
 // hostrouted: reads its options, starts the node, ends it by signal.
 //
 // Exit status: 0 stopped as asked, 1 an error that a restart may cure, 2 refused

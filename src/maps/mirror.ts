@@ -40,8 +40,7 @@ export function createMirror(map: BpfMap): Mirror {
     rows,
     load() {
       rows.clear()
-      for (const [key, value] of entries(map))
-        if (!isArray || !value.equals(zeros)) rows.set(key.toString('hex'), Buffer.from(value))
+      for (const [key, value] of entries(map)) rows.set(key.toString('hex'), Buffer.from(value))
     },
     put(key, value) {
       if (rows.get(key)?.equals(value)) return false
@@ -72,7 +71,6 @@ export function createMirror(map: BpfMap): Mirror {
       const found: RowDifference[] = []
       const seen = new Set<string>()
       for (const [key, have] of entries(map)) {
-        if (isArray && have.equals(zeros)) continue
         const name = key.toString('hex')
         const want = rows.get(name) ?? null
         seen.add(name)
@@ -92,10 +90,10 @@ export function restore(map: BpfMap, difference: RowDifference): void {
   else map.delete(difference.key)
 }
 
-/** A map's entries. The buffers are parts of two large ones: copy what is kept for long. */
+/** A map's entries; of an array only rows that are not zeros. The buffers are parts of two large ones: copy what is kept for long. */
 export function* entries(map: BpfMap): Iterable<[Buffer, Buffer]> {
   const { keySize, valueSize } = map.info
-  const { keys, values, count } = map.dump()
+  const { keys, values, count } = map.dumpPresent()
   for (let i = 0; i < count; i++) {
     yield [keys.subarray(i * keySize, (i + 1) * keySize), values.subarray(i * valueSize, (i + 1) * valueSize)]
   }

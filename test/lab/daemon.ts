@@ -1,7 +1,7 @@
 // hostrouted in a node of the lab, with a run directory, a pin directory and a
 // configuration file of its own.
 
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { stringify } from 'yaml'
 import type { Status } from '../../src/control/api.js'
@@ -12,6 +12,10 @@ import { NOT_MASQUERADED } from './netfilter.js'
 import { type Background, exec, type Outcome, run, until } from './process.js'
 
 const DAEMON = fileURLToPath(new URL('../../src/daemon/main.js', import.meta.url))
+/** As its first line says. */
+const RUN = (/^#!(.*)/.exec(readFileSync(DAEMON, 'utf8'))?.[1] ?? '')
+  .split(' ')
+  .map((word) => (word === 'node' ? process.execPath : word))
 const COMMAND = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url))
 
 export interface DaemonOptions {
@@ -85,10 +89,7 @@ export class Daemon {
       '--state-directory',
       this.stateDirectory
     ]
-    this.#process = this.node.start(
-      [process.execPath, '--max-semi-space-size=1', options.main ?? DAEMON, ...files],
-      options.environment
-    )
+    this.#process = this.node.start([...RUN, options.main ?? DAEMON, ...files], options.environment)
     if (options.waitReady !== false) await this.waitReady(options.timeout)
     return this
   }

@@ -164,6 +164,15 @@ function fakeMap(info: MapInfo, rows: Map<string, Buffer>, note: (write: Write) 
       for (const [key, value] of rows) value.copy(values, Buffer.from(key, 'hex').readUInt32LE() * width)
       return { keys, values, count: info.maxEntries }
     },
+    dumpPresent() {
+      if (info.type !== ARRAY) return map.dump()
+      const present = [...rows].filter(([, value]) => !isZero(value))
+      return {
+        keys: Buffer.concat(present.map(([key]) => Buffer.from(key, 'hex'))),
+        values: Buffer.concat(present.map(([, value]) => value)),
+        count: present.length
+      }
+    },
     layout() {
       throw new Error('layout is not needed here')
     },

@@ -32,6 +32,7 @@ function load(sizes: Record<string, number> = {}): { access: MapAccess; writes: 
     pin: (path) => map.pin(path),
     become: (other) => map.become(other),
     dump: () => map.dump(),
+    dumpPresent: () => map.dumpPresent(),
     close: () => map.close()
   })
   const maps = new Map<string, BpfMap>()
