@@ -12,7 +12,7 @@ import { exec, sleep, until } from '../lab/process.js'
 import { count, type Report } from './report.js'
 
 const patience = 60_000
-const MOMENTS = ['start', 'running', 'reload', 'disable', 'enable', 'guard'] as const
+const MOMENTS = ['start', 'running', 'reload', 'replace', 'disable', 'enable', 'guard'] as const
 type Moment = (typeof MOMENTS)[number]
 
 export interface KillOptions {
@@ -32,10 +32,12 @@ export async function kills(report: Report, { count: total, within = Infinity }:
   const node = lab.node(0)
   const { daemon } = node
   let guarded = true
+  let flows = 65_536
   const config = (number: number) => ({
     checks: 'off',
     onStop: 'keep',
     guard: { mode: guarded ? 'enforce' : 'off' },
+    limits: { flows },
     stackPrefixes: [`198.18.${number % 250}.0/24`]
   })
   await lab.outside.echo(7)
@@ -85,20 +87,26 @@ export async function kills(report: Report, { count: total, within = Infinity }:
     } else if (moment === 'running') await sleep(delay * 200)
     else {
       if (moment === 'enable') await daemon.command(['disable', '--force'], patience)
-      if (moment === 'reload') daemon.writeConfig(config(done))
+      // maps of another size, and programs that take over
+      if (moment === 'replace') flows = flows === 65_536 ? 32_768 : 65_536
+      if (moment === 'reload' || moment === 'replace') daemon.writeConfig(config(done))
       acceptable = moment === 'disable' || moment === 'enable' ? [true, false] : [true]
       // straight to the socket: a process for it would take longer than what it asks for
       const client = controlClient(daemon.socket)
-      const path = { reload: '/v1/reload', disable: '/v1/disable', enable: '/v1/enable', guard: '/v1/guard/mode' }[
-        moment
-      ]
+      const path = {
+        reload: '/v1/reload',
+        replace: '/v1/reload',
+        disable: '/v1/disable',
+        enable: '/v1/enable',
+        guard: '/v1/guard/mode'
+      }[moment]
       const body = moment === 'disable' ? { force: true } : moment === 'guard' ? { mode: 'enforce' } : {}
       if (moment === 'guard') await client.post(path, { mode: 'audit' })
       const asked = client.post(path, body).then(
         () => (moment === 'disable' ? [false] : [true]),
         () => null
       )
-      delay *= { reload: 300, disable: 1_000, enable: 2_500, guard: 600 }[moment]
+      delay *= { reload: 300, replace: 2_000, disable: 1_000, enable: 2_500, guard: 600 }[moment]
       const answered = await Promise.race([asked, sleep(delay).then(() => null)])
       // what was answered holds
       if (answered) acceptable = answered
