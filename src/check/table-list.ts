@@ -1,7 +1,7 @@
 // Which tables nf_tables holds, asked without any tool: so a node without `nft`
 // is known to be clean, or known not to be.
 
-import { createNetlink } from 'netlink'
+import { createNetlink } from 'netlink/dist/netlink.js'
 import type { RuleFamily } from './ruleset.js'
 
 const NETLINK_NETFILTER = 12

@@ -3,7 +3,7 @@
 // Equivalent to: `ip route get TO from FROM iif DEVICE`.
 
 import { constants } from 'node:os'
-import { createNetlink } from 'netlink'
+import { createNetlink } from 'netlink/dist/netlink.js'
 import { familyOf } from '../address.js'
 import type { Address } from '../state/types.js'
 import { attribute, attributeU32, readI32 } from './bytes.js'
