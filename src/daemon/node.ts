@@ -409,7 +409,7 @@ export class Node {
       log: subsystem(this.options.log, 'datapath'),
       onEvents: (records) => this.events.push(records),
       ports: () => this.masquerade.ports,
-      idle: () => this.facts.idle()
+      inTurn: (steps) => this.facts.inTurn(steps)
     })
     try {
       this.masquerade.use(datapath.writer.masquerade)

@@ -46,8 +46,8 @@ export interface DatapathOptions {
   onEvents(records: Buffer[]): void
   /** Of snat.ports, or of the agent where that is auto. */
   ports(): 'auto' | PortRange[]
-  /** Resolves when nobody is in the middle of writing or reading the maps. */
-  idle(): Promise<void>
+  /** Takes steps when nobody else is in the middle of writing the plan. */
+  inTurn(steps: () => Generator<void>): Promise<void>
 }
 
 export class Datapath {
@@ -400,7 +400,7 @@ export class Datapath {
     }
     this.finishing.finish()
     const began = performance.now()
-    const { pinDirectory, log, idle } = this.options
+    const { pinDirectory, log, inTurn } = this.options
     const put = (loaded: BpfObject) => [...hooks.replacePrograms(loaded), ...detour.replaceProgram(loaded)]
     const asksConntrack = isLoaded()
     const unfinished = await migrate({
@@ -408,12 +408,9 @@ export class Datapath {
       fresh,
       old: (name) => native().openPinnedMap(join(pinDirectory, name)),
       convert: () => null,
-      load: async (names, freshDirectory) => {
-        const next = await native().loadObjectLater({ sizes, pinDirectory, fresh: [...names], freshDirectory })
-        // who reads a map in steps would go on in another one
-        await idle()
-        return next
-      },
+      load: (names, freshDirectory) =>
+        native().loadObjectLater({ sizes, pinDirectory, fresh: [...names], freshDirectory }),
+      inTurn: (steps) => inTurn(() => unlessAborted(this.leaving.signal, steps())),
       // one control section for both
       pause: (on) => control.pause(on && fresh.includes('flows4')),
       jiffies: (loaded) => Number(readClock(loaded).jiffies & 0xffff_ffffn),

@@ -1,6 +1,7 @@
 // Rows of a map into another one that takes its place (migration.ts).
 
 import { CODES, FLOW_BATCH, STRUCTS } from '../maps/layout.js'
+import { batchesOf } from '../maps/mirror.js'
 import type { BpfMap, BpfObject } from '../native.js'
 
 export interface Rows {
@@ -16,28 +17,34 @@ export type Convert = (rows: Rows) => Rows
 const flowTables = new Set(['flows4', 'flows6', 'reverse4', 'reverse6'])
 /** Written with the entries. */
 const charged = new Set(['accounts', 'usage'])
-const copied = new Set([
+/** Follow from the plan. */
+const planned = new Set([
   ...['devices', 'pod_slots', 'pods', 'pod_sources', 'routes4', 'routes6', 'class_routes4', 'class_routes6'],
-  ...['nexthops', 'snat_sources', 'groups', 'neighbours', 'masquerade', 'snat_ports'],
-  ...['owners4', 'owners6', 'stack_pairs', 'counted_before']
+  ...['nexthops', 'snat_sources', 'groups', 'neighbours']
 ])
+const atOnce = new Set(['masquerade', 'snat_ports', 'owners4', 'owners6', 'stack_pairs', 'counted_before'])
 
 export const isFlowTable = (name: string): boolean => flowTables.has(name)
-/** Else it holds only what a program needs while it runs. */
-export const isCopied = (name: string): boolean => copied.has(name) || inThePause(name)
+/** What is none of these three holds only what a program needs while it runs. */
+export const isPlanned = (name: string): boolean => planned.has(name)
 export const inThePause = (name: string): boolean => flowTables.has(name) || charged.has(name)
+/** Written by programs, or by the daemon whosever turn it is: nothing is to come between copying and taking over. */
+export const isCopiedAtOnce = (name: string): boolean => atOnce.has(name)
 
-const rowsAtOnce = 8192
-const hashes = new Set([1, 5, 9, 10])
+/** Takes some milliseconds. */
+const rowsAtOnce = 2048
+/** Hashes, LRU or per CPU or neither, and tries. */
+const inParts = new Set([1, 5, 9, 10, 11])
 const { flow, reverse, counter, merge_args, merge_rows } = STRUCTS
 
-/** Into an empty map. `flows`: entries that a program is about to delete are left out. Throws NativeError. */
-export function copyRows(from: BpfMap, to: BpfMap, convert: Convert | null, flows: boolean): void {
+/** Into an empty map, in steps. `flows`: entries that a program is about to delete are left out. Throws NativeError. */
+export function* copyRows(from: BpfMap, to: BpfMap, convert: Convert | null, flows: boolean): Generator<void> {
   const lives = flows && (from.info.name.startsWith('flows') ? flow : reverse).offset.life
   for (const rows of partsOf(from)) {
     const { keys, values, count } = convert ? convert(rows) : rows
     const kept = lives === false ? { keys, values, count } : living({ keys, values, count }, to, lives)
     if (kept.count > 0) to.updateBatch(kept.keys, kept.values, kept.count)
+    yield
   }
 }
 
@@ -173,16 +180,8 @@ function living({ keys, values, count }: Rows, to: BpfMap, life: number): Rows {
   }
 }
 
-/** A hash in parts, others whole. */
-function* partsOf(map: BpfMap): Generator<Rows> {
-  if (!hashes.has(map.info.type)) {
-    yield map.dump()
-    return
-  }
-  let position: Buffer | null = null
-  do {
-    const part = map.readBatch(position, rowsAtOnce)
-    yield part
-    position = part.next
-  } while (position !== null)
+/** Hashes and tries in parts, others whole. */
+function* partsOf(map: BpfMap): Iterable<Rows> {
+  if (inParts.has(map.info.type)) yield* batchesOf(map, rowsAtOnce)
+  else yield map.dump()
 }

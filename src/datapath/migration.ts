@@ -11,8 +11,9 @@
 // so that no port is given twice and no answer comes to a program that does not
 // know its flow. It lasts some tens of milliseconds.
 //
-// From the first copied row until the new maps are in use is one turn of the event
-// loop: the daemon writes no map meanwhile.
+// From the first copied row until the new maps are in use nobody else has the turn
+// to write the plan. From the pause on, and for maps that are written out of turn,
+// it is one turn of the event loop: the daemon writes no map meanwhile.
 //
 // Invariants
 // - Until next-part has become next a failure, or the end of the process, leaves
@@ -28,8 +29,18 @@ import { existsSync, mkdirSync, readdirSync, renameSync, rmdirSync, rmSync } fro
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type BpfMap, type BpfObject, native } from '../native.js'
+import { toEnd } from '../slice.js'
 import { isTransient, together } from '../transient.js'
-import { addCounts, type Convert, copyRows, inThePause, isCopied, isFlowTable, mergeRows } from './map-copy.js'
+import {
+  addCounts,
+  type Convert,
+  copyRows,
+  inThePause,
+  isCopiedAtOnce,
+  isFlowTable,
+  isPlanned,
+  mergeRows
+} from './map-copy.js'
 
 export interface Migration {
   pinDirectory: string
@@ -49,11 +60,13 @@ export interface Migration {
   replace(next: BpfObject): Error[]
   /** The other way round. */
   putBack(): Error[]
+  /** Takes steps while nobody else writes what is planned. */
+  inTurn(steps: () => Generator<void>): Promise<void>
   /** Throws; what it returns does not: whatever is written from here goes into the new maps from then on. */
   prepare(next: BpfObject): () => void
 }
 
-type Recovery = Omit<Migration, 'fresh' | 'putBack' | 'prepare'>
+type Recovery = Omit<Migration, 'fresh' | 'putBack' | 'prepare' | 'inTurn'>
 
 const part = (pinDirectory: string) => join(pinDirectory, 'next-part')
 const whole = (pinDirectory: string) => join(pinDirectory, 'next')
@@ -80,36 +93,42 @@ export async function migrate(migration: Migration): Promise<Unfinished> {
   discard(part(pinDirectory))
   refuseUnfinished(pinDirectory)
   mkdirSync(part(pinDirectory), { mode: 0o700 })
-  let next: BpfObject | null = null
-  let since = 0
-  let began = 0
+  let loaded: BpfObject | null = null
+  let unfinished: Unfinished
   try {
-    next = await migration.load(fresh, part(pinDirectory))
-    copyAll(migration, next, (name) => isCopied(name) && !inThePause(name))
-    began = performance.now()
-    migration.pause(true, next)
-    waitForPrograms()
-    since = (migration.jiffies(next) - tolerance) >>> 0
-    copyAll(migration, next, inThePause)
-    const adopt = migration.prepare(next)
-    renameSync(part(pinDirectory), whole(pinDirectory))
-    putInPlace(migration, next)
-    adopt()
+    const next = await migration.load(fresh, part(pinDirectory))
+    loaded = next
+    let since = 0
+    let began = 0
+    let goesOn = false
+    await migration.inTurn(function* () {
+      yield* copyAll(migration, next, isPlanned)
+      toEnd(copyAll(migration, next, isCopiedAtOnce))
+      began = performance.now()
+      migration.pause(true, next)
+      waitForPrograms()
+      since = (migration.jiffies(next) - tolerance) >>> 0
+      toEnd(copyAll(migration, next, inThePause))
+      const adopt = migration.prepare(next)
+      renameSync(part(pinDirectory), whole(pinDirectory))
+      putInPlace(migration, next)
+      adopt()
+      goesOn = goOn(migration, next)
+    })
+    unfinished = { next, paused: performance.now() - began, finish: finishing(migration, next, since, goesOn) }
   } catch (error) {
     try {
-      if (next) migration.pause(false, next)
+      if (loaded) migration.pause(false, loaded)
     } finally {
-      next?.close()
+      loaded?.close()
       discard(part(pinDirectory))
       discard(whole(pinDirectory))
     }
     throw error
   }
-  const goesOn = goOn(migration, next)
-  const paused = performance.now() - began
   // first what waits in the detour goes on
   await sleep(detourTime)
-  return { next, paused, finish: finishing(migration, next, since, goesOn) }
+  return unfinished
 }
 
 /** Only an empty directory is nobody's. */
@@ -194,12 +213,12 @@ function mergeFlows(migration: Finishing & Pick<Migration, 'jiffies'>, next: Bpf
   }
 }
 
-function copyAll(migration: Migration, next: BpfObject, which: (name: string) => boolean): void {
+function* copyAll(migration: Migration, next: BpfObject, which: (name: string) => boolean): Generator<void> {
   for (const name of migration.fresh) {
     if (!which(name)) continue
     const [from, to] = [migration.old(name), next.map(name)]
     try {
-      if (from) copyRows(from, to, migration.convert(name, next), isFlowTable(name))
+      if (from) yield* copyRows(from, to, migration.convert(name, next), isFlowTable(name))
     } finally {
       from?.close()
       to.close()

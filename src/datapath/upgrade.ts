@@ -9,6 +9,7 @@ import { converter, type Layout, layoutOf, offsetOf } from '../maps/convert.js'
 import { raiseGenerations } from '../maps/generations.js'
 import { CODES, DEVICE_SLOTS, LAYOUT, STRUCTS } from '../maps/layout.js'
 import { type BpfMap, type BpfObject, type HeldLink, native } from '../native.js'
+import { inSlices } from '../slice.js'
 import { readClock } from './clock.js'
 import { pauseIn, setDetourIn } from './control-block.js'
 import type { Convert } from './map-copy.js'
@@ -47,6 +48,8 @@ export async function upgrade(options: Upgrade): Promise<Unfinished | null> {
         pauseIn(next, on)
       },
       putBack: () => putBack(held),
+      // nobody plans yet
+      inTurn: (work) => inSlices(work()),
       prepare: () => () => {}
     })
     log.info(

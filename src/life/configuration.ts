@@ -154,9 +154,10 @@ function stampOf(path: string): string {
   }
 }
 
-/** Keys that are read only when the datapath or the guard is made. */
+/** Keys that are read only at a start, or when the datapath or the guard is made. */
 function needRestart(before: Config, after: Config): string[] {
   const keys: string[] = []
+  if (before.enabled !== after.enabled) keys.push('enabled')
   if (before.uplink.xdp !== after.uplink.xdp) keys.push('uplink.xdp')
   if (before.guard.backend !== after.guard.backend) keys.push('guard.backend')
   if (before.guard.remove !== after.guard.remove) keys.push('guard.remove')

@@ -50,7 +50,10 @@ export function readGuardWords(stateDirectory: string, configured: GuardMode): G
     }
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return { changed: false, mode: null, allowed: [] }
-    throw new Error(`${path} cannot be read (${(error as Error).message}): the configuration decides`, { cause: error })
+    throw new Error(
+      `${path}, which says what hostroute guard said last, cannot be read (${(error as Error).message}): the configuration decides until the next hostroute guard mode or allow`,
+      { cause: error }
+    )
   }
 }
 

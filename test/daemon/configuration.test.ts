@@ -40,6 +40,18 @@ t.test('what cannot be brought into force is taken back', async (t) => {
   t.equal(kept(), 'lease: 8m\n')
 })
 
+t.test('keys that only a start reads are named', async (t) => {
+  const { path, configuration } = opened(t.testdir({}), 'lease: 5m\n')
+  const use = async () => {}
+  writeFileSync(
+    path,
+    'enabled: false\nuplink: { xdp: native }\nguard: { backend: cgroup, remove: true, allow: { units: [x.service] } }\n'
+  )
+  const restartNeeded = ['enabled', 'uplink.xdp', 'guard.backend', 'guard.remove', 'guard.allow']
+  t.match(await configuration.reload(use), { ok: true, restartNeeded })
+  t.match(await configuration.reload(use), { ok: true, restartNeeded: [] }, 'once')
+})
+
 t.test('what failed for want of something is tried again until it works, or until the file is another', async (t) => {
   const lack = Object.assign(new Error('no descriptors'), { code: 'EMFILE' })
   for (const ends of ['works', 'changes', 'is refused'] as const) {

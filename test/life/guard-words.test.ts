@@ -34,7 +34,9 @@ t.test('a file that says nothing is told of with its path', async (t) => {
   const state = t.testdir({})
   for (const text of ['', '{', 'null', '{"mode":"audit","allowed":[]}', '{"mode":null,"allowed":[{"kind":"unit"}]}']) {
     writeFileSync(guardFile(state), text)
-    t.throws(() => readGuardWords(state, 'enforce'), { message: /guard\.json cannot be read.*configuration decides/s })
+    t.throws(() => readGuardWords(state, 'enforce'), {
+      message: /guard\.json, which .* cannot be read.*configuration decides/s
+    })
   }
 })
 
