@@ -38,8 +38,8 @@ function disturb(node: LabNode): { stop(): Promise<void> } {
   }
 }
 
-async function reload(node: LabNode, stackPrefixes: string[]): Promise<ReloadResult> {
-  node.daemon.writeConfig({ ...plain, stackPrefixes })
+async function reload(node: LabNode, stackPrefixes: string[], limits = {}): Promise<ReloadResult> {
+  node.daemon.writeConfig({ ...plain, stackPrefixes, limits })
   return (await control(node).post<ReloadResult>('/v1/reload')).value
 }
 
@@ -65,6 +65,50 @@ t.test('other stackPrefixes while routes change and pods talk: nothing is lost, 
   const { eventLoop } = await status(node)
   t.comment(`the event loop was held up for ${eventLoop.longest.toFixed(1)} ms at most`)
 })
+
+t.test(
+  'other limits while routes change and pods talk: they are copied beside the rest, and all is right',
+  async (t) => {
+    const lab = await servedLab(t, { uplinks: 2 })
+    const node = lab.node(0)
+    await addRoutes(node, 0, count)
+    await until('all are planned', async () => (await status(node)).counts.routes4.used >= count, 30_000)
+    const capacity = async () => (await status(node)).counts.routes4.capacity
+    const before = await capacity()
+    await undisturbed(t, node, async () => {
+      const disturbing = disturb(node)
+      for (const routes of [2 * before, before + 7])
+        t.match(await reload(node, [], { routes4: routes }), { ok: true, problems: [], restartNeeded: [] })
+      const reloading = reload(node, [], { routes4: 2 * before })
+      // in the middle of it
+      t.match(await status(node), { mode: 'enabled' })
+      t.match(await Promise.all([reloading, reload(node, ['20.0.0.0/9'], { routes4: before })]), [
+        { ok: true },
+        { ok: true }
+      ])
+      await disturbing.stop()
+    })
+    await sleep(500)
+    await isRight(t, node)
+    t.equal(await capacity(), before)
+    const { eventLoop } = await status(node)
+    t.comment(`the event loop was held up for ${eventLoop.longest.toFixed(1)} ms at most`)
+
+    const reloading = reload(node, [], { routes4: 2 * before })
+    t.match((await control(node).post<EnableResult>('/v1/disable', { force: true })).value, { mode: 'disabled' })
+    t.match(await reloading, { ok: true })
+    t.strictSame(await attached(node), [], 'nothing is left attached')
+    for (const pause of [100, 300, 500]) {
+      await control(node).post('/v1/enable')
+      reload(node, [], { routes4: before + pause }).catch(() => {})
+      await sleep(pause)
+      await node.daemon.stop()
+      await node.startDaemon({ config: plain })
+      await isRight(t, node)
+      t.equal(await capacity(), before, `ended after ${pause} ms of a change, and changed back by the start`)
+    }
+  }
+)
 
 t.test('SIGTERM, SIGKILL and disable half-way', async (t) => {
   const lab = await servedLab(t, { uplinks: 2 })
