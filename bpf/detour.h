@@ -18,6 +18,7 @@
 #include "maps.h"
 #include "packet.h"
 #include "event.h"
+#include "verdict.h"
 
 #define DETOUR_MAGIC bpf_htonl(0x02687264) /* a local address, 'h' 'r' 'd' */
 #define MOST_DETOURS 8                     /* the n-th takes 2^n ms: a quarter of a second in all */
@@ -47,9 +48,22 @@ struct {
 	__type(value, struct event_budget);
 } detour_budgets SEC(".maps");
 
-static __always_inline bool is_detoured(const struct packet *p)
+/* What goes on with a packet after its detour: from_pod, from_uplink. Filled when they are loaded, and not pinned. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, __u32);
+} stage_programs SEC(".maps");
+
+/* Where a packet that comes back by the detour came in at first; NULL: it does not, or the device has gone. */
+static __attribute__((noinline)) struct device *detoured_from(struct __sk_buff *skb)
 {
-	return p->skb->ifindex != p->in;
+	struct detour_header *header = DATA(skb);
+
+	if (skb->ifindex != control.detour || (void *)(header + 1) > END(skb) || header->magic != DETOUR_MAGIC)
+		return NULL;
+	return device_of(bpf_ntohl(header->ifindex));
 }
 
 static __always_inline bool spend_row(__u32 row, __u32 most)

@@ -18,6 +18,7 @@
 #include "tcp_state.h"
 #include "flow.h"
 #include "owner.h"
+#include "detour.h"
 #include "new_flow.h"
 #include "options.h"
 #include "send.h"
@@ -341,10 +342,13 @@ int from_pod(struct __sk_buff *skb)
 	struct device *device = device_of(skb->ifindex);
 	int action;
 
-	if (!device)
-		return TC_ACT_UNSPEC;
-	if (hot_from_pod(skb, device, &action))
+	if (!device) {
+		device = detoured_from(skb);
+		if (!device)
+			return TC_ACT_UNSPEC;
+	} else if (hot_from_pod(skb, device, &action)) {
 		return action;
+	}
 	return skb->protocol == bpf_htons(ETH_P_IPV6) ? stages_from_pod6(skb, device) : stages_from_pod4(skb, device);
 }
 

@@ -14,6 +14,7 @@
 #include "parse.h"
 #include "pods.h"
 #include "options.h"
+#include "detour.h"
 #include "fragment.h"
 #include "undeliverable.h"
 #include "send_to_pod.h"
@@ -109,14 +110,19 @@ int from_uplink(struct __sk_buff *skb)
 	struct device *device = device_of(skb->ifindex);
 	int action;
 
-	if (!device)
-		return TC_ACT_UNSPEC;
-	if (hot_from_uplink(skb, device, &action))
+	if (!device) {
+		device = detoured_from(skb);
+		if (!device)
+			return TC_ACT_UNSPEC;
+	} else if (hot_from_uplink(skb, device, &action)) {
 		return action;
-	if (skb->protocol != bpf_htons(ETH_P_IPV6))
-		return stages_from_uplink4(skb, device);
-	action = hot_from_uplink6(skb, device);
-	return action != FOR_STAGES ? action : stages_from_uplink6(skb, device);
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		action = hot_from_uplink6(skb, device);
+		if (action != FOR_STAGES)
+			return action;
+	}
+	return skb->protocol == bpf_htons(ETH_P_IPV6) ? stages_from_uplink6(skb, device) :
+							stages_from_uplink4(skb, device);
 }
 
 #endif

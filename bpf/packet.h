@@ -89,6 +89,12 @@ struct packet {
 	struct facts;          /* its members are this structure's, facts_of() the whole */
 };
 
+/* It took a detour (detour.h). */
+static __always_inline bool is_detoured(const struct packet *p)
+{
+	return p->skb->ifindex != p->in;
+}
+
 static __always_inline struct facts *facts_of(struct packet *p)
 {
 	return (void *)p + offsetof(struct packet, source);

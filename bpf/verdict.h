@@ -38,6 +38,9 @@ static __always_inline int conclude(struct packet *p, int reason, bool six)
 		tell(p->skb, facts_of(p), reason, six, NULL);
 	if (reason < REASON_FIRST_STACK)
 		return p->action;
+	/* the stack would see it come from the wrong device: only routes that have changed meanwhile lead there */
+	if (is_detoured(p))
+		return TC_ACT_SHOT;
 	/* not OK: that would keep the packet from programs attached after ours */
 	return TC_ACT_UNSPEC;
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <iterator>
 #include <set>
 
 #include "bpf_map.h"
@@ -27,11 +28,15 @@ Failure layoutFailure(const std::string &message, const std::string &path) {
           EINVAL, "bpf(BPF_OBJ_GET)", path, "ELAYOUT"};
 }
 
+constexpr const char *kStagePrograms[] = {"from_pod", "from_uplink"};
+
 // The pin's file name, empty for maps that are not pinned.
 std::string pinName(const struct bpf_map *map) {
   std::string name = bpf_map__name(map);
   if (name == kControlSection) return "control";
-  return bpf_map__is_internal(map) ? std::string() : name;
+  // programs of one object only
+  bool ownOnly = bpf_map__is_internal(map) || bpf_map__type(map) == BPF_MAP_TYPE_PROG_ARRAY;
+  return ownOnly ? std::string() : name;
 }
 
 class Loader {
@@ -62,7 +67,7 @@ public:
     if (!options_.pinDirectory.empty())
       if (Result failure = takePins()) return failure;
     if (int failed = bpf_object__load(out_.object.get())) return loadFailure(-failed);
-    return std::nullopt;
+    return fillStagePrograms();
   }
 
 private:
@@ -203,6 +208,20 @@ private:
     return layoutFailure("the pinned maps are of layout " + std::to_string(layout) +
                              ", this version has layout " + std::to_string(layout_),
                          path);
+  }
+
+  // For tail calls (bpf/detour.h); of what is not loaded there is none.
+  Result fillStagePrograms() {
+    struct bpf_map *map = bpf_object__find_map_by_name(out_.object.get(), "stage_programs");
+    if (!map) return std::nullopt;
+    for (uint32_t slot = 0; slot < std::size(kStagePrograms); slot++) {
+      struct bpf_program *program = bpf_object__find_program_by_name(out_.object.get(), kStagePrograms[slot]);
+      int descriptor = program ? bpf_program__fd(program) : -1;
+      if (descriptor < 0) continue;
+      if (int failed = bpf_map_update_elem(bpf_map__fd(map), &slot, &descriptor, BPF_ANY))
+        return Failure{"cannot fill the map stage_programs", -failed, "bpf(BPF_MAP_UPDATE_ELEM)"};
+    }
+    return std::nullopt;
   }
 
   Failure loadFailure(int error) const {

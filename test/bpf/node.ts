@@ -70,7 +70,7 @@ export interface NodeOptions {
   timeouts?: number[]
   /** Instead of the embedded object. */
   objectFile?: string
-  /** With from_detour, too, which is half of what the verifier looks at. */
+  /** With from_detour, too. */
   detour?: boolean
 }
 
