@@ -109,6 +109,21 @@ Napi::Value putProgram(const Napi::CallbackInfo &info) {
   return env.Undefined();
 }
 
+Napi::Value linkedMaps(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  std::string path;
+  std::vector<uint32_t> ids;
+  if (!Arguments(info, "linkedMaps").path(0, "path", path)) return {};
+  if (Result failure = readLinkedMaps(path, ids)) {
+    throwFailure(env, *failure);
+    return {};
+  }
+  Napi::Array list = Napi::Array::New(env, ids.size());
+  for (uint32_t i = 0; i < ids.size(); i++)
+    list.Set(i, ids[i]);
+  return list;
+}
+
 Napi::Value detached(Napi::Env env, const Result &failure, bool found) {
   if (!failure) return Napi::Boolean::New(env, found);
   throwFailure(env, *failure);
@@ -191,6 +206,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("rearrange", Napi::Function::New<rearrange>(env, "rearrange"));
   exports.Set("holdProgram", Napi::Function::New<holdProgram>(env, "holdProgram"));
   exports.Set("putProgram", Napi::Function::New<putProgram>(env, "putProgram"));
+  exports.Set("linkedMaps", Napi::Function::New<linkedMaps>(env, "linkedMaps"));
   exports.Set("detachPinned", Napi::Function::New<callDetachPinned>(env, "detachPinned"));
   exports.Set("detachClsact", Napi::Function::New<callDetachClsact>(env, "detachClsact"));
   exports.Set("attachedPrograms", Napi::Function::New<attachedPrograms>(env, "attachedPrograms"));

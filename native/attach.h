@@ -49,6 +49,9 @@ Result attachClsact(const Program &program, int ifindex, uint32_t priority, bool
 Result openLinkedProgram(const std::string &path, Descriptor &out);
 Result updatePinned(const std::string &path, int program);
 
+// The kernel's ids of the maps that the program uses which the link pinned at path holds.
+Result readLinkedMaps(const std::string &path, std::vector<uint32_t> &out);
+
 struct AttachedProgram {
   std::string how;   // "tcx", "netkit"
   std::string where; // "ingress", "egress"

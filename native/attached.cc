@@ -59,4 +59,21 @@ Result readProgramName(uint32_t id, std::string &out) {
   return std::nullopt;
 }
 
+Result readLinkedMaps(const std::string &path, std::vector<uint32_t> &out) {
+  Descriptor program;
+  if (Result failure = openLinkedProgram(path, program)) return failure;
+  // twice: how many, then which
+  for (int turn = 0; turn < 2; turn++) {
+    bpf_prog_info info = {};
+    uint32_t length = sizeof(info);
+    info.nr_map_ids = static_cast<uint32_t>(out.size());
+    info.map_ids = reinterpret_cast<uintptr_t>(out.data());
+    if (bpf_obj_get_info_by_fd(program.get(), &info, &length))
+      return Failure{"cannot read the program of the pinned link", errno, "bpf(BPF_OBJ_GET_INFO_BY_FD)",
+                     path};
+    out.resize(info.nr_map_ids);
+  }
+  return std::nullopt;
+}
+
 } // namespace hostroute

@@ -201,6 +201,8 @@ export interface Native {
   rearrange(rows: Buffer, from: number, to: number, pieces: Buffer): Buffer
   /** The program in the link pinned at path, held by descriptor. */
   holdProgram(path: string): HeldLink
+  /** The kernel's ids of the maps that the program uses which the link pinned at path holds. */
+  linkedMaps(path: string): number[]
   /** Puts a held program into the link pinned at path, without a gap. */
   putProgram(path: string, fd: number): void
   /** Detaches what the link pinned at path holds and removes the pin. false: nothing there. */

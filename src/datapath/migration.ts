@@ -21,8 +21,8 @@
 // - From then on the maps of both are whole: a start that finds next goes on with
 //   it (recover()), and until the programs are replaced a failure puts the old
 //   ones back.
-// - With the new programs attached, next is what they use: it is never discarded.
-//   What is still to do may fail and be done later (Unfinished), before anything
+// - With the new programs attached, next is what they use: it is never discarded,
+//   neither by the version before, which converts it then. What is still to do may fail and be done later (Unfinished), before anything
 //   else replaces maps, or loads by the pins.
 
 import { existsSync, mkdirSync, readdirSync, renameSync, rmdirSync, rmSync } from 'node:fs'
@@ -66,7 +66,10 @@ export interface Migration {
   prepare(next: BpfObject): () => void
 }
 
-type Recovery = Omit<Migration, 'fresh' | 'putBack' | 'prepare' | 'inTurn'>
+interface Recovery extends Omit<Migration, 'fresh' | 'putBack' | 'prepare' | 'inTurn'> {
+  /** What another version has begun, and these programs cannot finish. inUse: by the programs that are attached. */
+  onOther(inUse: boolean): void
+}
 
 const part = (pinDirectory: string) => join(pinDirectory, 'next-part')
 const whole = (pinDirectory: string) => join(pinDirectory, 'next')
@@ -170,8 +173,13 @@ export async function recover(recovery: Recovery): Promise<Unfinished | null> {
     next = await recovery.load(fresh, whole(pinDirectory))
   } catch (error) {
     if ((error as { code?: string }).code !== 'ELAYOUT') throw error
-    // of yet another version: its programs are replaced by those of the old maps
-    discard(whole(pinDirectory))
+    // of another version: if its programs run, their maps are the ones to convert
+    const inUse = isInUse(pinDirectory, fresh)
+    recovery.onOther(inUse)
+    if (inUse) {
+      renameSync(whole(pinDirectory), done(pinDirectory))
+      takePlace(pinDirectory)
+    } else discard(whole(pinDirectory))
     return null
   }
   const migration = { ...recovery, fresh }
@@ -200,6 +208,26 @@ export async function recover(recovery: Recovery): Promise<Unfinished | null> {
   const paused = performance.now() - began
   await sleep(detourTime)
   return { next, paused, finish: finishing(migration, next, since, goesOn) }
+}
+
+/** An attached program uses maps of `next`. Of clsact there are no links: between the maps and the programs there is but a moment. */
+function isInUse(pinDirectory: string, fresh: readonly string[]): boolean {
+  const ids = new Set(
+    fresh.map((name) => {
+      const map = native().openPinnedMap(join(whole(pinDirectory), name))
+      map.close()
+      return map.info.id
+    })
+  )
+  const links = readdirSync(join(pinDirectory, 'links'))
+  return (
+    links.length === 0 ||
+    links.some((name) =>
+      native()
+        .linkedMaps(join(pinDirectory, 'links', name))
+        .some((id) => ids.has(id))
+    )
+  )
 }
 
 /** Returns the jiffies before which both have the same; null: it is not known, for it has failed, and finish() says why. */

@@ -84,7 +84,13 @@ export async function goOn(options: Upgrade): Promise<Unfinished | null> {
         other.control?.pause(on)
         if (!on) other.control?.mergeInto(next)
         pauseIn(next, on)
-      }
+      },
+      onOther: (inUse) =>
+        options.log.warn(
+          inUse
+            ? 'another version has replaced the maps and not come to its end: its maps are taken over; packets counted before it are not counted any more'
+            : 'another version has begun to replace the maps, and its programs do not run: what it had made is given up'
+        )
     })
     return unfinished && other.closedBy(unfinished)
   } catch (error) {

@@ -88,3 +88,32 @@ t.test(
     }
   }
 )
+
+t.test('an upgrade that has not come to its end, then the version before: no flow is lost', async (t) => {
+  const main = await otherLayout()
+  for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
+    const { order, environment } = faultsIn(t.testdir({}))
+    const node = (await servedLab(t, { pods: 1 }, { config })).node(0)
+    const names = () => readdirSync(node.daemon.pinDirectory).sort()
+    const pinned = names()
+    const open = () => node.pod(0).flow({ protocol: 'tcp', address: OUTSIDE.v4, port: 7 })
+    const flows = [await open()]
+    await node.daemon.stop()
+    order({ fail: { label: 'openPinnedMap flows4', from: 3, once: false, code: 'ENOMEM' } })
+    await node.startDaemon({ config, main, environment, timeout: 60_000 })
+    t.ok(names().includes('next'))
+    // only the maps that are in use know it
+    flows.push(await open())
+    await node.daemon.kill(signal)
+    await node.startDaemon({ config, timeout: 60_000 })
+    t.match(node.daemon.log, /another version has replaced the maps and not come to its end: its maps are taken over/)
+    await until('it is over', async () => (await status(node)).problems.length === 0, 20_000)
+    t.strictSame(names(), pinned, 'nothing half done is pinned')
+    t.strictSame(await stalePins(node), [])
+    t.equal((await control(node).get<VerifyReport>('/v1/verify')).value.total, 0, 'the maps hold what they should')
+    for (const flow of flows) {
+      const { received, sent, error } = await flow.finish()
+      t.match({ received, error }, { received: sent, error: null }, `${signal}: it goes on`)
+    }
+  }
+})
