@@ -41,6 +41,18 @@ Napi::Value openPinnedMap(const Napi::CallbackInfo &info) {
   return BpfMap::wrap(env, std::move(map));
 }
 
+Napi::Value openMap(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  uint32_t id = 0;
+  if (!Arguments(info, "openMap").number(0, "id", 1, UINT32_MAX, id)) return {};
+  Descriptor map(bpf_map_get_fd_by_id(id));
+  if (!map) {
+    throwFailure(env, {"cannot open map " + std::to_string(id), errno, "bpf(BPF_MAP_GET_FD_BY_ID)"});
+    return {};
+  }
+  return BpfMap::wrap(env, std::move(map));
+}
+
 Napi::Value differingMaps(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
   std::string directory;
@@ -202,6 +214,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("loadObject", Napi::Function::New<BpfObject::load>(env, "loadObject"));
   exports.Set("loadObjectLater", Napi::Function::New<BpfObject::loadLater>(env, "loadObjectLater"));
   exports.Set("openPinnedMap", Napi::Function::New<openPinnedMap>(env, "openPinnedMap"));
+  exports.Set("openMap", Napi::Function::New<openMap>(env, "openMap"));
   exports.Set("differingMaps", Napi::Function::New<differingMaps>(env, "differingMaps"));
   exports.Set("rearrange", Napi::Function::New<rearrange>(env, "rearrange"));
   exports.Set("holdProgram", Napi::Function::New<holdProgram>(env, "holdProgram"));

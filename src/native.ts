@@ -195,6 +195,8 @@ export interface Native {
   /** The same on another thread: the verifier takes a second. */
   loadObjectLater(options: ObjectOptions): Promise<BpfObject>
   openPinnedMap(path: string): BpfMap
+  /** By the kernel's id. */
+  openMap(id: number): BpfMap
   /** Names of the maps pinned there whose keys or values are of another layout than those of the embedded object. */
   differingMaps(pinDirectory: string): string[]
   /** Rows of `from` bytes as rows of `to` bytes. pieces: triples of where from, where to and how many bytes, 32 bits each; the rest is zero. */

@@ -33,9 +33,10 @@ import { Hooks } from './hooks.js'
 import { pinned, removePins } from './leftovers.js'
 import { capacities, planResizing, sizesOf } from './limits.js'
 import { LiveObject } from './live-object.js'
+import { pinLost } from './lost-pins.js'
 import { migrate } from './migration.js'
 import { MapPins, preparePinDirectory } from './pins.js'
-import { Refusal } from './refusal.js'
+import { Refusal, refusalUnlessTransient } from './refusal.js'
 import { goOn, upgrade } from './upgrade.js'
 
 export interface DatapathOptions {
@@ -533,6 +534,11 @@ async function loadOver(options: DatapathOptions, detour: Detour, finishing: Fin
       detour.open(next)
       return detour.ifindex
     }
+  }
+  try {
+    pinLost(pinDirectory, log)
+  } catch (error) {
+    throw refusalUnlessTransient(`pins that are missing cannot be made again: ${(error as Error).message}`, error)
   }
   try {
     const unfinished = (await goOn(replacing)) ?? (await upgrade(replacing))
