@@ -59,6 +59,6 @@ t.test('maps that nobody has any more: flows begin anew, and nothing is charged 
   await isRight(t, node)
   await flow.finish()
   const { flows4 } = (await status(node)).counts
-  const entries = (await control(node).get<FlowList>('/v1/flows', { limit: '100000', all: '' })).value.flows
+  const entries = (await control(node).get<FlowList>('/v1/flows', { limit: '100000' })).value.flows
   t.ok(flows4.used <= entries.length + 1, `${flows4.used} flows are charged for, ${entries.length} are there`)
 })
