@@ -11,7 +11,7 @@
 // - A directory that is not empty then, or is a mount point, stays: that is no failure.
 // - A name stays in the lists when a version has it no longer: any version removes the pins of those before it.
 
-import { type Dirent, existsSync, readdirSync, rmdirSync, unlinkSync } from 'node:fs'
+import { type Dirent, existsSync, lstatSync, readdirSync, rmdirSync, unlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { native } from './native.js'
 
@@ -123,9 +123,10 @@ export function ownLinks(directory: string): string[] {
     .filter(isOwnLink)
 }
 
-/** None where it is not there, or is no directory. Throws. */
+/** None where it is not there, or is no directory; a symbolic link is none. Throws. */
 function entries(directory: string): Dirent[] {
   try {
+    if (lstatSync(directory).isSymbolicLink()) return []
     return readdirSync(directory, { withFileTypes: true })
   } catch (error) {
     if (['ENOENT', 'ENOTDIR'].includes(codeOf(error) ?? '')) return []
