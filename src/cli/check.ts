@@ -1,6 +1,7 @@
 // `hostroute check`: looks at this node by itself, without the daemon.
 
 import type { CommandModule } from 'yargs'
+import { realDirectory } from '../directories.js'
 import { exitStatus, type GlobalOptions, openSession, print } from './session.js'
 
 export interface CheckArguments extends GlobalOptions {
@@ -63,7 +64,7 @@ async function check(options: CheckArguments): Promise<number> {
   const policy = options.policy === undefined ? {} : { policy: loadPolicy(options.policy) }
   const report = await runChecks({
     config: loadConfig(options.config).config,
-    pinDirectory: options.pinDirectory,
+    pinDirectory: realDirectory(options.pinDirectory),
     everyRule: options.all,
     ...policy
   })

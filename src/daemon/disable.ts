@@ -15,6 +15,7 @@ import type { EnableResult } from '../control/api.js'
 import type { PinnedDisabled } from '../control/pinned-api.js'
 import { PinnedControl } from '../datapath/pinned-control.js'
 import { PinnedMaps } from '../datapath/pinned-maps.js'
+import { refuseNoPinDirectory } from '../datapath/pins.js'
 import { Refusal } from '../datapath/refusal.js'
 import { Guard } from '../guard/guard.js'
 import { egressTable, KernelEgress, removeEgress } from '../life/kernel-egress.js'
@@ -26,10 +27,11 @@ import { native } from '../native.js'
 import { isElsewhere } from './pinned.js'
 import { configOf, lossOfPinned, type RemoveOptions, refuseBesideHolder, removePinned } from './remove.js'
 
-/** Throws Refusal when a daemon lives, or rights are missing; what was not done for the pods' sake is in the answer. */
+/** Throws Refusal when a daemon lives, rights are missing, or the directory is on no bpffs; what was not done for the pods' sake is in the answer. */
 export async function disablePinned(options: RemoveOptions): Promise<PinnedDisabled> {
   const { runDirectory } = options
   checkCapabilities()
+  refuseNoPinDirectory(options.pinDirectory)
   refuseElsewhere(runDirectory)
   refuseBesideHanging(runDirectory)
   refuseBesideHolder(options)

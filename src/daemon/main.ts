@@ -8,6 +8,7 @@
 import { parseArgs } from 'node:util'
 import { ConfigError, configReference, formatProblem } from '../config/config.js'
 import { Refusal } from '../datapath/refusal.js'
+import { realDirectory } from '../directories.js'
 import { watchEventLoop } from '../event-loop.js'
 import { createLogger, type Logger } from '../log.js'
 import { Ending } from '../steps.js'
@@ -79,14 +80,14 @@ async function main(): Promise<void> {
   process.on('unhandledRejection', (reason) => die(log, reason))
   const directories = {
     runDirectory: options['run-directory'],
-    pinDirectory: options['pin-directory'],
+    pinDirectory: realDirectory(options['pin-directory']),
     stateDirectory: options['state-directory']
   }
   try {
-    if (options.left) return void process.stdout.write(`${leftBehind(options['pin-directory']) ?? ''}\n`)
+    if (options.left) return void process.stdout.write(`${leftBehind(directories.pinDirectory) ?? ''}\n`)
     if (options.look) return await look()
     if (options.pinned !== undefined)
-      return await answerFromPins(options.pinned, options['pin-directory'], options['run-directory'])
+      return await answerFromPins(options.pinned, directories.pinDirectory, directories.runDirectory)
     if (options.disable) {
       const done = await disablePinned({ ...directories, config: options.config, force: options.force, log })
       return void process.stdout.write(`${JSON.stringify(done)}\n`)

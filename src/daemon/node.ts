@@ -112,6 +112,7 @@ export class Node {
     setLevel(options.log, this.config.log.level)
     checkCapabilities()
     this.lock = lockRunDirectory(runDirectory)
+    preparePinDirectory(pinDirectory)
     noteDirectories(runDirectory, {
       config: path,
       pinDirectory,
@@ -298,7 +299,6 @@ export class Node {
   }
 
   private async run(): Promise<void> {
-    preparePinDirectory(this.options.pinDirectory)
     this.masquerade = new Masquerade(this.config, {
       log: subsystem(this.options.log, 'masquerade'),
       keptFile: keptMasquerade(this.options.stateDirectory),

@@ -2,12 +2,12 @@
 // daemon that is gone, or hangs, has pinned. For the command.
 
 import { once } from 'node:events'
-import { join } from 'node:path'
 import { type Devices, PinnedAnswers } from '../answers/pinned-answers.js'
 import type { NodeControl } from '../control/api.js'
 import { type PinnedControls, pinnedPaths } from '../control/pinned-api.js'
 import { endpoints } from '../control/requests.js'
 import { RowStream, textOf } from '../control/row-stream.js'
+import { journalOf } from '../datapath/clsact-journal.js'
 import { PinnedControl } from '../datapath/pinned-control.js'
 import { PinnedMaps } from '../datapath/pinned-maps.js'
 import { Refusal } from '../datapath/refusal.js'
@@ -32,7 +32,7 @@ export async function answerFromPins(question: string, pinDirectory: string, run
       maps,
       control,
       devices,
-      journalPath: join(runDirectory, 'clsact.json')
+      journalPath: journalOf(runDirectory)
     })
     // it asks nothing else: see pinnedPaths
     const answer = await endpoint.answer(answers as unknown as NodeControl, Object.fromEntries(url.searchParams), null)

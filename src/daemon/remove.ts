@@ -11,6 +11,7 @@ import { giveBack } from '../datapath/hand-back.js'
 import { removeLeftovers } from '../datapath/leftovers.js'
 import { PinnedControl } from '../datapath/pinned-control.js'
 import { PinnedMaps } from '../datapath/pinned-maps.js'
+import { refuseNoPinDirectory } from '../datapath/pins.js'
 import { Refusal } from '../datapath/refusal.js'
 import { directoriesFile } from '../directories.js'
 import { Guard } from '../guard/guard.js'
@@ -38,7 +39,7 @@ export interface RemoveOptions {
   log: Logger
 }
 
-/** Programs, links, maps, managed neighbours, the table of `onDisable: masquerade` and the run directory's files go. Throws Refusal when a daemon runs, rights are missing or, unless forced, pods would lose their way out. */
+/** Programs, links, maps, managed neighbours, the table of `onDisable: masquerade` and the run directory's files go. Throws Refusal when a daemon runs, rights are missing, the directory is on no bpffs or, unless forced, pods would lose their way out. */
 export async function removeFromNode({
   config: configPath,
   pinDirectory,
@@ -48,6 +49,7 @@ export async function removeFromNode({
   log
 }: RemoveOptions): Promise<void> {
   checkCapabilities()
+  refuseNoPinDirectory(pinDirectory)
   refuseBesideHolder({ pinDirectory, runDirectory })
   const lock = lockRunDirectory(runDirectory)
   const config = configOf(configPath, stateDirectory)

@@ -20,17 +20,19 @@ import { MAX_PORTS } from '../maps/layout.js'
 import { encodePorts } from '../maps/snat-ports.js'
 import { type ApplyResult, createWriter, type Writer } from '../maps/writer.js'
 import { type BpfObject, native } from '../native.js'
+import { removeOwnPins } from '../own-pins.js'
 import type { PlanChange } from '../plan/change.js'
 import type { Plan, WantedDevice } from '../plan/types.js'
 import { unlessAborted } from '../steps.js'
 import { isTransient, together } from '../transient.js'
 import { Accounts } from './accounts.js'
 import { measureJiffies, readClock } from './clock.js'
+import { journalOf } from './clsact-journal.js'
 import { ControlBlock } from './control-block.js'
 import { Detour } from './detour.js'
 import { Finishing } from './finishing.js'
 import { Hooks } from './hooks.js'
-import { pinned, removePins } from './leftovers.js'
+import { pinned } from './leftovers.js'
 import { capacities, planResizing, sizesOf } from './limits.js'
 import { LiveObject } from './live-object.js'
 import { pinLost } from './lost-pins.js'
@@ -484,13 +486,12 @@ export class Datapath {
     const stays = hooks.detachAll()
     attempt('events are still read', () => ring.close())
     attempt('maps stay open', () => object.close())
-    stays.push(...removePins(options.pinDirectory))
+    stays.push(...removeOwnPins(options.pinDirectory))
     // where all has gone none of it does any harm
     return stays.length > 0 ? [...failed, ...stays] : []
   }
 }
 
-const journalOf = (runDirectory: string) => join(runDirectory, 'clsact.json')
 const took = (began: number) => `${Math.round(performance.now() - began)} ms`
 
 function load(config: Config, pinDirectory: string): BpfObject {

@@ -12,15 +12,15 @@
 // - clsact has no links. What was attached that way is written to `journalPath`
 //   before it happens, so that the next daemon can detach it.
 
-import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import type { AttachedHow } from '../control/api.js'
 import type { Logger } from '../log.js'
 import { type BpfObject, type NativeError, native } from '../native.js'
+import { ownLinks } from '../own-pins.js'
 import type { WantedDevice } from '../plan/types.js'
+import { clsactPriority, journalProblem, readJournal, removeJournal, writeJournal } from './clsact-journal.js'
 import { SeenPins } from './pins.js'
-
-export const clsactPriority = 50
 
 interface TcProgram {
   name: string
@@ -219,8 +219,10 @@ export class Hooks {
     for (const ifindex of [...this.attached.keys()]) this.detach(ifindex)
     for (const name of this.pins()) this.unpin(name)
     for (const ifindex of [...this.clsact]) this.dropClsact(ifindex)
+    const unknown = journalProblem(this.options.journalPath)
+    if (unknown !== null) this.stays.push(unknown)
     // what could not be detached is found by it
-    if (this.stays.length === 0) this.quietly(() => rmSync(this.options.journalPath, { force: true }))
+    if (this.stays.length === 0) this.quietly(() => removeJournal(this.options.journalPath))
     return this.stays
   }
 
@@ -353,24 +355,9 @@ export class Hooks {
 
   private pins(): string[] {
     try {
-      return readdirSync(join(this.options.pinDirectory, 'links'))
+      return ownLinks(join(this.options.pinDirectory, 'links'))
     } catch {
       return []
     }
   }
-}
-
-/** Devices that have clsact filters of ours. */
-export function readJournal(path: string): Set<number> {
-  try {
-    const list: unknown = JSON.parse(readFileSync(path, 'utf8'))
-    return new Set(Array.isArray(list) ? list.filter((item) => Number.isInteger(item)) : [])
-  } catch {
-    return new Set()
-  }
-}
-
-function writeJournal(path: string, ifindexes: Set<number>): void {
-  writeFileSync(`${path}.tmp`, JSON.stringify([...ifindexes]))
-  renameSync(`${path}.tmp`, path)
 }

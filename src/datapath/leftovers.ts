@@ -1,25 +1,27 @@
 // What a daemon that is gone left attached and pinned, when it is not wanted any
 // more: detached and removed, without loading anything.
 
-import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { type NativeError, native } from '../native.js'
-import { clsactPriority } from './hooks.js'
+import { ownLinks, removeOwnPins } from '../own-pins.js'
+import { clsactPriority, journalOf, journalProblem, readJournal, removeJournal } from './clsact-journal.js'
 import { PinnedControl } from './pinned-control.js'
 
 /** Leaves nothing of hostroute on the node but the empty pin directory's parent. Never throws: a sentence for what stays all the same. */
 export function removeLeftovers(pinDirectory: string, runDirectory: string): string[] {
   const stays: string[] = []
   const links = join(pinDirectory, 'links')
-  for (const name of list(links)) attempt(() => native().detachPinned(join(links, name)))
-  const journal = join(runDirectory, 'clsact.json')
   attempt(() => {
-    const ifindexes = JSON.parse(readFileSync(journal, 'utf8')) as number[]
-    for (const ifindex of ifindexes) stays.push(...detachFilters(ifindex))
+    for (const name of ownLinks(links)) attempt(() => native().detachPinned(join(links, name)))
   })
+  const journal = journalOf(runDirectory)
+  for (const ifindex of readJournal(journal)) stays.push(...detachFilters(ifindex))
+  const unknown = journalProblem(journal)
+  if (unknown !== null) stays.push(unknown)
   // what could not be detached is found by it the next time
-  if (stays.length === 0) attempt(() => rmSync(journal, { force: true }))
-  stays.push(...removePins(pinDirectory))
+  if (stays.length === 0) attempt(() => removeJournal(journal))
+  stays.push(...removeOwnPins(pinDirectory))
   return stays
 }
 
@@ -34,16 +36,6 @@ function detachFilters(ifindex: number): string[] {
   }
 }
 
-/** Programs and maps go with their pins. A sentence if some stay. */
-export function removePins(pinDirectory: string): string[] {
-  try {
-    rmSync(pinDirectory, { recursive: true, force: true })
-    return []
-  } catch (error) {
-    return [`${pinDirectory} stays: ${(error as Error).message}`]
-  }
-}
-
 /**
  * What an earlier daemon pinned: 'works' also for one of another version; 'unfinished' when it was
  * never switched on, or is off again: its daemon ended while it enabled or disabled.
@@ -55,14 +47,6 @@ export function pinned(pinDirectory: string): 'nothing' | 'unfinished' | 'works'
     return control && !control.isOn ? 'unfinished' : 'works'
   } finally {
     control?.close()
-  }
-}
-
-function list(directory: string): string[] {
-  try {
-    return readdirSync(directory)
-  } catch {
-    return []
   }
 }
 

@@ -2,14 +2,15 @@
 // anything else is known of the node: by their pins, and where there are no links
 // by the journal and the map of devices.
 
-import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Logger } from '../log.js'
 import { decodeDevice } from '../maps/codec.js'
 import { CODES, STRUCTS } from '../maps/layout.js'
 import { entries } from '../maps/mirror.js'
 import type { BpfObject, NativeError } from '../native.js'
-import { clsactPriority, egressPrograms, readJournal } from './hooks.js'
+import { ownLinks } from '../own-pins.js'
+import { clsactPriority, readJournal } from './clsact-journal.js'
+import { egressPrograms } from './hooks.js'
 
 export interface Pinned {
   object: BpfObject
@@ -42,7 +43,7 @@ interface Step {
 
 function* linked({ object, pinDirectory, xdp }: Pinned): Iterable<Step> {
   const links = join(pinDirectory, 'links')
-  for (const name of readdirSync(links)) {
+  for (const name of ownLinks(links)) {
     const program = name.slice(0, name.lastIndexOf('-'))
     const ifindex = Number(name.slice(name.lastIndexOf('-') + 1))
     const path = join(links, name)

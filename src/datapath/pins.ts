@@ -10,16 +10,28 @@
 //   maps and does not mix two generations.
 
 import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { type NativeError, native } from '../native.js'
 import type { LoadedObject } from './live-object.js'
 import { Refusal, refusalUnlessTransient } from './refusal.js'
 
+function liesOnBpffs(directory: string): boolean {
+  let existing = resolve(directory)
+  while (!existsSync(existing) && existing !== '/') existing = dirname(existing)
+  return native().isBpffs(existing)
+}
+
+/** Before what a daemon has left is taken away. Throws Refusal: nothing of hostroute is there. */
+export function refuseNoPinDirectory(directory: string): void {
+  if (liesOnBpffs(directory)) return
+  throw new Refusal(
+    `${directory} is not on a BPF file system, so hostroute has pinned nothing there, and nothing was removed: name the directory of its pins (hostrouted --pin-directory; for the command, HOSTROUTE_PINS), or mount the file system again (mount -t bpf bpf /sys/fs/bpf)`
+  )
+}
+
 /** Makes `directory`; it must lie on a bpffs. Throws Refusal. */
 export function preparePinDirectory(directory: string): void {
-  let existing = directory
-  while (!existsSync(existing) && existing !== '/') existing = dirname(existing)
-  if (!native().isBpffs(existing)) {
+  if (!liesOnBpffs(directory)) {
     throw new Refusal(
       `${directory} is not on a BPF file system, so maps and programs could not outlive the daemon: mount one (mount -t bpf bpf /sys/fs/bpf) or name another place with --pin-directory`
     )

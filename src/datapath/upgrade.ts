@@ -2,13 +2,14 @@
 // not finished. Maps whose layout differs are replaced (migration.ts), so that
 // flows, SNAT and counters survive an upgrade, and the way back.
 
-import { existsSync, readdirSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Logger } from '../log.js'
 import { converter, type Layout, layoutOf, offsetOf } from '../maps/convert.js'
 import { raiseGenerations } from '../maps/generations.js'
 import { CODES, DEVICE_SLOTS, LAYOUT, STRUCTS } from '../maps/layout.js'
 import { type BpfMap, type BpfObject, type HeldLink, native } from '../native.js'
+import { ownLinks } from '../own-pins.js'
 import { inSlices } from '../slice.js'
 import { readClock } from './clock.js'
 import { pauseIn, setDetourIn } from './control-block.js'
@@ -242,7 +243,7 @@ interface Held {
 
 function holdPrograms(pinDirectory: string): Held[] {
   const links = join(pinDirectory, 'links')
-  return readdirSync(links).map((name) => {
+  return ownLinks(links).map((name) => {
     const path = join(links, name)
     return { path, program: native().holdProgram(path) }
   })

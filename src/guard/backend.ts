@@ -8,11 +8,12 @@
 // Links and maps are pinned in one directory, so that they outlive the daemon;
 // a new daemon takes the maps over and its links replace the old ones.
 
-import { mkdirSync, readdirSync, readFileSync, rmdirSync, unlinkSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { GuardBackendName, GuardBackendRow, GuardWitness } from '../control/guard-api.js'
 import { type BpfObject, type NativeError, type NetfilterSocket, native } from '../native.js'
 import { probeTransaction } from '../netfilter/nfnetlink.js'
+import { removeGuardPins } from '../own-pins.js'
 import { cgroupRoot } from './cgroups.js'
 import { backendCode, controlOffset, u32, u64 } from './layout.js'
 import { chooseWitness, witnessPrograms } from './witness.js'
@@ -62,15 +63,10 @@ export function chooseBackend(directory: string, candidates: GuardBackendName[])
   return { name: null, object: null, tried, witness: null }
 }
 
-/** Detaches everything and removes the directory. */
+/** Detaches everything and removes what is ours of the directory, and it. Throws. */
 export function removePins(directory: string): void {
   detachLinks(directory, () => true)
-  for (const entry of entries(directory)) unlinkSync(join(directory, entry))
-  try {
-    rmdirSync(directory)
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
-  }
+  removeGuardPins(directory)
 }
 
 function tryBackend(directory: string, name: GuardBackendName): BpfObject | string {
@@ -183,7 +179,8 @@ function entries(directory: string): string[] {
   try {
     return readdirSync(directory)
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return []
+    const { code } = error as NodeJS.ErrnoException
+    if (code === 'ENOENT' || code === 'ENOTDIR') return []
     throw error
   }
 }

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { stringify } from 'yaml'
 import type { Status } from '../../src/control/api.js'
 import { controlClient } from '../../src/control/client.js'
+import { realDirectory } from '../../src/directories.js'
 import { STRUCTS } from '../../src/maps/layout.js'
 import type { LabHost } from './host.js'
 import { NOT_MASQUERADED } from './netfilter.js'
@@ -76,7 +77,7 @@ export class Daemon {
   async start(options: DaemonOptions = {}): Promise<this> {
     if (this.running) throw new Error(`hostrouted already runs in ${this.node.name}`)
     mkdirSync(this.runDirectory, { recursive: true })
-    mkdirSync(this.pinDirectory, { recursive: true })
+    mkdirSync(realDirectory(this.pinDirectory), { recursive: true })
     this.writeMasquerade(options.masquerade ?? { nonMasqueradeCIDRs: NOT_MASQUERADED })
     this.writeConfig(options.config ?? {})
     const files = [
