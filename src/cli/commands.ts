@@ -18,7 +18,7 @@ import { metricsPath } from '../control/api.js'
 import { type Answer, ControlError } from '../control/client.js'
 import { handedBackLines } from '../control/handed-back.js'
 import type { DropRow, EventRow } from '../control/packet-api.js'
-import type { PinnedPodRow } from '../control/pinned-api.js'
+import type { PinnedDisabled, PinnedPodRow } from '../control/pinned-api.js'
 import { packageVersion } from '../version.js'
 import { disableByPins, fromPins, isUnanswered, leftAtWork, pinned, said } from './left.js'
 import { renderCheck } from './render-check.js'
@@ -183,8 +183,13 @@ export async function disable(session: Session, force: boolean): Promise<Exit> {
     return await changed(session, '/v1/disable', force ? { force } : {}, words)
   } catch (error) {
     const text = await disableByPins(session, error, force)
-    const value = JSON.parse(text) as EnableResult
+    const value = JSON.parse(text) as PinnedDisabled
     if (!session.json) session.print(session.paint.warn((error as Error).message))
+    if (value.done && !value.staysDisabled) {
+      const why = session.paint.bad(value.why ?? '')
+      session.show({ value, text }, (result) => `${why}\nIt was done without the daemon.\n${words(result)}`)
+      return exitStatus.refused
+    }
     if (!session.json && value.done)
       session.print('It was done without the daemon, which stays disabled when it starts.')
     return showChange(session, { value, text }, words)

@@ -37,4 +37,8 @@ export interface PinnedControls extends Pick<NodeControl, 'flowTop'> {
 /** By path. */
 export const pinnedPaths = ['/v1/pods', '/v1/flows', '/v1/flows/top'] as const
 
-export type PinnedDisabled = EnableResult & { source: 'pins' }
+export interface PinnedDisabled extends EnableResult {
+  source: 'pins'
+  /** The switch was written: the next start of the daemon finds it. */
+  staysDisabled: boolean
+}

@@ -20,11 +20,10 @@ import { Refusal } from '../datapath/refusal.js'
 import { Guard } from '../guard/guard.js'
 import { egressTable, KernelEgress, removeEgress } from '../life/kernel-egress.js'
 import { checkCapabilities, lockRunDirectory } from '../life/preflight.js'
-import { writeSwitch } from '../life/switch.js'
+import { switchFile, writeSwitch } from '../life/switch.js'
 import { lockHolder } from '../lock-holder.js'
 import { decodeMasquerade, decodeMasqueradeKey } from '../maps/codec.js'
-import { native } from '../native.js'
-import { isElsewhere } from './pinned.js'
+import { refuseElsewhere, refuseOtherDirectories } from './noted.js'
 import { configOf, lossOfPinned, type RemoveOptions, refuseBesideHolder, removePinned } from './remove.js'
 
 /** Throws Refusal when a daemon lives, rights are missing, or the directory is on no bpffs; what was not done for the pods' sake is in the answer. */
@@ -33,6 +32,7 @@ export async function disablePinned(options: RemoveOptions): Promise<PinnedDisab
   checkCapabilities()
   refuseNoPinDirectory(options.pinDirectory)
   refuseElsewhere(runDirectory)
+  refuseOtherDirectories(options.force ? ['--disable', '--force'] : ['--disable'], options)
   refuseBesideHanging(runDirectory)
   refuseBesideHolder(options)
   const lock = lockRunDirectory(runDirectory)
@@ -56,14 +56,16 @@ async function disable({ config: path, ...options }: RemoveOptions): Promise<Pin
     const why = egress.guardIsGone ? `${loses}; the guard, which would have refused the rule, is off meanwhile` : loses
     return result({ done: false, mode: forwarding ? 'enabled' : 'disabled', why })
   }
-  const problems = [failed, writeOff(stateDirectory, config)]
+  const notWritten = writeOff(stateDirectory, config)
+  const problems = [notWritten, failed]
   const { handedBack, stays } = await removePinned({ pinDirectory, runDirectory, log })
   if (stays.length > 0)
     problems.push(
       `not all could be removed: ${stays.join('; ')}; run it again, or start the daemon, which tries it again by itself`
     )
   const told = problems.filter((text) => text !== null)
-  return result({ done: true, mode: 'disabled', why: told.length === 0 ? null : told.join('; '), handedBack })
+  const why = told.length === 0 ? null : told.join('; ')
+  return result({ done: true, mode: 'disabled', why, handedBack, staysDisabled: notWritten === null })
 }
 
 /** null: the next start finds it switched off. */
@@ -76,7 +78,7 @@ function writeOff(stateDirectory: string, config: Config | null): string | null 
     })
     return null
   } catch (error) {
-    return `that hostroute is switched off does not outlive the next start of the daemon: ${(error as Error).message}`
+    return `that hostroute is switched off does not outlive the next start of the daemon: ${switchFile(stateDirectory)} could not be written (${(error as Error).message}); make it writable, with room, and run hostroute disable again`
   }
 }
 
@@ -87,14 +89,6 @@ function isForwarding(pinDirectory: string): boolean {
   } finally {
     control?.close()
   }
-}
-
-/** Its connections and rules are another network namespace's. */
-function refuseElsewhere(runDirectory: string): void {
-  if (isElsewhere(runDirectory))
-    throw new Refusal(
-      `the daemon has served another network namespace than the one this runs in (${native().networkNamespace()}): run it there (nsenter --net=...)`
-    )
 }
 
 /** One that hangs may go on at any moment, with maps and programs that it takes for its own. */
@@ -163,6 +157,6 @@ function pinnedPolicy(pinDirectory: string) {
   }
 }
 
-function result(some: Pick<EnableResult, 'done' | 'mode' | 'why'> & Partial<EnableResult>): PinnedDisabled {
-  return { confirmBefore: null, report: null, handedBack: null, source: 'pins', ...some }
+function result(some: Pick<EnableResult, 'done' | 'mode' | 'why'> & Partial<PinnedDisabled>): PinnedDisabled {
+  return { confirmBefore: null, report: null, handedBack: null, source: 'pins', staysDisabled: false, ...some }
 }

@@ -5,10 +5,13 @@ import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { PinnedControl } from '../datapath/pinned-control.js'
 import { isUnfinished, PinnedMaps } from '../datapath/pinned-maps.js'
+import { commandLine, type Paths } from './options.js'
 
 /** A sentence or two; null: nothing is pinned. */
-export function leftBehind(pinDirectory: string): string | null {
+export function leftBehind(paths: Paths): string | null {
+  const { pinDirectory } = paths
   if (!existsSync(join(pinDirectory, 'control'))) return null
+  const remove = commandLine(['--remove'], paths)
   const control = PinnedControl.open(pinDirectory)
   if (!control)
     return `${pinDirectory} holds maps that cannot be read: they are of another version, or you are not root`
@@ -17,12 +20,12 @@ export function leftBehind(pinDirectory: string): string | null {
     const where =
       devices.size === 0 ? '' : `, attached to ${devices.size} ${devices.size === 1 ? 'device' : 'devices'},`
     if (!control.isForwarding)
-      return `Its programs${where} leave all packets to the kernel: they are switched off, or their lease is over. hostrouted --remove takes them off.`
+      return `Its programs${where} leave all packets to the kernel: they are switched off, or their lease is over. ${remove} takes them off.`
     const left = control.secondsLeft
     const until =
       left === null ? 'for ever' : `until ${new Date(Date.now() + left * 1000).toISOString().slice(0, 19)}Z (${left} s)`
     const unfinished = isUnfinished(pinDirectory) ? ' It was replacing maps, which its next start goes on with.' : ''
-    return `Its programs${where} go on forwarding for ${count(pinDirectory)} pod addresses ${until}; systemctl restart hostrouted takes them over, hostrouted --remove takes them off.${unfinished}`
+    return `Its programs${where} go on forwarding for ${count(pinDirectory)} pod addresses ${until}; systemctl restart hostrouted takes them over, ${remove} takes them off.${unfinished}`
   } finally {
     control.close()
   }

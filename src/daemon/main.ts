@@ -17,6 +17,7 @@ import { disablePinned } from './disable.js'
 import { leftBehind } from './left-behind.js'
 import { look } from './look.js'
 import { Node } from './node.js'
+import { defaultPaths } from './options.js'
 import { answerFromPins } from './pinned.js'
 import { removeFromNode } from './remove.js'
 
@@ -24,10 +25,10 @@ const usage = `hostrouted [options]
 
 Routes the pods of this node (the network namespace it is started in) by eBPF.
 
-  --config FILE              configuration (/etc/hostroute/config.yaml)
-  --run-directory DIRECTORY  control socket and lock (/run/hostroute)
-  --state-directory DIRECTORY  what outlives a reboot (/var/lib/hostroute)
-  --pin-directory DIRECTORY  pinned maps and links, on a bpffs (/sys/fs/bpf/hostroute)
+  --config FILE              configuration (${defaultPaths.config})
+  --run-directory DIRECTORY  control socket and lock (${defaultPaths.runDirectory})
+  --state-directory DIRECTORY  what outlives a reboot (${defaultPaths.stateDirectory})
+  --pin-directory DIRECTORY  pinned maps and links, on a bpffs (${defaultPaths.pinDirectory})
   --log-json                 log as JSON lines
   --print-config-reference   every key with its default, then end
   --remove                   take what a daemon that is gone left on the node off it, then end;
@@ -46,10 +47,10 @@ function readOptions() {
   try {
     return parseArgs({
       options: {
-        config: { type: 'string', default: '/etc/hostroute/config.yaml' },
-        'run-directory': { type: 'string', default: '/run/hostroute' },
-        'state-directory': { type: 'string', default: '/var/lib/hostroute' },
-        'pin-directory': { type: 'string', default: '/sys/fs/bpf/hostroute' },
+        config: { type: 'string', default: defaultPaths.config },
+        'run-directory': { type: 'string', default: defaultPaths.runDirectory },
+        'state-directory': { type: 'string', default: defaultPaths.stateDirectory },
+        'pin-directory': { type: 'string', default: defaultPaths.pinDirectory },
         'log-json': { type: 'boolean', default: false },
         'print-config-reference': { type: 'boolean', default: false },
         remove: { type: 'boolean', default: false },
@@ -78,27 +79,27 @@ async function main(): Promise<void> {
   const log = createLogger({ json: options['log-json'], ...(apart ? { stream: process.stderr } : {}) })
   process.on('uncaughtException', (error) => die(log, error))
   process.on('unhandledRejection', (reason) => die(log, reason))
-  const directories = {
+  const paths = {
+    config: options.config,
     runDirectory: options['run-directory'],
     pinDirectory: realDirectory(options['pin-directory']),
     stateDirectory: options['state-directory']
   }
   try {
-    if (options.left) return void process.stdout.write(`${leftBehind(directories.pinDirectory) ?? ''}\n`)
+    if (options.left) return void process.stdout.write(`${leftBehind(paths) ?? ''}\n`)
     if (options.look) return await look()
     if (options.pinned !== undefined)
-      return await answerFromPins(options.pinned, directories.pinDirectory, directories.runDirectory)
+      return await answerFromPins(options.pinned, paths.pinDirectory, paths.runDirectory)
     if (options.disable) {
-      const done = await disablePinned({ ...directories, config: options.config, force: options.force, log })
+      const done = await disablePinned({ ...paths, force: options.force, log })
       return void process.stdout.write(`${JSON.stringify(done)}\n`)
     }
-    if (options.remove)
-      return await removeFromNode({ ...directories, config: options.config, force: options.force, log })
+    if (options.remove) return await removeFromNode({ ...paths, force: options.force, log })
     watchEventLoop()
     // the signals first: they are heard between the steps of the start
     const ending = new AbortController()
     const { signal } = ending
-    const starting = Promise.resolve().then(() => Node.start({ config: options.config, ...directories, log, signal }))
+    const starting = Promise.resolve().then(() => Node.start({ ...paths, log, signal }))
     handleSignals(starting, ending, log)
     await starting
   } catch (error) {

@@ -11,12 +11,12 @@ import { journalOf } from '../datapath/clsact-journal.js'
 import { PinnedControl } from '../datapath/pinned-control.js'
 import { PinnedMaps } from '../datapath/pinned-maps.js'
 import { Refusal } from '../datapath/refusal.js'
-import { notedDirectories } from '../directories.js'
 import { native } from '../native.js'
 import { messagesOf } from '../netlink/bytes.js'
 import { nextFact } from '../netlink/decode.js'
 import { dumpRequests } from '../netlink/dumps.js'
 import type { Mac } from '../state/types.js'
+import { isElsewhere } from './noted.js'
 
 /** question: path and query. Throws Refusal, Failure and NativeError. */
 export async function answerFromPins(question: string, pinDirectory: string, runDirectory: string): Promise<void> {
@@ -42,12 +42,6 @@ export async function answerFromPins(question: string, pinDirectory: string, run
     control.close()
     maps.close()
   }
-}
-
-/** The daemon has noted another network namespace than this one. */
-export function isElsewhere(runDirectory: string): boolean {
-  const noted = notedDirectories(runDirectory)
-  return noted !== null && noted.namespace !== native().networkNamespace()
 }
 
 async function write(text: string): Promise<void> {

@@ -1,8 +1,8 @@
 // `hostrouted --remove`: takes everything of hostroute off a node whose daemon
 // does not run, as `hostroute disable` does with one that runs.
 
-import { existsSync, rmSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, lstatSync, readdirSync, rmdirSync, rmSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { type Config, defaultConfig } from '../config/config.js'
 import type { HandedBack } from '../control/api.js'
 import { handedBackLines } from '../control/handed-back.js'
@@ -13,12 +13,12 @@ import { PinnedControl } from '../datapath/pinned-control.js'
 import { PinnedMaps } from '../datapath/pinned-maps.js'
 import { refuseNoPinDirectory } from '../datapath/pins.js'
 import { Refusal } from '../datapath/refusal.js'
-import { directoriesFile } from '../directories.js'
+import { directoriesFile, notedDirectories } from '../directories.js'
 import { Guard } from '../guard/guard.js'
 import { losesEgress } from '../life/egress.js'
 import { guardFile } from '../life/guard-words.js'
 import { egressTable, hasEgressTable, removeEgress } from '../life/kernel-egress.js'
-import { keptConfig, loadLastGood } from '../life/last-good.js'
+import { keptConfigs, loadLastGood } from '../life/last-good.js'
 import { keptMasquerade } from '../life/masquerade-policy.js'
 import { checkCapabilities, lockRunDirectory } from '../life/preflight.js'
 import { switchFile } from '../life/switch.js'
@@ -27,54 +27,110 @@ import type { Logger } from '../log.js'
 import { decodeAddress, decodeNeighbourKey, decodeNexthop, decodePod } from '../maps/codec.js'
 import { openNeighbourRequests } from '../netlink/requests.js'
 import type { Address } from '../state/types.js'
+import { refuseElsewhere, refuseOtherDirectories } from './noted.js'
+import type { Paths } from './options.js'
 
-export interface RemoveOptions {
-  /** The configuration's file. */
-  config: string
-  pinDirectory: string
-  runDirectory: string
-  stateDirectory: string
+export interface RemoveOptions extends Paths {
   /** Also where nobody else would masquerade the pods. */
   force: boolean
   log: Logger
 }
 
-/** Programs, links, maps, managed neighbours, the table of `onDisable: masquerade` and the run directory's files go. Throws Refusal when a daemon runs, rights are missing, the directory is on no bpffs or, unless forced, pods would lose their way out. */
-export async function removeFromNode({
-  config: configPath,
-  pinDirectory,
-  runDirectory,
-  stateDirectory,
-  force,
-  log
-}: RemoveOptions): Promise<void> {
+/** Programs, links, maps, managed neighbours, the table of `onDisable: masquerade` and the files of the state and run directories go. Throws Refusal when a daemon runs, rights are missing, they are another daemon's, the directory of the pins is on no bpffs or, unless forced, pods would lose their way out; Error when something stays, after all else was tried. */
+export async function removeFromNode(options: RemoveOptions): Promise<void> {
+  const { config: configPath, pinDirectory, runDirectory, stateDirectory, force, log } = options
   checkCapabilities()
   refuseNoPinDirectory(pinDirectory)
+  refuseElsewhere(runDirectory)
+  refuseOtherDirectories(force ? ['--remove', '--force'] : ['--remove'], options)
+  refuseOthersPins(pinDirectory, runDirectory)
   refuseBesideHolder({ pinDirectory, runDirectory })
+  const isNew = !existsSync(runDirectory)
   const lock = lockRunDirectory(runDirectory)
+  const noted = notedDirectories(runDirectory)
   const config = configOf(configPath, stateDirectory)
   const masquerades = await hasEgressTable()
   if (!force) await (masquerades ? refuseLossOfTable(config) : refuseLoss(pinDirectory, config))
-  const { released, stays } = await removePinned({ pinDirectory, runDirectory, log })
-  for (const path of [
-    switchFile(stateDirectory),
-    guardFile(stateDirectory),
-    keptConfig(stateDirectory),
-    keptMasquerade(stateDirectory),
-    directoriesFile(runDirectory),
-    join(runDirectory, 'control.sock')
-  ])
-    rmSync(path, { force: true })
-  // last: with what is left above it packets would still be masqueraded
-  const table = masquerades && (await takeEgressAway())
-  const own = released > 0 ? `, and ${released} neighbours are the kernel's own again` : ''
-  const egress = table
-    ? `; so is the nft table inet ${egressTable}, which masqueraded the pods (onDisable: masquerade)`
-    : ''
+  const pins = hasPins(pinDirectory) || existsSync(join(runDirectory, 'clsact.json'))
+  const { released, stays } = await removePinned({ pinDirectory, runDirectory, log }).catch((error: Error) => ({
+    released: 0,
+    stays: [`programs, links and maps stay: ${error.message}`]
+  }))
+  const configs = noted === null ? [configPath] : [configPath, noted.config]
+  const files = removeFiles(
+    [
+      switchFile(stateDirectory),
+      guardFile(stateDirectory),
+      ...keptConfigs(stateDirectory, configs),
+      keptMasquerade(stateDirectory),
+      join(runDirectory, 'control.sock')
+    ],
+    stays
+  )
+  // with what is left above it packets would still be masqueraded
+  const table = masquerades && (await takeEgressAway(stays))
+  // while something stays the next one has to find it
+  if (stays.length === 0) files.push(...removeFiles([directoriesFile(runDirectory)], stays))
   if (stays.length > 0) throw new Error(`not all could be removed: ${stays.join('; ')}`)
-  log.info(`removed from this node: programs, links and maps${own}${egress}`)
+  log.info(wordsOf({ pins, released, table, files }, options))
   lock.close()
   rmSync(join(runDirectory, 'hostrouted.lock'), { force: true })
+  try {
+    if (isNew) rmdirSync(runDirectory)
+  } catch {
+    // somebody else has begun to use it
+  }
+}
+
+interface Removed {
+  /** There were pins, or filters that the run directory names. */
+  pins: boolean
+  /** Neighbours. */
+  released: number
+  /** The table of `onDisable: masquerade` was there. */
+  table: boolean
+  files: string[]
+}
+
+function wordsOf({ pins, released, table, files }: Removed, { pinDirectory, runDirectory, stateDirectory }: Paths) {
+  const what = `the nft table inet ${egressTable}, which masqueraded the pods (onDisable: masquerade)`
+  if (pins) {
+    const own = released > 0 ? `, and ${released} neighbours are the kernel's own again` : ''
+    return `removed from this node: programs, links and maps${own}${table ? `; so is ${what}` : ''}`
+  }
+  const rest = table ? [what, ...files] : files
+  if (rest.length === 0) return `nothing of hostroute is in ${pinDirectory}, ${runDirectory} and ${stateDirectory}`
+  return `nothing of hostroute is in ${pinDirectory}; removed from this node: ${rest.join(', ')}`
+}
+
+/** Those that were there, and are gone. What cannot be removed is added to `stays`. */
+function removeFiles(paths: readonly string[], stays: string[]): string[] {
+  return paths.filter((path) => {
+    try {
+      if (lstatSync(path, { throwIfNoEntry: false }) === undefined) return false
+      rmSync(path)
+      return true
+    } catch (error) {
+      stays.push(
+        `${path} stays (${(error as Error).message}): make ${dirname(path)} writable and run this again, or remove the file yourself`
+      )
+      return false
+    }
+  })
+}
+
+/** Of what a daemon pins, `links` is made first and `control` last. */
+function hasPins(pinDirectory: string): boolean {
+  return ['control', 'links', 'guard', 'next'].some((name) => existsSync(join(pinDirectory, name)))
+}
+
+/** A directory that no daemon has noted, and that holds other things, is not emptied. Throws Refusal. */
+function refuseOthersPins(pinDirectory: string, runDirectory: string): void {
+  if (notedDirectories(runDirectory) !== null || hasPins(pinDirectory) || !existsSync(pinDirectory)) return
+  if (readdirSync(pinDirectory).length === 0) return
+  throw new Refusal(
+    `nothing of hostroute is in ${pinDirectory}, which holds other files: it stays as it is. Name the directory that the daemon used with --pin-directory`
+  )
 }
 
 /** Where the lock says nothing, since its file was removed: a daemon has its maps open. Throws Refusal. */
@@ -101,14 +157,15 @@ export function configOf(path: string, stateDirectory: string): Config | null {
   }
 }
 
-async function takeEgressAway(): Promise<boolean> {
+/** true: it was there, and is gone. That it stays is added to `stays`. */
+async function takeEgressAway(stays: string[]): Promise<boolean> {
   try {
     return await removeEgress()
   } catch (error) {
-    throw new Error(
-      `all else is removed, but the nft table inet ${egressTable} stays and masquerades: ${(error as Error).message}`,
-      { cause: error }
+    stays.push(
+      `the nft table inet ${egressTable} stays and masquerades (${(error as Error).message}): run this again, or nft delete table inet ${egressTable}`
     )
+    return false
   }
 }
 

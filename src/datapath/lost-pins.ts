@@ -2,10 +2,11 @@
 // hold the maps; without the pins a start would make empty ones, and the rest would
 // not fit to them: what a pod is charged for (accounts) belongs to its entries.
 
-import { existsSync, readdirSync, rmSync } from 'node:fs'
+import { existsSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Logger } from '../log.js'
 import { native } from '../native.js'
+import { ownLinks } from '../own-pins.js'
 
 const flowTables = ['flows4', 'flows6', 'reverse4', 'reverse6'] as const
 /** Each is worth nothing without the others. */
@@ -48,7 +49,6 @@ export function pinLost(pinDirectory: string, log: Logger): void {
 /** The kernel's ids. */
 function mapsInUse(links: string): Set<number> {
   const ids = new Set<number>()
-  if (!existsSync(links)) return ids
-  for (const name of readdirSync(links)) for (const id of native().linkedMaps(join(links, name))) ids.add(id)
+  for (const name of ownLinks(links)) for (const id of native().linkedMaps(join(links, name))) ids.add(id)
   return ids
 }

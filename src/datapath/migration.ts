@@ -29,6 +29,7 @@ import { existsSync, mkdirSync, readdirSync, renameSync, rmdirSync, rmSync } fro
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type BpfMap, type BpfObject, native } from '../native.js'
+import { ownLinks } from '../own-pins.js'
 import { toEnd } from '../slice.js'
 import { isTransient, together } from '../transient.js'
 import {
@@ -219,7 +220,7 @@ function isInUse(pinDirectory: string, fresh: readonly string[]): boolean {
       return map.info.id
     })
   )
-  const links = readdirSync(join(pinDirectory, 'links'))
+  const links = ownLinks(join(pinDirectory, 'links'))
   return (
     links.length === 0 ||
     links.some((name) =>

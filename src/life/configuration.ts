@@ -131,9 +131,9 @@ export class Configuration {
 
   /** For the next start, should the file be wrong then. */
   private keep(text: string | null): void {
-    const { stateDirectory, problems } = this.options
+    const { path, stateDirectory, problems } = this.options
     try {
-      keepConfig(text, stateDirectory)
+      keepConfig(text, stateDirectory, path)
       problems.set('configuration-not-kept', null)
     } catch (error) {
       problems.set(

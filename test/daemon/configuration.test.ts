@@ -20,7 +20,7 @@ function opened(directory: string, text: string, more: Partial<ConfigurationOpti
 t.test('what cannot be brought into force is taken back', async (t) => {
   const { path, stateDirectory, problems, configuration } = opened(t.testdir({}), 'lease: 5m\n')
   /** Without the line that says what follows. */
-  const kept = () => readFileSync(join(stateDirectory, 'config.yaml'), 'utf8').replace(/^# .*\n/, '')
+  const kept = () => readFileSync(join(stateDirectory, 'last-good.yaml'), 'utf8').replace(/^# .*\n/, '')
   const used: (number | null)[] = []
   const use = async ({ lease }: Config) => {
     used.push(lease)

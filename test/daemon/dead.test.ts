@@ -8,7 +8,7 @@ import type { FromPins, PinnedDisabled, PinnedPodRow } from '../../src/control/p
 import { attached, control, plain, servedLab, status } from '../forwarding/served.js'
 import { OUTSIDE } from '../lab/addresses.js'
 import { faultsIn } from '../lab/fault-orders.js'
-import { until } from '../lab/process.js'
+import { run, until } from '../lab/process.js'
 import { ask, command, flowOf, goesOn, masquerade } from './dead.js'
 import { large, reload, small } from './limits.js'
 
@@ -127,6 +127,28 @@ t.test('disable without the daemon: as it does it, and the next start stays disa
   await until('it answers', async () => (await ask(node, 'status')).stdout.includes('disabled'), patience)
   t.match(await status(node), { mode: 'disabled', why: /switched off by `hostroute disable`/ })
   t.match(await ask(node, 'enable'), { status: 0 })
+})
+
+t.test('disable without the daemon where the switch cannot be written says so first', async (t) => {
+  const node = (await servedLab(t, { pods: 1 })).node(0)
+  const { daemon } = node
+  const { stateDirectory } = daemon
+  await daemon.kill('SIGKILL')
+  await run(['mount', '-t', 'tmpfs', '-o', 'ro', 'tmpfs', stateDirectory])
+  t.teardown(() => run(['umount', stateDirectory]).catch(() => {}))
+  const done = await ask(node, 'disable', '--force')
+  t.equal(done.status, 2, done.stdout + done.stderr)
+  t.match(
+    done.stdout,
+    /not running.*\n.*does not outlive the next start of the daemon: .*switch\.json could not be written \(EROFS.*\); make it writable.*\nIt was done without the daemon\.\nhostroute is disabled/
+  )
+  t.notMatch(done.stdout, /stays disabled when it starts/)
+  t.strictSame(await attached(node), [])
+  const again = await ask(node, 'disable', '--json')
+  t.equal(again.status, 2)
+  t.match(JSON.parse(again.stdout) as PinnedDisabled, { done: true, staysDisabled: false, why: /EROFS/ })
+  await run(['umount', stateDirectory])
+  t.match(await ask(node, 'disable'), { status: 0, stdout: /which stays disabled when it starts/ })
 })
 
 t.test('disable without the daemon leaves the rule of onDisable: masquerade', async (t) => {

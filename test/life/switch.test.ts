@@ -8,6 +8,7 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmdirSync,
   rmSync,
   writeFileSync
@@ -17,7 +18,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { ConfigError } from '../../src/config/config.js'
 import { Configuration } from '../../src/life/configuration.js'
-import { keepConfig, loadLastGood } from '../../src/life/last-good.js'
+import { keepConfig, keptConfigs, loadLastGood } from '../../src/life/last-good.js'
 import { Problems } from '../../src/life/problems.js'
 import { readSwitch, switchFile, writeSwitch } from '../../src/life/switch.js'
 import { replaceFile } from '../../src/replace-file.js'
@@ -75,30 +76,86 @@ t.test('the last good configuration stands in for a wrong one', async (t) => {
   writeFileSync(path, 'lease: 5m\n')
   const good = loadLastGood(path, state)
   t.strictSame(good.problems, [])
-  keepConfig(good.text, state)
+  keepConfig(good.text, state, path)
   writeFileSync(path, 'lease: 5 bananas\n')
   const { config, problems } = loadLastGood(path, state)
   t.strictSame(config, good.config)
   t.match(problems, [{ file: path, line: 1, key: 'lease' }])
   chmodSync(path, 0o600)
-  writeFileSync(join(state, 'config.yaml'), 'no: {valid')
+  writeFileSync(join(state, 'last-good.yaml'), 'no: {valid')
   t.throws(
     () => loadLastGood(path, state),
     ConfigError,
     'what is kept is wrong, too: the file is what is complained of'
   )
-  writeFileSync(join(state, 'config.yaml'), 'lease: 6m\n')
-  t.equal(loadLastGood(path, state).config.lease, 360_000, 'of a version that wrote no sum')
-  keepConfig('lease: 7m\nlog:\n  level: debug\n', state)
+  keepConfig('lease: 7m\nlog:\n  level: debug\n', state, path)
   t.equal(loadLastGood(path, state).config.lease, 420_000)
-  const whole = readFileSync(join(state, 'config.yaml'))
+  const whole = readFileSync(join(state, 'last-good.yaml'))
   for (let length = 0; length < whole.length; length++) {
-    writeFileSync(join(state, 'config.yaml'), whole.subarray(0, length))
-    t.throws(() => loadLastGood(path, state), { message: /state\/config\.yaml.*damaged/s }, `${length} bytes of it`)
+    writeFileSync(join(state, 'last-good.yaml'), whole.subarray(0, length))
+    t.throws(() => loadLastGood(path, state), { message: /state\/last-good\.yaml.*damaged/s }, `${length} bytes of it`)
   }
   rmSync(path)
-  keepConfig(null, state)
-  t.notOk(existsSync(join(state, 'config.yaml')))
+  keepConfig(null, state, path)
+  t.notOk(existsSync(join(state, 'last-good.yaml')))
+})
+
+t.test(
+  'what an earlier version kept stands in until another is kept, and is told from a file of the operator',
+  async (t) => {
+    const directory = t.testdir({})
+    const [path, state] = [join(directory, 'config.yaml'), join(directory, 'state')]
+    const [kept, earlier] = [join(state, 'last-good.yaml'), join(state, 'config.yaml')]
+    writeFileSync(path, 'lease: 5 bananas\n')
+    keepConfig('lease: 6m\n', state, path)
+    renameSync(kept, earlier)
+    t.equal(loadLastGood(path, state).config.lease, 360_000)
+    t.strictSame(keptConfigs(state, [path]), [earlier])
+    t.strictSame(keptConfigs(state, [path, earlier]), [], 'it is the configuration itself')
+    keepConfig('lease: 7m\n', state, path)
+    t.strictSame(readdirSync(state), ['last-good.yaml'], 'it goes with the next')
+    t.equal(loadLastGood(path, state).config.lease, 420_000)
+    renameSync(kept, earlier)
+    keepConfig(null, state, path)
+    t.strictSame(readdirSync(state), [], 'it goes with the file that it was kept of')
+    for (const text of ['lease: 6m\n', '', '# what follows was']) {
+      writeFileSync(earlier, text)
+      t.throws(() => loadLastGood(path, state), { message: /bananas/ }, 'without the line it does not stand in')
+      t.strictSame(keptConfigs(state, [path]), [], 'nor is it removed')
+      keepConfig('lease: 7m\n', state, path)
+      keepConfig(null, state, path)
+      t.equal(readFileSync(earlier, 'utf8'), text)
+    }
+    rmSync(earlier)
+    execFileSync('mkfifo', [earlier])
+    t.throws(() => loadLastGood(path, state), ConfigError, 'a pipe is not waited for')
+  }
+)
+
+t.test('a state directory that is that of the configuration: the configuration is not touched', async (t) => {
+  const state = t.testdir({})
+  const path = join(state, 'config.yaml')
+  const problems = new Problems({ error() {}, info() {} })
+  const text = '# by the operator\nlease: 5m\n'
+  writeFileSync(path, text)
+  const configuration = new Configuration({ path, stateDirectory: state, problems })
+  await configuration.reload(async () => {})
+  t.equal(readFileSync(path, 'utf8'), text)
+  t.strictSame(keptConfigs(state, [path]), [join(state, 'last-good.yaml')])
+  // as an earlier version has left it, with its line
+  writeFileSync(path, readFileSync(join(state, 'last-good.yaml')))
+  await configuration.reload(async () => {})
+  t.match(readFileSync(path, 'utf8'), text)
+  t.strictSame(keptConfigs(state, [path]), [join(state, 'last-good.yaml')])
+  configuration.stop()
+  writeFileSync(path, 'lease: 5 bananas\n')
+  t.equal(loadLastGood(path, state).config.lease, 300_000)
+  // somebody names the kept file itself
+  const kept = join(state, 'last-good.yaml')
+  const before = readFileSync(kept, 'utf8')
+  keepConfig('lease: 9m\n', state, kept)
+  keepConfig(null, state, kept)
+  t.equal(readFileSync(kept, 'utf8'), before)
 })
 
 t.test('what is kept is what was in force, whatever the file has become meanwhile', async (t) => {

@@ -245,7 +245,7 @@ t.test(
 )
 
 t.test('without a last good one it fails at once, for good, and pods notice nothing', untimed, async (t) => {
-  rmSync('/var/lib/hostroute/config.yaml')
+  rmSync('/var/lib/hostroute/last-good.yaml')
   const result = await traffic(async () => {
     t.equal((await systemctl('restart', 'hostrouted')).status, 1)
     await sleep(3_000)

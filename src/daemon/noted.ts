@@ -1,0 +1,54 @@
+// What a daemon has noted in its run directory, held against what is asked of it:
+// what is taken off the node has to be its own, in its network namespace.
+
+import { realpathSync } from 'node:fs'
+import { basename, dirname, join, resolve } from 'node:path'
+import { Refusal } from '../datapath/refusal.js'
+import { directoriesFile, notedDirectories } from '../directories.js'
+import { native } from '../native.js'
+import { commandLine, type Paths } from './options.js'
+
+/** The daemon has noted another network namespace than this one. */
+export function isElsewhere(runDirectory: string): boolean {
+  const noted = notedDirectories(runDirectory)
+  return noted !== null && noted.namespace !== native().networkNamespace()
+}
+
+/** Its connections and rules are another network namespace's. Throws Refusal. */
+export function refuseElsewhere(runDirectory: string): void {
+  if (!isElsewhere(runDirectory)) return
+  throw new Refusal(
+    `the daemon has served another network namespace than the one this runs in (${native().networkNamespace()}): run it there (nsenter --net=...). Nothing was changed. If that namespace has gone, remove ${directoriesFile(runDirectory)}, then run it again`
+  )
+}
+
+/** It has pinned and kept things in other directories than are asked for. `options`: what is to be run. Throws Refusal. */
+export function refuseOtherDirectories(options: readonly string[], asked: Paths): void {
+  const noted = notedDirectories(asked.runDirectory)
+  if (noted === null) return
+  const others: string[] = []
+  if (!isSame(noted.pinDirectory, asked.pinDirectory))
+    others.push(`its pins are in ${noted.pinDirectory}, not in ${asked.pinDirectory}`)
+  if (!isSame(noted.stateDirectory, asked.stateDirectory))
+    others.push(`its state is in ${noted.stateDirectory}, not in ${asked.stateDirectory}`)
+  if (others.length === 0) return
+  const { config, pinDirectory, stateDirectory } = noted
+  const command = commandLine(options, { config, pinDirectory, stateDirectory, runDirectory: asked.runDirectory })
+  throw new Refusal(
+    `the daemon of ${asked.runDirectory} has used other directories: ${others.join('; ')}. Nothing was changed. Run: ${command}`
+  )
+}
+
+/** By whatever name. */
+function isSame(one: string, other: string): boolean {
+  return real(resolve(one)) === real(resolve(other))
+}
+
+/** Also of what does not exist (any more). */
+function real(path: string): string {
+  try {
+    return realpathSync(path)
+  } catch {
+    return path === dirname(path) ? path : join(real(dirname(path)), basename(path))
+  }
+}
