@@ -12,12 +12,13 @@
 // - clsact has no links. What was attached that way is written to `journalPath`
 //   before it happens, so that the next daemon can detach it.
 
-import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { AttachedHow } from '../control/api.js'
 import type { Logger } from '../log.js'
 import { type BpfObject, type NativeError, native } from '../native.js'
 import type { WantedDevice } from '../plan/types.js'
+import { readOwnFile } from '../read-file.js'
 import { SeenPins } from './pins.js'
 
 export const clsactPriority = 50
@@ -363,7 +364,7 @@ export class Hooks {
 /** Devices that have clsact filters of ours. */
 export function readJournal(path: string): Set<number> {
   try {
-    const list: unknown = JSON.parse(readFileSync(path, 'utf8'))
+    const list: unknown = JSON.parse(readOwnFile(path))
     return new Set(Array.isArray(list) ? list.filter((item) => Number.isInteger(item)) : [])
   } catch {
     return new Set()
@@ -371,6 +372,8 @@ export function readJournal(path: string): Set<number> {
 }
 
 function writeJournal(path: string, ifindexes: Set<number>): void {
-  writeFileSync(`${path}.tmp`, JSON.stringify([...ifindexes]))
-  renameSync(`${path}.tmp`, path)
+  const next = `${path}.tmp`
+  rmSync(next, { force: true })
+  writeFileSync(next, JSON.stringify([...ifindexes]), { flag: 'wx' })
+  renameSync(next, path)
 }

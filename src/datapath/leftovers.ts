@@ -1,9 +1,10 @@
 // What a daemon that is gone left attached and pinned, when it is not wanted any
 // more: detached and removed, without loading anything.
 
-import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { type NativeError, native } from '../native.js'
+import { readOwnFile } from '../read-file.js'
 import { clsactPriority } from './hooks.js'
 import { PinnedControl } from './pinned-control.js'
 
@@ -14,7 +15,7 @@ export function removeLeftovers(pinDirectory: string, runDirectory: string): str
   for (const name of list(links)) attempt(() => native().detachPinned(join(links, name)))
   const journal = join(runDirectory, 'clsact.json')
   attempt(() => {
-    const ifindexes = JSON.parse(readFileSync(journal, 'utf8')) as number[]
+    const ifindexes = JSON.parse(readOwnFile(journal)) as number[]
     for (const ifindex of ifindexes) stays.push(...detachFilters(ifindex))
   })
   // what could not be detached is found by it the next time

@@ -3,9 +3,10 @@
 // that half a file is not taken for a configuration.
 
 import { createHash } from 'node:crypto'
-import { readFileSync, rmSync } from 'node:fs'
+import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Config, ConfigError, loadConfig, type Problem, parseConfig } from '../config/config.js'
+import { readOwnFile } from '../read-file.js'
 import { replaceFile } from '../replace-file.js'
 
 export interface Loaded {
@@ -45,7 +46,7 @@ class Damaged extends Error {}
 
 /** Throws Damaged, and the file system's error. */
 function readKept(path: string): string {
-  const text = readFileSync(path, 'utf8')
+  const text = readOwnFile(path)
   // of a version that wrote no such line
   if (text !== '' && !text.startsWith(mark.slice(0, Math.min(mark.length, text.length)))) return text
   const end = text.indexOf('\n')
