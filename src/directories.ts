@@ -1,8 +1,9 @@
 // Where a daemon keeps what it has pinned and what outlives it, noted in its run
 // directory: who knows only its socket finds the rest, also when it is gone.
 
-import { readFileSync, readlinkSync, realpathSync, rmSync } from 'node:fs'
+import { readlinkSync, realpathSync, rmSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
+import { readOwnFile } from './read-file.js'
 import { replaceFile } from './replace-file.js'
 
 export interface Directories {
@@ -39,7 +40,7 @@ export function noteDirectories(runDirectory: string, noted: Noted): void {
 /** null: there is no note, or none that says all. */
 export function notedDirectories(runDirectory: string): Noted | null {
   try {
-    const noted = JSON.parse(readFileSync(directoriesFile(runDirectory), 'utf8')) as Partial<Noted>
+    const noted = JSON.parse(readOwnFile(directoriesFile(runDirectory))) as Partial<Noted>
     const { config, pinDirectory, stateDirectory, namespace } = noted
     const whole = [config, pinDirectory, stateDirectory, namespace].every((text) => typeof text === 'string')
     return whole ? (noted as Noted) : null

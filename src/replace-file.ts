@@ -10,7 +10,9 @@ export function replaceFile(path: string, text: string): void {
   mkdirSync(directory, { recursive: true, mode: 0o700 })
   const next = `${path}.next`
   try {
-    const file = openSync(next, 'w', 0o600)
+    // what has been put there, a pipe that nobody reads, holds nobody up
+    rmSync(next, { force: true })
+    const file = openSync(next, 'wx', 0o600)
     try {
       // not writeSync, which may write a part of it
       writeFileSync(file, text)

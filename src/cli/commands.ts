@@ -15,7 +15,7 @@ import type {
   VerifyReport
 } from '../control/api.js'
 import { metricsPath } from '../control/api.js'
-import { type Answer, ControlError } from '../control/client.js'
+import { type Answer, ControlError, notUnderstood, understood } from '../control/client.js'
 import { handedBackLines } from '../control/handed-back.js'
 import type { DropRow, EventRow } from '../control/packet-api.js'
 import type { PinnedDisabled, PinnedPodRow } from '../control/pinned-api.js'
@@ -66,9 +66,9 @@ export interface RouteOptions {
 }
 
 export async function routes(session: Session, filter: RouteOptions): Promise<Exit> {
-  session.show(await session.client.get<RouteList>('/v1/routes', { ...filter }), (value) =>
-    renderRoutes(value, session.paint)
-  )
+  const answer = await session.client.get<RouteList>('/v1/routes', { ...filter })
+  if (answer.value.total === 0) await mustServe(session, filter.device)
+  session.show(answer, (value) => renderRoutes(value, session.paint))
   return exitStatus.fine
 }
 
@@ -107,13 +107,21 @@ export async function policyTest(session: Session, address: string): Promise<Exi
 
 export async function drops(session: Session, device: string | undefined): Promise<Exit> {
   const answer = await session.client.get<DropRow[]>('/v1/drops')
-  session.show(answer, (rows) =>
-    renderDrops(
-      rows.filter((row) => device === undefined || row.device === device),
-      session.paint
-    )
-  )
+  const rows = understood(() => answer.value.filter((row) => device === undefined || row.device === device))
+  if (rows.length === 0) await mustServe(session, device)
+  session.show(answer, () => renderDrops(rows, session.paint))
   return exitStatus.fine
+}
+
+/** Of a device that nobody knows nothing is told, which would pass for: nothing has happened. */
+async function mustServe({ client }: Session, device: string | undefined): Promise<void> {
+  if (device === undefined) return
+  const { value } = await client.get<Status>('/v1/status')
+  if (understood(() => value.hooks.some((hook) => hook.device === device))) return
+  throw new ControlError(
+    `there is no device ${device} that hostroute serves: hostroute status lists them`,
+    'bad-request'
+  )
 }
 
 /** Runs a command again every two seconds on a cleared screen, until Ctrl-C. */
@@ -207,6 +215,7 @@ async function changed(
 
 function showChange(session: Session, answer: Answer<EnableResult>, words: (result: EnableResult) => string): Exit {
   const { done, why } = answer.value
+  if (typeof done !== 'boolean') throw notUnderstood('it does not say whether it was done')
   session.show(answer, (result) => {
     if (done) return session.paint.good(words(result)) + (why === null ? '' : `\n${session.paint.warn(why)}`)
     const refused = session.paint.bad(`Refused: ${why ?? 'no reason was given'}`)

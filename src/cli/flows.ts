@@ -2,6 +2,7 @@
 // some, say who uses most.
 
 import { parseAddress, parsePrefix } from '../address.js'
+import { notUnderstood, understood } from '../control/client.js'
 import type { FlowDeletion, FlowRow, FlowSelection, FlowTop, FlowVerdict } from '../control/flow-api.js'
 import { fromPins, pinned } from './left.js'
 import { flowTable, renderDeletion, renderTop } from './render-flows.js'
@@ -56,20 +57,22 @@ async function writeTable(session: Session, parts: AsyncIterable<string>): Promi
   const table = flowTable(session.paint)
   let rows: FlowRow[] = []
   let shown = 0
-  let total = 0
+  let total: number | null = null
   const write = async () => {
     if (rows.length === 0) return
     shown += rows.length
-    await session.write(`${table.write(rows)}\n`)
+    await session.write(`${understood(() => table.write(rows))}\n`)
     rows = []
   }
   for await (const line of linesOf(parts)) {
     const text = line.endsWith(',') ? line.slice(0, -1) : line
-    if (text.startsWith('{') && text.endsWith('}')) rows.push(JSON.parse(text) as FlowRow)
-    else if (text.startsWith(']')) total = (JSON.parse(`{${text.slice(2)}`) as { total: number }).total
+    if (text.startsWith('{') && text.endsWith('}')) rows.push(understood(() => JSON.parse(text) as FlowRow))
+    else if (text.startsWith(']'))
+      total = understood(() => (JSON.parse(`{${text.slice(2)}`) as { total: number }).total)
     if (rows.length >= rowsAtOnce) await write()
   }
   await write()
+  if (typeof total !== 'number') throw notUnderstood('its list has no end')
   if (shown === 0) session.print('No flow matches.')
   else if (total > shown) session.print(more(shown, total, session.paint).slice(1))
 }

@@ -5,7 +5,7 @@
 import { execFile, spawn } from 'node:child_process'
 import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { type Answer, ControlError, defaultSocket, queryText, within } from '../control/client.js'
+import { type Answer, ControlError, defaultSocket, parsed, queryText, within } from '../control/client.js'
 import { directoriesFile, notedDirectories } from '../directories.js'
 import type { Session } from './session.js'
 
@@ -80,10 +80,10 @@ export async function* fromPins(
 }
 
 /** A whole answer. */
-export async function pinned<T>(parts: AsyncIterable<string>): Promise<Answer<T>> {
+export async function pinned<T extends object>(parts: AsyncIterable<string>): Promise<Answer<T>> {
   let text = ''
   for await (const part of parts) text += part
-  return { value: JSON.parse(text) as T, text }
+  return parsed<T>(text)
 }
 
 /** Disabled without the daemon; the text of its answer. Throws `error`, with why, where that is not possible. */

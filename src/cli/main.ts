@@ -222,6 +222,7 @@ function otherCommands(cli: Globals, run: Run): void {
 
 /** Prints the reference, or checks a file. What reads YAML is loaded only here: every other command starts faster. */
 async function configuration(path: string | undefined): Promise<number> {
+  if (path === '') throw new UsageError('--check takes the path of a file, which must not be empty')
   const { ConfigError, configReference, loadConfig } = await import('../config/config.js')
   if (path === undefined) {
     print(configReference())

@@ -1,7 +1,7 @@
 // One run of the command: where the daemon is, how to print, which exit status.
 
 import { parseDuration } from '../config/duration.js'
-import { type Answer, type ControlClient, controlClient } from '../control/client.js'
+import { type Answer, type ControlClient, controlClient, understood } from '../control/client.js'
 import { type Paint, painter } from './text.js'
 
 export const exitStatus = { fine: 0, error: 1, refused: 2, usage: 64 } as const
@@ -41,7 +41,7 @@ export function openSession(options: GlobalOptions): Session {
     timeout,
     json: options.json,
     paint,
-    show: (answer, render) => print(options.json ? answer.text : render(answer.value)),
+    show: (answer, render) => print(options.json ? answer.text : understood(() => render(answer.value))),
     print,
     write
   }

@@ -14,16 +14,17 @@ import {
   visit,
   type YAMLMap
 } from 'yaml'
+import { readTextFile } from '../read-file.js'
 import { isTransient } from '../transient.js'
 import { type Config, isKey, type Key, reference, type Section } from './keys.js'
 import { ConfigError, didYouMean, type Problem } from './problem.js'
-import { readTextFile } from './read-file.js'
+import { NestedTooDeeply, parseDocuments } from './yaml.js'
 
 export { type Config, configReference } from './keys.js'
 export { ConfigError, formatProblem, type Problem } from './problem.js'
 
-/** Bytes. */
-const largest = 1024 * 1024
+/** Bytes: read in one turn of the event loop, with what else the daemon does waiting. */
+const largest = 256 * 1024
 /** Of a file that is something else there would be as many as it has lines. */
 const mostProblems = 20
 
@@ -50,10 +51,14 @@ export function loadConfig(path: string): { config: Config; text: string | null;
 /** Checks the text of a config.yaml; `file` is for messages. Throws ConfigError with all problems. */
 export function parseConfig(text: string, file: string): Config {
   const lineCounter = new LineCounter()
-  const documents = parseAllDocuments(text, { lineCounter, prettyErrors: false, uniqueKeys: false, merge: false })
   const reader = new Reader(file, lineCounter)
   const config = structuredClone(defaultConfig)
-  if (Array.isArray(documents)) reader.readDocuments(documents, config)
+  try {
+    reader.readDocuments(parseDocuments(text, lineCounter, { uniqueKeys: false, merge: false }), config)
+  } catch (error) {
+    if (!(error instanceof NestedTooDeeply)) throw error
+    reader.refuse(error)
+  }
   if (reader.problems.length > 0) throw new ConfigError(reader.told)
   return config
 }
@@ -93,6 +98,10 @@ class Reader {
     )
   }
 
+  refuse({ offset, message }: NestedTooDeeply): void {
+    this.report(offset, '', `is ${message}`)
+  }
+
   /** Not left to the parser, which compares each key with each. */
   private findRepeated(document: Document): void {
     visit(document, {
@@ -100,7 +109,10 @@ class Reader {
         const met = new Set<unknown>()
         for (const { key } of items) {
           if (!isScalar(key)) continue
-          if (met.has(key.value)) this.report(offsetOf(key), '', 'is not YAML: Map keys must be unique')
+          if (met.has(key.value)) {
+            const name = shown(key.value)
+            this.report(offsetOf(key), '', `is not YAML: the key ${name} is there twice: remove one`)
+          }
           met.add(key.value)
         }
       }

@@ -4,8 +4,8 @@
 //
 // The file is a convenience. Whatever is wrong with it, there is nothing kept.
 
-import { readFileSync } from 'node:fs'
 import * as v from 'valibot'
+import { readOwnFile } from '../read-file.js'
 import { replaceFile } from '../replace-file.js'
 import type { Place } from './masquerade-places.js'
 
@@ -45,7 +45,7 @@ export class KeptFiles {
   read(): Kept {
     if (this.path === undefined) return { files: [], agents: [] }
     try {
-      const { files, agents } = v.parse(contents, JSON.parse(readFileSync(this.path, 'utf8')))
+      const { files, agents } = v.parse(contents, JSON.parse(readOwnFile(this.path)))
       return {
         files: files.map(({ path, label, owner, volume, text }) => ({
           place: { path, named: false, pod: { label, owner, volume } },

@@ -15,13 +15,14 @@
 // Ours alone: masqueradeCIDRs, "masquerade only these". Unknown keys are
 // accepted, with a warning.
 
-import { type Document, isAlias, isMap, isScalar, isSeq, LineCounter, type Node, parseAllDocuments } from 'yaml'
+import { type Document, isAlias, isMap, isScalar, isSeq, LineCounter, type Node } from 'yaml'
 import { formatPrefix, maskAddress, parsePrefix, prefixKey, prefixOf, unmappedPrefix } from '../address.js'
 import type { Prefix } from '../state/types.js'
 import { parseDuration } from './duration.js'
 import { type Condensed, condense, type Items, uncondensed } from './long-lists.js'
 import { defaultExclude, type MasqueradeFile, type Semantics } from './masquerade.js'
 import { ConfigError, didYouMean } from './problem.js'
+import { NestedTooDeeply, parseDocuments } from './yaml.js'
 
 const keys = [
   'nonMasqueradeCIDRs',
@@ -101,15 +102,11 @@ class FileReader {
 
   read(): MasqueradeFile {
     this.countLines()
-    const documents = parseAllDocuments(this.condensed.text, {
-      version: '1.1',
-      prettyErrors: false,
-      uniqueKeys: false
-    })
+    const documents = this.documents()
     // Cilium takes the defaults only for a file of no bytes
     if (this.isCilium && this.text.length > 0) this.file.exclude = []
-    if (!Array.isArray(documents) || !documents[0]) return this.file
     const [document, second] = documents
+    if (!document) return this.file
     this.document = document
     const [error] = document.errors
     if (error)
@@ -128,6 +125,15 @@ class FileReader {
     if (this.isCilium && this.file.include && !this.exclusionsGiven) this.file.exclude = null
     this.checkLists()
     return this.file
+  }
+
+  private documents(): Document.Parsed[] {
+    try {
+      return parseDocuments(this.condensed.text, null, { version: '1.1', uniqueKeys: false })
+    } catch (error) {
+      if (!(error instanceof NestedTooDeeply)) throw error
+      return this.fail(this.condensed.whole(error.offset), '', `is ${error.message}`)
+    }
   }
 
   /** Go decodes JSON in the order it stands, but YAML sorted by key: of two spellings of a key the last one counts. */

@@ -14,6 +14,7 @@
 // - Events only say when to look. Files are read again every resyncInterval too,
 //   and places in pods every few seconds, because a mount makes no event.
 
+import { readTextFile } from '../read-file.js'
 import type { AgentSettings } from './agent.js'
 import { Agents, signature } from './agent-watch.js'
 import { type DefaultsOnly, defaultsBesideAgent } from './defaults-only.js'
@@ -29,7 +30,6 @@ import {
 } from './masquerade.js'
 import { findPlaces, isDirectory, type Place, type Places } from './masquerade-places.js'
 import { parseMasqueradeFile } from './masquerade-text.js'
-import { readTextFile } from './read-file.js'
 
 export interface WatchedFile {
   path: string

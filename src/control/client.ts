@@ -24,8 +24,8 @@ export class ControlError extends Error {
 
 export interface ControlClient {
   /** The answer and its very text. Throws ControlError. */
-  get<T>(path: string, query?: Record<string, string | number | undefined>): Promise<Answer<T>>
-  post<T>(path: string, body?: object): Promise<Answer<T>>
+  get<T extends object>(path: string, query?: Record<string, string | number | undefined>): Promise<Answer<T>>
+  post<T extends object>(path: string, body?: object): Promise<Answer<T>>
   /** The text of a long answer as it comes; what is not taken yet is not sent either. Throws ControlError. */
   parts(path: string, query?: Record<string, string | number | undefined>): AsyncGenerator<string>
   /** Text that is not JSON. */
@@ -37,6 +37,27 @@ export interface ControlClient {
 export interface Answer<T> {
   value: T
   text: string
+}
+
+/** An answer as JSON. Throws ControlError where it is none. */
+export function parsed<T extends object>(text: string): Answer<T> {
+  const value = understood(() => JSON.parse(text) as T | null)
+  if (typeof value !== 'object' || value === null) throw notUnderstood('it is no object')
+  return { value, text }
+}
+
+/** What is made of an answer. Throws ControlError where that fails: it is not what was expected. */
+export function understood<T>(action: () => T): T {
+  try {
+    return action()
+  } catch (error) {
+    throw error instanceof ControlError ? error : notUnderstood((error as Error).message, error)
+  }
+}
+
+export function notUnderstood(why: string, cause?: unknown): ControlError {
+  const text = `the daemon's answer cannot be read (${why.replace(/\s+/g, ' ')}): is it of another version? See: hostroute version`
+  return new ControlError(text, 'failed', { cause })
 }
 
 /** What changes the node, or reads all of the kernel's tables, may take a while. */
@@ -57,7 +78,6 @@ export function controlClient(socketPath: string, timeout?: number): ControlClie
     return parts
   }
   const ask = async (method: string, path: string, body?: object) => readAll(await begin(method, path, body))
-  const parsed = <T>(text: string): Answer<T> => ({ value: JSON.parse(text) as T, text })
   return {
     get: async (path, query = {}) => parsed(await ask('GET', path + queryText(query))),
     post: async (path, body = {}) => parsed(await ask('POST', path, body)),
@@ -220,11 +240,11 @@ async function readLines(
     for await (const part of parts) {
       const lines = (rest + part).split('\n')
       rest = lines.pop() ?? ''
-      for (const line of lines) if (line !== '') onEvent(JSON.parse(line) as EventRow, line)
+      for (const line of lines) if (line !== '') understood(() => onEvent(JSON.parse(line) as EventRow, line))
     }
   } catch (error) {
     if (signal.aborted) return
-    if (error instanceof ControlError && error.code === 'no-answer') throw error
+    if (error instanceof ControlError && error.code !== 'broken-off') throw error
     throw new ControlError('hostrouted has ended', 'broken-off', { cause: error })
   }
 }

@@ -509,6 +509,7 @@ export class Node {
       this.problems.text('no-uplink'),
       this.problems.text('no-source'),
       this.problems.text('maps-not-written'),
+      this.problems.text('configuration-not-kept'),
       this.datapath?.finishing.problem ?? null
     ]
     return { ok, problems: [...this.masquerade.problems, ...also.filter((text) => text !== null)], restartNeeded }

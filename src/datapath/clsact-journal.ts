@@ -5,8 +5,9 @@
 // - A journal that cannot be read is never taken for an empty one, or overwritten: before
 //   another is written it is renamed to NAME.damaged. Until somebody has removed it, it is told.
 
-import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { readOwnFile } from '../read-file.js'
 
 export const clsactPriority = 50
 
@@ -27,8 +28,11 @@ export function journalProblem(path: string): string | null {
 
 export function writeJournal(path: string, devices: ReadonlySet<number>): void {
   if (readOr(path).why !== null) renameSync(path, damagedOf(path))
-  writeFileSync(`${path}.tmp`, JSON.stringify([...devices]))
-  renameSync(`${path}.tmp`, path)
+  const next = `${path}.tmp`
+  // whatever is there: a pipe would hold the daemon up
+  rmSync(next, { force: true })
+  writeFileSync(next, JSON.stringify([...devices]), { flag: 'wx' })
+  renameSync(next, path)
 }
 
 /** Once nothing is attached any more; one that cannot be read stays. Throws. */
@@ -39,7 +43,7 @@ export function removeJournal(path: string): void {
 /** why: it cannot be read. */
 function readOr(path: string): { devices: Set<number>; why: string | null } {
   try {
-    const list: unknown = JSON.parse(readFileSync(path, 'utf8'))
+    const list: unknown = JSON.parse(readOwnFile(path))
     if (!Array.isArray(list) || !list.every((item) => Number.isInteger(item)))
       return { devices: new Set(), why: 'it is no list of numbers' }
     return { devices: new Set(list as number[]), why: null }

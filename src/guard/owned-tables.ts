@@ -13,6 +13,7 @@ import { join } from 'node:path'
 import type { GuardTableRow } from '../control/guard-api.js'
 import { type NetfilterSocket, native } from '../native.js'
 import { attribute, batch, family, flag, message, name, nft, number, parse, textOf } from '../netfilter/nfnetlink.js'
+import { readOwnFile } from '../read-file.js'
 import { replaceFile } from '../replace-file.js'
 
 const ownerFlag = 2
@@ -157,7 +158,7 @@ export class OwnedTables {
   /** Those that still live. More than one: tables were missing when a later daemon came. */
   #holders(): Holder[] {
     try {
-      const holders = JSON.parse(readFileSync(this.#holderFile, 'utf8')) as Holder[]
+      const holders = JSON.parse(readOwnFile(this.#holderFile)) as Holder[]
       return holders.filter(({ pid, started }) => startTime(pid) === started && !isZombie(pid))
     } catch {
       return []

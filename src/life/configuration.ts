@@ -31,10 +31,15 @@ export class Configuration {
   /** What was refused for want of something, as it was then; null: nothing was. */
   private refused: string | null = null
   private readonly retry: Retry
+  /** What is in force could not be written to the disk. */
+  private readonly keeping: Retry
+  /** As it was read; null: there was no file. */
+  private text: string | null = null
 
   /** Throws ConfigError when the file is wrong and none was ever in force. */
   constructor(private readonly options: ConfigurationOptions) {
     this.retry = new Retry(options.times ?? retryTimes, () => this.tryAgain())
+    this.keeping = new Retry(options.times ?? retryTimes, () => this.keepAgain())
     const { config, text, present, problems } = loadLastGood(options.path, options.stateDirectory)
     this.config = config
     this.present = present
@@ -87,6 +92,7 @@ export class Configuration {
   /** Nothing is tried again. */
   stop(): void {
     this.retry.stop()
+    this.keeping.stop()
   }
 
   /** For want of something that may be there in a moment. */
@@ -131,15 +137,23 @@ export class Configuration {
 
   /** For the next start, should the file be wrong then. */
   private keep(text: string | null): void {
+    this.text = text
+    if (this.keepAgain()) this.keeping.stop()
+    else this.keeping.again()
+  }
+
+  /** true: it is kept. */
+  private keepAgain(): boolean {
     const { path, stateDirectory, problems } = this.options
     try {
-      keepConfig(text, stateDirectory, path)
+      keepConfig(this.text, stateDirectory, path)
       problems.set('configuration-not-kept', null)
+      return true
     } catch (error) {
-      problems.set(
-        'configuration-not-kept',
-        `the configuration in force could not be kept for the next start: ${(error as Error).message}`
-      )
+      const why = (error as Error).message
+      const text = `the configuration in force could not be kept for the next start: ${why}`
+      problems.set('configuration-not-kept', text, () => this.keeping.next)
+      return false
     }
   }
 }

@@ -6,11 +6,11 @@
 //   command was given.
 // - What is allowed without a time ends with the daemon, and is not kept.
 
-import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import * as v from 'valibot'
 import type { GuardMode } from '../control/guard-api.js'
 import type { TimedAllowance } from '../guard/exemptions.js'
+import { readOwnFile } from '../read-file.js'
 import { replaceFile } from '../replace-file.js'
 
 const modes = v.picklist(['enforce', 'audit', 'off'])
@@ -40,7 +40,7 @@ export function guardFile(stateDirectory: string): string {
 export function readGuardWords(stateDirectory: string, configured: GuardMode): GuardWords & { changed: boolean } {
   const path = guardFile(stateDirectory)
   try {
-    const { mode, allowed } = v.parse(schema, JSON.parse(readFileSync(path, 'utf8')))
+    const { mode, allowed } = v.parse(schema, JSON.parse(readOwnFile(path)))
     return {
       changed: mode !== null && mode.configured !== configured,
       mode: mode?.configured === configured ? mode.said : null,

@@ -8,9 +8,10 @@
 //   removed.
 
 import { createHash } from 'node:crypto'
-import { closeSync, constants, existsSync, openSync, readFileSync, readSync, rmSync, statSync } from 'node:fs'
+import { closeSync, constants, existsSync, openSync, readSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Config, ConfigError, loadConfig, type Problem, parseConfig } from '../config/config.js'
+import { readOwnFile } from '../read-file.js'
 import { replaceFile } from '../replace-file.js'
 
 export interface Loaded {
@@ -87,7 +88,7 @@ class Damaged extends Error {}
 
 /** Throws Damaged, and the file system's error. */
 function readKept(path: string): string {
-  const text = readFileSync(path, 'utf8')
+  const text = readOwnFile(path)
   const end = text.indexOf('\n')
   const rest = text.slice(end + 1)
   if (end < 0 || text.slice(0, end) !== `${mark}${sumOf(rest)}`)

@@ -119,7 +119,7 @@ const kinds = {
   },
   'configuration-not-kept': {
     affects: 'observation',
-    remedy: 'make the state directory writable, then: hostroute reload'
+    remedy: 'make the state directory writable: it is tried again by itself'
   },
   'egress-not-taken-back': {
     affects: 'observation',

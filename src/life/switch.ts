@@ -8,9 +8,9 @@
 // - The later word counts: the command's, or that of the configuration if `enabled`
 //   has changed there since the command.
 
-import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import * as v from 'valibot'
+import { readOwnFile } from '../read-file.js'
 import { replaceFile } from '../replace-file.js'
 
 const schema = v.object({
@@ -48,7 +48,7 @@ export function readSwitch(stateDirectory: string, configured: boolean): Wanted 
 
 function readWord(path: string): Word | null {
   try {
-    return v.parse(schema, JSON.parse(readFileSync(path, 'utf8')))
+    return v.parse(schema, JSON.parse(readOwnFile(path)))
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
     throw new Error(

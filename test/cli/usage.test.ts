@@ -1,4 +1,5 @@
-import { mkdtempSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
@@ -117,6 +118,34 @@ t.test('a daemon that fails or is not there is exit status 1 with a remedy', asy
   t.match(await ask('nexthops'), { code: 1, out: '', err: 'hostroute: the map is gone\n' })
 })
 
+t.test('an answer that is not what was expected is exit status 1, and says so', async (t) => {
+  const directory = mkdtempSync(join(tmpdir(), 'hr-cli-'))
+  const socket = join(directory, 'control.sock')
+  let answer = ''
+  const server = createServer((_, response) => response.end(answer))
+  await new Promise<void>((resolve) => server.listen(socket, resolve))
+  t.teardown(() => {
+    server.close()
+    rmSync(directory, { recursive: true })
+  })
+  const commands = [
+    ...[['status'], ['pods'], ['routes'], ['nexthops'], ['neighbors'], ['drops'], ['drops', '--device', 'eth0']],
+    ...[['snat'], ['snat', 'top'], ['snat', 'policy'], ['guard', 'status'], ['verify'], ['reload'], ['disable']],
+    ...[['monitor'], ['explain', '--from', '10.0.0.1', '--to', '10.0.0.2']]
+  ]
+  const err =
+    /^hostroute: the daemon's answer cannot be read \(.+\): is it of another version\? See: hostroute version\n$/
+  for (answer of ['', '{"a":', 'null', '7', '{}', '<html>\n</html>\n']) {
+    // nothing is no event, and what says nothing of a policy is taken for: none
+    const asked = commands.filter(
+      ([name, second]) => (name !== 'monitor' || answer.startsWith('<')) && (second !== 'policy' || answer !== '{}')
+    )
+    const outcomes = await Promise.all(asked.map((words) => run([...words, '--socket', socket])))
+    for (const [index, words] of asked.entries())
+      t.match(outcomes[index], { code: 1, out: '', err }, `${words.join(' ')}: ${answer}`)
+  }
+})
+
 t.test('wrong usage is exit status 64', async (t) => {
   const cases: [string[], RegExp][] = [
     [[], /Which command/],
@@ -154,6 +183,7 @@ t.test('wrong usage is exit status 64', async (t) => {
     [['explain', '--from', '10.1.0.2', '--to', '10.1.0.3', '--ttl', '256'], /--ttl takes a whole number from 0 to 255/],
     [['explain', '--from', '10.1.0.2', '--to', '10.1.0.3', '--size', '1'], /--size takes a whole number from 28/],
     [['enable', '--confirm-within', '60'], /takes a duration from 5s to 1h, not 60/],
+    [['config', '--check', ''], /--check takes the path of a file, which must not be empty/],
     [['completion', 'fish'], /Choices: "bash", "zsh"/],
     [['status', '--socket'], /Not enough arguments following: socket/]
   ]

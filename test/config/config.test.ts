@@ -166,7 +166,9 @@ t.test('out of range, wrong type, twice the same key, no YAML', async (t) => {
   t.match(problemsOf('snat: {allReservedRanges: 5}')[0], /snat\.allReservedRanges: found 5; allowed: auto, true or/)
   t.match(problemsOf('snat: {masqueradeIPv6: maybe}')[0], /snat\.masqueradeIPv6: found "maybe"; allowed: auto, true or/)
   t.match(problemsOf('pods: {devices: []}')[0], /pods\.devices/)
-  t.match(problemsOf('ipv4: true\nipv4: false')[0], /config\.yaml:2:1: is not YAML/)
+  t.strictSame(problemsOf('lease: 5m\nlease: 6m'), [
+    'config.yaml:2:1: is not YAML: the key "lease" is there twice: remove one'
+  ])
   t.match(problemsOf('ipv4: [')[0], /config\.yaml:1:\d+: is not YAML/)
   t.match(problemsOf('- a\n- b')[0], /config\.yaml:1:1: the file is not a mapping/)
   t.match(problemsOf('ipv4: true\n---\nipv6: true')[0], /second document/)
@@ -197,7 +199,7 @@ t.test('a pipe, a device or a file without end in its place is an error, and hol
   rmSync(path)
   writeFileSync(path, '')
   truncateSync(path, 2 ** 40)
-  refused(/cannot be read: 1099511627776 bytes is too long for a configuration \(at most 1048576\)/)
+  refused(/cannot be read: 1099511627776 bytes is too long for a configuration \(at most 262144\)/)
   rmSync(path)
   // of those in /proc none says how long it is
   symlinkSync('/proc/kallsyms', path)
@@ -211,6 +213,24 @@ t.test('a file that cannot be read is an error with its name', async (t) => {
   const path = join(directory, 'config.yaml')
   writeFileSync(path, 'log: {level: debug}\n')
   t.match(loadConfig(path), { present: true, config: { log: { level: 'debug' } } })
+})
+
+t.test('what is nested too deeply is told at once, where; what is not is read', async (t) => {
+  for (const one of ['{', '[', '- ', '? ', '- {a: ', '[{a: [],']) {
+    for (const text of [one.repeat(Math.floor(200_000 / one.length)), `lease: 5m\nx:\n  ${one.repeat(20_000)}`]) {
+      const started = performance.now()
+      const problems = problemsOf(text)
+      t.ok(performance.now() - started < 1_000, `${one}: at once`)
+      t.equal(problems.length, 1, one)
+      t.match(problems[0], /^config\.yaml:[13]:\d+: is nested too deeply \(at most 100 levels\)$/, one)
+    }
+  }
+  const lists = (levels: number) => problemsOf(`x: ${'['.repeat(levels)}${']'.repeat(levels)}`)
+  t.match(lists(99), [/x: unknown key/])
+  t.match(lists(110), [/^config\.yaml:1:10\d: is nested too deeply/])
+  const indented = Array.from({ length: 150 }, (_, n) => `${' '.repeat(n)}a:`).join('\n')
+  t.match(problemsOf(indented), [/^config\.yaml:10\d:\d+: is nested too deeply/])
+  t.ok(Error.stackTraceLimit > 0, 'other errors have their traces')
 })
 
 t.test('durations are those of Go', async (t) => {
@@ -303,7 +323,7 @@ t.test('of a file that is something else the first problems are told, and how ma
   t.equal(problems.at(-1), 'config.yaml: 29980 more problems are not listed')
   t.ok(performance.now() - started < 10_000, 'no key is compared with each')
   t.strictSame(problemsOf('ipv4: true\nsnat: {enabled: true, enabled: true}'), [
-    'config.yaml:2:23: is not YAML: Map keys must be unique'
+    'config.yaml:2:23: is not YAML: the key "enabled" is there twice: remove one'
   ])
   t.ok(problemsOf(`snat:\n a: ${'['.repeat(20_000)}`).length <= 21, 'of what is no YAML, too')
 })

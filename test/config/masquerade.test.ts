@@ -148,6 +148,11 @@ t.test('[M2] what is not valid is rejected with its line', async (t) => {
   t.match(problem('nonMasqueradeCIDRs: [10.0.0.0/8'), /:1:\d+: is neither YAML nor JSON/)
 })
 
+t.test('[M2] what is nested too deeply is rejected at once', async (t) => {
+  for (const one of ['[', '{', '- '])
+    t.match(problem(one.repeat(200_000)), /^\/etc\/config\/ip-masq-agent:1:\d+: is nested too deeply/, one)
+})
+
 t.test('[M2] more prefixes than cidrLimit; link-local, which is added, does not count', async (t) => {
   const list = (count: number) => Array.from({ length: count }, (_, i) => `- 10.${i}.0.0/16`).join('\n')
   t.equal(read(`nonMasqueradeCIDRs:\n${list(64)}\n`).exclude?.length, 64)

@@ -1,6 +1,6 @@
 // A configuration is in force as a whole or not at all.
 
-import { readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import type { Config } from '../../src/config/config.js'
@@ -81,6 +81,26 @@ t.test('what failed for want of something is tried again until it works, or unti
     await new Promise((resolve) => setTimeout(resolve, 50))
     t.equal(tries, before, 'nothing is tried any more')
   }
+})
+
+t.test('what cannot be kept is tried again until there is room', async (t) => {
+  const directory = t.testdir({})
+  const { path, stateDirectory, problems, configuration } = opened(directory, 'lease: 5m\n', {
+    times: { first: 10, most: 20 }
+  })
+  t.teardown(() => configuration.stop())
+  rmSync(stateDirectory, { recursive: true })
+  writeFileSync(stateDirectory, 'in the way')
+  writeFileSync(path, 'lease: 7m\n')
+  t.match(await configuration.reload(async () => {}), { ok: true }, 'it is in force')
+  const lacks = { code: 'configuration-not-kept', affects: 'observation', text: /could not be kept for the next start/ }
+  t.match(problems.list(), [{ ...lacks, nextTry: String }])
+  await new Promise((resolve) => setTimeout(resolve, 60))
+  t.match(problems.list(), [{ ...lacks, nextTry: String }], 'and again')
+  writeFileSync(path, 'lease: 9m\n')
+  rmSync(stateDirectory)
+  await until('it is kept', () => problems.list().length === 0, 5_000, 2)
+  t.match(readFileSync(join(stateDirectory, 'config.yaml'), 'utf8'), /^# .*\nlease: 7m\n$/, 'what is in force')
 })
 
 t.test('where not even the one before can be brought back, both are told', async (t) => {

@@ -1,7 +1,7 @@
 // What the daemon knows only from disk: the switch, probation, the last good
 // configuration; and what becomes of a refusal that passes.
 
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import type { EnableResult, PodRow, ReloadResult } from '../../src/control/api.js'
@@ -102,6 +102,33 @@ t.test('a switch that cannot be kept is told of', async (t) => {
   await node.daemon.json('enable')
   t.strictSame((await status(node)).problems, [])
   t.ok(existsSync(`${stateDirectory}/switch.json`))
+})
+
+t.test('pipes in the place of all files that are kept: the daemon starts, serves and ends', async (t) => {
+  const node = (await servedLab(t, { pods: 1 })).node(0)
+  const { daemon } = node
+  const { stateDirectory, runDirectory } = daemon
+  await daemon.kill('SIGKILL')
+  const own = ['switch.json', 'guard.json', 'config.yaml', 'masquerade.json'].map((name) => `${stateDirectory}/${name}`)
+  const others = ['directories.json', 'clsact.json', 'guard-holder.json'].map((name) => `${runDirectory}/${name}`)
+  for (const path of [...own, ...others]) {
+    rmSync(path, { force: true })
+    await node.run(['mkfifo', path])
+    await node.run(['mkfifo', `${path}.next`])
+  }
+  await daemon.start({ config: { ...plain, guard: { mode: 'enforce', backend: 'cgroup' } }, timeout: patience })
+  const rows = (await status(node)).problems.filter(({ text }) => text.includes('is not a regular file'))
+  t.strictSame(rows.map(({ code }) => code).sort(), ['guard-not-kept', 'switch-not-kept'])
+  t.match(await daemon.json<EnableResult>('enable'), { done: true })
+  t.notOk(
+    (await status(node)).problems.some(({ code }) => code === 'switch-not-kept'),
+    'the next word is kept'
+  )
+  t.ok(statSync(`${stateDirectory}/switch.json`).isFile())
+  const before = performance.now()
+  await daemon.stop()
+  t.ok(performance.now() - before < 10_000, 'SIGTERM ends it')
+  t.equal((await attached(node)).length, 2)
 })
 
 t.test('a wrong configuration at the start: the last good one is in force, and the status says so', async (t) => {

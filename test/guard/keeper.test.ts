@@ -1,12 +1,12 @@
 // The daemon is killed at the moment at which its guard has taken its tables and
 // has not yet written down which process keeps them.
 
-import { mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import t from 'tap'
 import type { GuardStatus } from '../../src/control/guard-api.js'
 import { plain, status } from '../forwarding/served.js'
 import { Lab } from '../lab/lab.js'
-import { exec, run, until } from '../lab/process.js'
+import { exec, until } from '../lab/process.js'
 
 t.setTimeout(240_000)
 const patience = 60_000
@@ -30,11 +30,18 @@ t.test('SIGKILL while the guard takes its tables: no process is left that holds 
     (await node.run(['nft', 'list', 'tables'])).match(/table \w+ (filter|nat|raw|mangle)$/gm) ?? []
   const guarded = { ...plain, guard: { mode: 'enforce', backend: 'cgroup' } }
 
-  // nobody reads it: who opens it to write waits
-  mkdirSync(daemon.runDirectory, { recursive: true })
-  const inTheWay = `${daemon.runDirectory}/guard-holder.json.next`
-  await run(['mkfifo', inTheWay])
-  await daemon.start({ config: guarded, waitReady: false })
+  // who is to write it down waits for good
+  const waits = `
+    import fs from 'node:fs'
+    import { syncBuiltinESMExports } from 'node:module'
+    const { openSync } = fs
+    fs.openSync = (path, ...more) => {
+      if (String(path).endsWith('guard-holder.json.next')) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)
+      return openSync(path, ...more)
+    }
+    syncBuiltinESMExports()`
+  const environment = { NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(waits)}` }
+  await daemon.start({ config: guarded, waitReady: false, environment })
   await until('a process holds the tables', async () => !daemon.running || (await keepers()).length > 0, patience)
   t.equal((await keepers()).length, 1, daemon.log)
   t.not((await tables()).length, 0, 'they are taken')
@@ -42,7 +49,6 @@ t.test('SIGKILL while the guard takes its tables: no process is left that holds 
   await until('it has ended', async () => (await keepers()).length === 0, 10_000)
   t.strictSame(await tables(), [], 'and the tables with it')
 
-  rmSync(inTheWay)
   await daemon.start({ config: guarded, timeout: patience })
   await until('the guard refuses', async () => (await status(node)).guard?.refuses !== 'nothing', patience)
   t.match(await status(node), { mode: 'enabled', problems: [] })

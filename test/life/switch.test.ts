@@ -11,13 +11,18 @@ import {
   renameSync,
   rmdirSync,
   rmSync,
+  truncateSync,
   writeFileSync
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
 import { ConfigError } from '../../src/config/config.js'
+import { KeptFiles } from '../../src/config/kept-files.js'
+import { readJournal } from '../../src/datapath/clsact-journal.js'
+import { directoriesFile, notedDirectories } from '../../src/directories.js'
 import { Configuration } from '../../src/life/configuration.js'
+import { guardFile, readGuardWords } from '../../src/life/guard-words.js'
 import { keepConfig, keptConfigs, loadLastGood } from '../../src/life/last-good.js'
 import { Problems } from '../../src/life/problems.js'
 import { readSwitch, switchFile, writeSwitch } from '../../src/life/switch.js'
@@ -57,6 +62,37 @@ t.test('a file that says nothing is told of with its path', async (t) => {
     writeFileSync(switchFile(directory), text)
     t.throws(() => readSwitch(directory, true), new RegExp(`${switchFile(directory)}.*the configuration decides`), text)
   }
+})
+
+t.test('a pipe in the place of a file that is kept holds nobody up', async (t) => {
+  const directory = t.testdir({})
+  const pipe = (path: string) => execFileSync('mkfifo', [path])
+  const path = join(directory, 'wrong.yaml')
+  const masquerade = join(directory, 'masquerade.json')
+  const journal = join(directory, 'clsact.json')
+  for (const name of [
+    switchFile(directory),
+    guardFile(directory),
+    join(directory, 'last-good.yaml'),
+    masquerade,
+    journal
+  ])
+    pipe(name)
+  pipe(directoriesFile(directory))
+  t.throws(() => readSwitch(directory, true), /switch\.json.*is not a regular file.*the configuration decides/)
+  t.throws(() => readGuardWords(directory, 'audit'), /guard\.json.*is not a regular file/)
+  writeFileSync(path, 'lease: 5 bananas\n')
+  t.throws(() => loadLastGood(path, directory), ConfigError)
+  t.strictSame(new KeptFiles(masquerade).read(), { files: [], agents: [] })
+  t.strictSame([...readJournal(journal)], [])
+  t.equal(notedDirectories(directory), null)
+  pipe(`${switchFile(directory)}.next`)
+  writeSwitch(directory, { enabled: false, configured: true, confirmUntil: null })
+  t.match(readSwitch(directory, true), { enabled: false, by: 'command' }, 'nor one beside it')
+  rmSync(switchFile(directory))
+  writeFileSync(switchFile(directory), '')
+  truncateSync(switchFile(directory), 2 ** 40)
+  t.throws(() => readSwitch(directory, true), /is too long for a file that hostroute writes/)
 })
 
 t.test('what cannot be written leaves the word before', async (t) => {

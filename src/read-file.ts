@@ -4,6 +4,13 @@
 import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs'
 
 const partSize = 64 * 1024
+/** Bytes of a file in the state or the run directory: the texts of masquerade files are kept there. */
+const mostOfOurs = 16 * 1024 * 1024
+
+/** What a daemon has written into its state or run directory, whatever has been put there since. Throws as readTextFile(). */
+export function readOwnFile(path: string): string {
+  return readTextFile(path, mostOfOurs, 'a file that hostroute writes')
+}
 
 /**
  * Throws what opening and reading throw (ENOENT, ...), and an Error that says so
