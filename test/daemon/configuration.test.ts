@@ -100,7 +100,7 @@ t.test('what cannot be kept is tried again until there is room', async (t) => {
   writeFileSync(path, 'lease: 9m\n')
   rmSync(stateDirectory)
   await until('it is kept', () => problems.list().length === 0, 5_000, 2)
-  t.match(readFileSync(join(stateDirectory, 'config.yaml'), 'utf8'), /^# .*\nlease: 7m\n$/, 'what is in force')
+  t.match(readFileSync(join(stateDirectory, 'last-good.yaml'), 'utf8'), /^# .*\nlease: 7m\n$/, 'what is in force')
 })
 
 t.test('where not even the one before can be brought back, both are told', async (t) => {
