@@ -23,7 +23,7 @@ import { Lab } from '../lab/lab.js'
 import { run, until } from '../lab/process.js'
 import { command } from './dead.js'
 
-t.setTimeout(240_000)
+t.setTimeout(400_000)
 const patience = 60_000
 const main = fileURLToPath(new URL('../../src/daemon/main.js', import.meta.url))
 const all = (directory: string) => readdirSync(directory, { recursive: true }).map(String).sort()
