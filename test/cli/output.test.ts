@@ -382,9 +382,16 @@ ttl  321 packets
     /^hostroute has dropped 1 packet\.\n[\s\S]*Nothing was left to the kernel\.\n$/
   )
   const nosuch = /^hostroute: there is no device nosuch that hostroute serves: hostroute status lists them\n$/
+  const none = await start(t, {
+    drops: () => [],
+    async *routes() {
+      yield []
+      return { classes: [], total: 0 }
+    }
+  })
   for (const command of ['drops', 'routes'])
-    t.match(await ask(command, '--device', 'nosuch'), { code: 1, out: '', err: nosuch }, command)
-  const none = await start(t, { drops: () => [] })
+    t.match(await none.ask(command, '--device', 'nosuch'), { code: 1, out: '', err: nosuch }, command)
+  t.match(await ask('drops', '--device', 'nosuch'), { code: 1, out: '', err: nosuch })
   t.match(await none.ask('drops', '--device', 'vetha'), { code: 0, out: /^hostroute has dropped no packet\./ })
   t.equal((await none.ask('drops')).out, 'hostroute has dropped no packet.\n\nNothing was left to the kernel.\n')
 })
