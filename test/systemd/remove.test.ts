@@ -55,9 +55,8 @@ t.test('what cannot be removed is said, and removed the next time', async (t) =>
   const { daemon } = node
   await node.startDaemon()
   await daemon.kill('SIGKILL')
-  const held = `${daemon.pinDirectory}/held`
-  mkdirSync(held)
-  await run(['mount', '-t', 'tmpfs', 'tmpfs', held])
+  const held = `${daemon.pinDirectory}/accounts`
+  await run(['mount', '--bind', daemon.configFile, held])
   const partly = await daemon.remove('--force')
   await run(['umount', held])
   t.equal(partly.status, 1)
@@ -112,7 +111,7 @@ t.test('with other directories than the daemon has used it refuses, with the wor
   ].join(' ')
   const files = () => [...readdirSync(runDirectory), ...readdirSync(stateDirectory)].sort()
   const before = files()
-  for (const other of [{ '--pin-directory': '/sys/fs/bpf/hr-nobody' }, { '--state-directory': '/var/lib/hr-nobody' }])
+  for (const other of [{ '--pin-directory': `${pinDirectory}-nobody` }, { '--state-directory': '/var/lib/hr-nobody' }])
     for (const force of [[], ['--force']]) {
       const refused = await remove(other, ...force)
       t.equal(refused.status, 2, refused.stdout)
@@ -130,10 +129,11 @@ t.test('with other directories than the daemon has used it refuses, with the wor
   // without the note nobody knows: what is not hostroute's stays, what is not there is not said to be removed
   const note = readFileSync(`${runDirectory}/directories.json`)
   rmSync(`${runDirectory}/directories.json`)
-  const others = t.testdir({ file: 'x' })
+  const others = `${pinDirectory}-others`
+  mkdirSync(`${others}/cilium`, { recursive: true })
   const foreign = await remove({ '--pin-directory': others }, '--force')
   t.match(foreign, { status: 2, stdout: `nothing of hostroute is in ${others}, which holds other files` })
-  t.ok(existsSync(`${others}/file`))
+  t.ok(existsSync(`${others}/cilium`))
   t.ok(existsSync(`${stateDirectory}/switch.json`))
   writeFileSync(`${runDirectory}/directories.json`, note)
 
