@@ -194,6 +194,14 @@ Napi::Value programName(const Napi::CallbackInfo &info) {
   return {};
 }
 
+// One heap for all threads, also where MALLOC_ARENA_MAX does not say so (src/daemon/main.ts): those of
+// readers, whose pages come and go, hold the event loop up for tens of milliseconds.
+void shareHeap() {
+#ifdef __GLIBC__
+  mallopt(M_ARENA_MAX, 1);
+#endif
+}
+
 // What loading has freed goes back to the kernel; malloc would keep it.
 void trimMemory(const Napi::CallbackInfo &) {
 #ifdef __GLIBC__
@@ -206,6 +214,7 @@ Napi::Value libbpfVersion(const Napi::CallbackInfo &info) {
 }
 
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
+  shareHeap();
   captureLibbpfLog();
   auto *environment = new Environment();
   environment->mapClass = Napi::Persistent(BpfMap::define(env));

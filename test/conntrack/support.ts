@@ -98,10 +98,13 @@ export async function act<Verb extends Act['verb']>(
   host: LabHost,
   question: Extract<Act, { verb: Verb }>
 ): Promise<Done<Results[Verb]>> {
-  const text = await host.run([process.execPath, '--max-semi-space-size=1', '--expose-gc', ACT], {
-    input: JSON.stringify(question),
-    timeout: 60_000
-  })
+  const text = await host.run(
+    ['env', 'MALLOC_ARENA_MAX=1', process.execPath, '--max-semi-space-size=1', '--expose-gc', ACT],
+    {
+      input: JSON.stringify(question),
+      timeout: 60_000
+    }
+  )
   return JSON.parse(text) as Done<Results[Verb]>
 }
 
