@@ -1,10 +1,8 @@
 // What a daemon has noted in its run directory, held against what is asked of it:
 // what is taken off the node has to be its own, in its network namespace.
 
-import { realpathSync } from 'node:fs'
-import { basename, dirname, join, resolve } from 'node:path'
 import { Refusal } from '../datapath/refusal.js'
-import { directoriesFile, notedDirectories } from '../directories.js'
+import { directoriesFile, notedDirectories, realDirectory } from '../directories.js'
 import { native } from '../native.js'
 import { commandLine, type Paths } from './options.js'
 
@@ -27,9 +25,9 @@ export function refuseOtherDirectories(options: readonly string[], asked: Paths)
   const noted = notedDirectories(asked.runDirectory)
   if (noted === null) return
   const others: string[] = []
-  if (!isSame(noted.pinDirectory, asked.pinDirectory))
+  if (isOther(noted.pinDirectory, asked.pinDirectory))
     others.push(`its pins are in ${noted.pinDirectory}, not in ${asked.pinDirectory}`)
-  if (!isSame(noted.stateDirectory, asked.stateDirectory))
+  if (isOther(noted.stateDirectory, asked.stateDirectory))
     others.push(`its state is in ${noted.stateDirectory}, not in ${asked.stateDirectory}`)
   if (others.length === 0) return
   const { config, pinDirectory, stateDirectory } = noted
@@ -39,16 +37,4 @@ export function refuseOtherDirectories(options: readonly string[], asked: Paths)
   )
 }
 
-/** By whatever name. */
-function isSame(one: string, other: string): boolean {
-  return real(resolve(one)) === real(resolve(other))
-}
-
-/** Also of what does not exist (any more). */
-function real(path: string): string {
-  try {
-    return realpathSync(path)
-  } catch {
-    return path === dirname(path) ? path : join(real(dirname(path)), basename(path))
-  }
-}
+const isOther = (one: string, other: string): boolean => realDirectory(one) !== realDirectory(other)

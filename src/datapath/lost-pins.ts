@@ -46,9 +46,15 @@ export function pinLost(pinDirectory: string, log: Logger): void {
   )
 }
 
-/** The kernel's ids. */
+/** The kernel's ids. A link that cannot be read, or is none, keeps no start from its work. */
 function mapsInUse(links: string): Set<number> {
   const ids = new Set<number>()
-  for (const name of ownLinks(links)) for (const id of native().linkedMaps(join(links, name))) ids.add(id)
+  for (const name of ownLinks(links)) {
+    try {
+      for (const id of native().linkedMaps(join(links, name))) ids.add(id)
+    } catch {
+      // who attaches there says what is wrong with it
+    }
+  }
   return ids
 }

@@ -21,8 +21,9 @@
 // - From then on the maps of both are whole: a start that finds next goes on with
 //   it (recover()), and until the programs are replaced a failure puts the old
 //   ones back.
-// - With the new programs attached, next is what they use: it is never discarded,
-//   neither by the version before, which converts it then. What is still to do may fail and be done later (Unfinished), before anything
+// - With the new programs attached, next is what they use: it is never discarded.
+//   A version that cannot use it gives it the place of the old maps, and converts it.
+//   What is still to do may fail and be done later (Unfinished), before anything
 //   else replaces maps, or loads by the pins.
 
 import { existsSync, mkdirSync, readdirSync, renameSync, rmdirSync, rmSync } from 'node:fs'

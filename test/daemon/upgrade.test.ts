@@ -2,16 +2,16 @@
 // SNAT and counters survive.
 
 import { readdirSync } from 'node:fs'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import type { VerifyReport } from '../../src/control/api.js'
 import type { FlowList } from '../../src/control/flow-api.js'
 import type { DropRow } from '../../src/control/packet-api.js'
 import { control, counted, plain, servedLab, status } from '../forwarding/served.js'
-import { OUTSIDE } from '../lab/addresses.js'
 import { faultsIn } from '../lab/fault-orders.js'
 import { otherLayout } from '../lab/other-layout.js'
 import { stalePins } from '../lab/pins.js'
 import { until } from '../lab/process.js'
+import { flowOf, goesOn } from './dead.js'
 import { nothingLost } from './limits.js'
 
 t.setTimeout(400_000)
@@ -59,61 +59,48 @@ t.test('[L2] an upgrade across a changed layout, and the way back', async (t) =>
   }
 })
 
-t.test(
-  'a step of an upgrade fails when the programs have been replaced: it goes on, and the rest is tried again',
-  async (t) => {
-    const main = await otherLayout()
-    const { order, environment } = faultsIn(t.testdir({}))
-    const lab = await servedLab(t, {}, { config })
-    const node = lab.node(0)
-    const names = () => readdirSync(node.daemon.pinDirectory).sort()
-    const pinned = names()
-    const open = () => node.pod(0).flow({ protocol: 'tcp', address: OUTSIDE.v4, port: 7 })
-    const flows = [await open()]
-    await node.daemon.stop()
-    // copied, its layout compared, and once more what has changed
-    order({ fail: { label: 'openPinnedMap flows4', from: 3, once: false, code: 'ENOMEM' } })
-    await node.startDaemon({ config, main, environment, timeout: 60_000 })
-    const problem = async () => (await status(node)).problems.find(({ code }) => code === 'maps-not-finished')
-    await until('it is a problem', async () => typeof (await problem())?.nextTry === 'string')
-    t.ok(names().includes('next'))
-    flows.push(await open())
-    order({})
+/** The other version has taken over, and cannot come to its end; one flow is older than that, one younger. */
+async function unfinished(t: Test) {
+  const main = await otherLayout()
+  const { order, environment } = faultsIn(t.testdir({}))
+  const node = (await servedLab(t, {}, { config })).node(0)
+  const names = () => readdirSync(node.daemon.pinDirectory).sort()
+  const pinned = names()
+  const flows = [await flowOf(node)]
+  await node.daemon.stop()
+  // copied, its layout compared, and once more what has changed
+  order({ fail: { label: 'openPinnedMap flows4', from: 3, once: false, code: 'ENOMEM' } })
+  await node.startDaemon({ config, main, environment, timeout: 60_000 })
+  const problem = async () => (await status(node)).problems.find(({ code }) => code === 'maps-not-finished')
+  await until('it is a problem', async () => typeof (await problem())?.nextTry === 'string')
+  t.ok(names().includes('next'))
+  // only the maps that are in use know it
+  flows.push(await flowOf(node))
+  const isOver = async () => {
     await until('it is over', async () => (await status(node)).problems.length === 0, 20_000)
     t.strictSame(names(), pinned, 'nothing half done is pinned')
     t.strictSame(await stalePins(node), [])
-    for (const flow of flows) {
-      const { received, sent, error } = await flow.finish()
-      t.match({ received, error }, { received: sent, error: null })
-    }
+    for (const flow of flows) await goesOn(t, flow, 'it goes on')
+  }
+  return { node, order, isOver }
+}
+
+t.test(
+  'a step of an upgrade fails when the programs have been replaced: it goes on, and the rest is tried again',
+  async (t) => {
+    const { order, isOver } = await unfinished(t)
+    order({})
+    await isOver()
   }
 )
 
 t.test('an upgrade that has not come to its end, then the version before: no flow is lost', async (t) => {
-  const main = await otherLayout()
   for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
-    const { order, environment } = faultsIn(t.testdir({}))
-    const node = (await servedLab(t, { pods: 1 }, { config })).node(0)
-    const names = () => readdirSync(node.daemon.pinDirectory).sort()
-    const pinned = names()
-    const open = () => node.pod(0).flow({ protocol: 'tcp', address: OUTSIDE.v4, port: 7 })
-    const flows = [await open()]
-    await node.daemon.stop()
-    order({ fail: { label: 'openPinnedMap flows4', from: 3, once: false, code: 'ENOMEM' } })
-    await node.startDaemon({ config, main, environment, timeout: 60_000 })
-    t.ok(names().includes('next'))
-    // only the maps that are in use know it
-    flows.push(await open())
+    const { node, isOver } = await unfinished(t)
     await node.daemon.kill(signal)
     await node.startDaemon({ config, timeout: 60_000 })
     t.match(node.daemon.log, /another version has replaced the maps and not come to its end: its maps are taken over/)
-    await until('it is over', async () => (await status(node)).problems.length === 0, 20_000)
-    t.strictSame(names(), pinned, 'nothing half done is pinned')
-    t.strictSame(await stalePins(node), [])
     t.equal((await control(node).get<VerifyReport>('/v1/verify')).value.total, 0, 'the maps hold what they should')
-    for (const flow of flows) {
-      const { received, sent, error } = await flow.finish()
-      t.match({ received, error }, { received: sent, error: null }, `${signal}: it goes on`)
-    }
+    await isOver()
   }
 })
